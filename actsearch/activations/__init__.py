@@ -1,0 +1,7 @@
+"""Activations: the catalogue, and specs, which are activations with their parameters settled."""
+
+from actsearch.activations.activation import Activation, Param
+from actsearch.activations.catalog import CATALOG
+from actsearch.activations.spec import Spec, get_activation
+
+__all__ = ["CATALOG", "Activation", "Param", "Spec", "get_activation"]

@@ -1,0 +1,249 @@
+"""Spec: an activation with its parameters settled. Parses from and prints to one text, everywhere the same.
+
+    leaky_relu(negative_slope=0.02)    silu(beta=learned)    gelu(approximate=tanh)    relu | gelu | tanh
+
+A parameter at its default is left out of the text (except those that are `quoted`), so equal specs print
+equally and the text can serve as the key in Optuna, MLflow and CSV files.
+"""
+
+from __future__ import annotations
+
+import ast
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from torch import Tensor, nn
+
+from actsearch.activations.activation import Activation, Param
+from actsearch.activations.catalog import ALIASES, CATALOG
+from actsearch.errors import ActSearchError, one_line, unknown
+
+
+@dataclass(frozen=True)
+class Learned:
+    """A parameter trained with the weights, from `init`."""
+
+    init: float
+
+    def __str__(self) -> str:
+        return f"learned({number(self.init)})"
+
+
+ParamValue = float | str | Learned
+
+
+def number(value: float) -> str:
+    """The shortest text that reads back as the same float: 0.02, 1, 1e-05."""
+    short = f"{value:g}"
+    return short if float(short) == value else repr(value)
+
+
+@dataclass(frozen=True)
+class Spec:
+    """name: a key of CATALOG. values: one per parameter of the entry, in its order."""
+
+    name: str
+    values: tuple[ParamValue, ...]
+
+    @classmethod
+    def of(cls, name: str, params: Mapping[str, ParamValue] | None = None) -> Spec:
+        """A spec from a name and some parameters; the others take their defaults.
+
+        Raises ActSearchError for an unknown activation or parameter, or a value it cannot work with.
+        """
+        name = ALIASES.get(name, name)
+        if name not in CATALOG:
+            raise unknown(
+                "activation", name, [*CATALOG, *ALIASES], see=f"'actsearch task=list' shows all {len(CATALOG)}."
+            )
+        entry, params = CATALOG[name], params or {}
+        for given in params:
+            if entry.param(given) is None:
+                if not entry.params:
+                    raise ActSearchError(f"'{name}' takes no parameter, but '{given}' is given. Write '{name}'.")
+                raise unknown(f"parameter of '{name}'", given, [p.name for p in entry.params])
+        return cls(name, tuple(_settle(entry, p, params.get(p.name)) for p in entry.params))._checked()
+
+    @classmethod
+    def parse(cls, text: str) -> Spec:
+        """One spec from its text. Raises ActSearchError with what is wrong in it and what to write."""
+        return _parse(text)
+
+    def __str__(self) -> str:
+        shown = [
+            f"{param.name}={_text(param, value)}"
+            for param, value in zip(self.activation.params, self.values, strict=True)
+            if param.quoted or value != _default(param)
+        ]
+        return f"{self.name}({', '.join(shown)})" if shown else self.name
+
+    @property
+    def activation(self) -> Activation:
+        return CATALOG[self.name]
+
+    @property
+    def params(self) -> dict[str, ParamValue]:
+        return {p.name: v for p, v in zip(self.activation.params, self.values, strict=True)}
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """The function itself, learned parameters at their initial values. x: any shape."""
+        start = {k: v.init if isinstance(v, Learned) else v for k, v in self.params.items()}
+        return self.activation.fn(x, **start)
+
+    def module(self, channels: int | None = None) -> ActivationModule:
+        """A module of this spec; learned parameters get one value per channel, or one in all if None."""
+        return ActivationModule(self, channels)
+
+    def _checked(self) -> Spec:
+        """Refuses values with which the function raises or is not finite on ordinary inputs: celu(alpha=0)."""
+        try:
+            finite = bool(torch.isfinite(self(torch.linspace(-3.0, 3.0, 13).view(1, -1))).all())
+        except (ValueError, RuntimeError, ArithmeticError) as error:
+            raise ActSearchError(f"'{self}' does not work: {one_line(error)}") from None
+        if not finite:
+            raise ActSearchError(f"'{self}' is not finite between -3 and 3. Choose another value.")
+        return self
+
+
+class ActivationModule(nn.Module):
+    """A spec as a module. Learned parameters are `nn.Parameter`s of shape (channels,) or ().
+
+    Input (N, C) or (N, C, …): channels are dimension 1, as in torch.nn.PReLU.
+    """
+
+    def __init__(self, spec: Spec, channels: int | None = None) -> None:
+        super().__init__()
+        self.spec = spec
+        self.fixed: dict[str, float | str] = {}
+        self.learned: list[str] = []
+        for name, value in spec.params.items():
+            if isinstance(value, Learned):
+                self.learned.append(name)
+                shape = () if channels is None else (channels,)
+                self.register_parameter(name, nn.Parameter(torch.full(shape, value.init)))
+            else:
+                self.fixed[name] = value
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.learned:
+            return self.spec.activation.fn(x, **self.fixed)
+        trained = {name: self._broadcast(getattr(self, name), x.dim()) for name in self.learned}
+        return self.spec.activation.fn(x, **self.fixed, **trained)
+
+    @staticmethod
+    def _broadcast(param: Tensor, dims: int) -> Tensor:
+        return param.view(-1, *[1] * (dims - 2)) if param.dim() and dims > 2 else param
+
+    def extra_repr(self) -> str:
+        return str(self.spec)
+
+
+def get_activation(text: str, channels: int | None = None) -> ActivationModule:
+    """A module from a spec's text: `get_activation("leaky_relu6(negative_slope=0.02)")`."""
+    return Spec.parse(text).module(channels)
+
+
+def parse_net(text: str) -> tuple[Spec, ...]:
+    """One spec for a whole net, or one per layer: "relu | gelu". Equal specs collapse into one."""
+    return join_layers([Spec.parse(part) for part in text.split("|")])
+
+
+def print_net(specs: Sequence[Spec]) -> str:
+    return " | ".join(str(spec) for spec in specs)
+
+
+def join_layers(specs: Sequence[Spec]) -> tuple[Spec, ...]:
+    """(relu, relu, relu) is the same net as (relu,): one text for one net."""
+    return (specs[0],) if len(set(specs)) == 1 else tuple(specs)
+
+
+@lru_cache(maxsize=4096)
+def gain(spec: Spec) -> float:
+    """The factor g for weights N(0, g²/fan_in) behind this activation that keeps the mean square at 1.
+
+    1 / sqrt(E[f(z)²]) for z ~ N(0, 1), as He et al. 2015 derive sqrt(2) for ReLU, computed numerically: on
+    100,001 points over ±8 for elementwise activations, from 4,096 × 64 seeded draws for channelwise ones.
+    """
+    if spec.activation.kind == "elementwise":
+        z = torch.linspace(-8.0, 8.0, 100_001, dtype=torch.float64).view(1, -1)
+        weight = torch.exp(-z.square() / 2)
+        second_moment = ((spec(z).square() * weight).sum() / weight.sum()).item()
+    else:
+        z = torch.randn(4096, 64, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+        second_moment = spec(z).square().mean().item()
+    return 1.0 / math.sqrt(second_moment) if second_moment > 0 else 1.0
+
+
+def _default(param: Param) -> ParamValue:
+    return Learned(float(param.default)) if param.learned else param.default
+
+
+def _text(param: Param, value: ParamValue) -> str:
+    if isinstance(value, Learned):
+        return "learned" if value.init == param.default else str(value)
+    return value if isinstance(value, str) else number(value)
+
+
+def _settle(entry: Activation, param: Param, value: object) -> ParamValue:
+    where = f"{entry.name}({param.name}={value})"
+    if value is None:
+        return _default(param)
+    if param.choices:
+        if value not in param.choices:
+            raise unknown(f"value of '{param.name}' in {where}:", value, param.choices)
+        return str(value)
+    if value == "learned":
+        return Learned(float(param.default))
+    if isinstance(value, Learned):
+        return value
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise ActSearchError(f"{where}: '{value}' is no finite number. Write {param.name}={param.default} or learned.")
+    return float(value)
+
+
+@lru_cache(maxsize=4096)
+def _parse(text: str) -> Spec:
+    def wrong(why: str) -> ActSearchError:
+        return ActSearchError(
+            f"cannot read the activation '{text}': {why}. Write it like 'relu' or 'leaky_relu(negative_slope=0.02)'."
+        )
+
+    try:
+        node = ast.parse(text.strip(), mode="eval").body
+    except (SyntaxError, ValueError, MemoryError, RecursionError):
+        raise wrong("it is not a name, with its parameters in parentheses") from None
+    if isinstance(node, ast.Name):
+        return Spec.of(node.id)
+    if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Name)):
+        raise wrong("it is not a name, with its parameters in parentheses")
+    if node.args or any(keyword.arg is None for keyword in node.keywords):
+        raise wrong("parameters go by name")
+    params: dict[str, ParamValue] = {}
+    for keyword in node.keywords:
+        if keyword.arg in params:
+            raise wrong(f"'{keyword.arg}' is given twice")
+        params[str(keyword.arg)] = _value(keyword.value, wrong)
+    return Spec.of(node.func.id, params)
+
+
+def _value(node: ast.expr, wrong) -> ParamValue:
+    if isinstance(node, ast.Name):
+        return node.id
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "learned":
+        if len(node.args) == 1 and not node.keywords:
+            init = _value(node.args[0], wrong)
+            if isinstance(init, float):
+                return Learned(init)
+        raise wrong("'learned' takes one number, where training starts")
+    try:
+        value = ast.literal_eval(node)
+    except (ValueError, TypeError, SyntaxError):
+        raise wrong(f"'{ast.unparse(node)}' is not a number") from None
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    if isinstance(value, str):
+        return value
+    raise wrong(f"'{ast.unparse(node)}' is not a number")

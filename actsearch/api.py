@@ -1,0 +1,412 @@
+"""The whole way from a question to its answer: `run`, which the command line calls too, `search`, `compare`."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import optuna
+import psutil
+import torch
+from torch import nn
+
+from actsearch import finalists as stage
+from actsearch.activations.spec import parse_net
+from actsearch.cost import latency_us
+from actsearch.data import Data, as_source
+from actsearch.errors import ActSearchError
+from actsearch.finalists import Comparison, ConfirmOptions, FinalistRun
+from actsearch.models import Model, cnn1d, cnn2d, mlp, resnet
+from actsearch.recipe import Recipe
+from actsearch.report.files import finalist_rows, leaderboard_rows, write_csv, write_text
+from actsearch.report.sentence import sentence
+from actsearch.report.terminal import Terminal
+from actsearch.samplers import SamplerFactory
+from actsearch.search_space import Candidate, SearchSpace
+from actsearch.storage import open_storage, sole_leader
+from actsearch.study import (
+    Event,
+    GenerationFinished,
+    GenerationStarted,
+    RungReached,
+    StudyOptions,
+    TrialRecord,
+    fingerprint,
+    open_study,
+    records,
+    study_name,
+)
+from actsearch.study import search as search_stage
+from actsearch.tracking import Delivery, StudyInfo, Tracker
+from actsearch.training import Trainer, find_device
+
+T = TypeVar("T")
+
+
+@dataclass
+class Job:
+    """A question, complete. identity: what the fingerprint covers; params: what MLflow shows of the config."""
+
+    model: Model
+    data: Data
+    space: SearchSpace
+    recipe: Recipe
+    study: StudyOptions
+    confirm: ConfirmOptions
+    sampler: SamplerFactory
+    pruner: optuna.pruners.BasePruner
+    identity: Mapping[str, Any]
+    folder: Path
+    storage_url: str
+    tracking_uri: str | None
+    experiment: str = "actsearch"
+    device: str = "auto"
+    worker: int = 0
+    params: Mapping[str, Any] = field(default_factory=dict)
+    tags: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        return self.study.name or study_name(self.data.name, self.model.name, self.identity)
+
+
+@dataclass
+class Result:
+    """leaderboard: rows as in leaderboard.csv. best: the activation that leads on test. comparisons: finalists
+    against the baseline, best first. runs: one per finalist and seed. summary: one sentence.
+    """
+
+    leaderboard: list[dict[str, Any]]
+    comparisons: list[Comparison]
+    runs: list[FinalistRun]
+    summary: str
+    folder: Path
+    test_name: str
+
+    @property
+    def best(self) -> str:
+        return self.comparisons[0].activation
+
+    def report(self) -> None:
+        """Prints the leaderboard, the finalists and the sentence."""
+        terminal = Terminal()
+        terminal.leaderboard(self.leaderboard)
+        terminal.finalists(self.comparisons, self.test_name)
+        terminal.line(f"\n{self.summary}")
+
+
+class Clock:
+    """Where the time goes, from the process's start, read off the stream of events."""
+
+    def __init__(self) -> None:
+        self.start = psutil.Process().create_time()
+        self.spent = dict.fromkeys(("startup_s", "training_s", "asking_s", "finalists_s", "report_s"), 0.0)
+        self.first_rung_s: float | None = None
+        self._mark = self.start
+
+    def lap(self, part: str) -> None:
+        now = time.time()
+        self.spent[part] += now - self._mark
+        self._mark = now
+
+    def event(self, event: Event) -> None:
+        if self.first_rung_s is None and isinstance(event, RungReached):
+            self.first_rung_s = time.time() - self.start
+        if event.stage == "finalists":
+            self.lap("finalists_s")
+        else:
+            self.lap("asking_s" if isinstance(event, GenerationStarted) else "training_s")
+
+    def summary(self, tracking_s: float) -> dict[str, float | None]:
+        return {
+            "wall_s": round(time.time() - self.start, 3),
+            "first_rung_s": None if self.first_rung_s is None else round(self.first_rung_s, 3),
+            **{part: round(seconds, 3) for part, seconds in self.spent.items()},
+            "tracking_s": round(tracking_s, 3),
+        }
+
+
+def run(job: Job, terminal: Terminal) -> Result:
+    """Searches, confirms, writes the output folder and MLflow. Goes on where an earlier run of it stopped."""
+    clock = Clock()
+    device = find_device(job.device)
+    if job.recipe.batch_size > job.data.n_train:
+        raise ActSearchError(
+            f"recipe.batch_size={job.recipe.batch_size} is more than the {job.data.n_train} training examples. "
+            f"Choose at most {job.data.n_train}."
+        )
+    compare_all = job.confirm.finalists == "all"
+    n_trials = 0 if compare_all else job.study.n_trials or len(job.space.enumerate())
+    everything = stage.with_baseline(job.space.nets(), job.confirm.baseline) if compare_all else []
+    check_layers(job)
+    make_folder(job.folder)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(sole_leader(job.storage_url, job.name))
+        storage = open_storage(job.storage_url)
+        study = open_study(storage, job.name, job.study.objectives, job.identity)
+        before = records(study)
+        trainer = stack.enter_context(Trainer(device))
+        trainer.load(job.model, job.data)
+        job.data.source.prepare_test()
+        terminal.header(header(job, trainer, n_trials, len(everything), len(before)))
+        tracker = None
+        if job.tracking_uri is not None:
+            make = lambda uri=job.tracking_uri: Delivery(uri, job.experiment, study_info(job))  # noqa: E731
+            tracker = Tracker(make, terminal.warn)
+            stack.callback(tracker.close)
+            tracker.trials(before)  # those of earlier runs that MLflow may lack
+        n_final = len(everything) if compare_all else int(job.confirm.finalists) + 1
+        n_points = len(job.space.recipe_points(job.confirm.tune_trials)) if job.space.recipe else 0
+        n_runs = (max(n_trials - len(before), 0) + n_points * n_final) * job.study.seeds + n_final * job.confirm.seeds
+        stack.callback(terminal.end)
+        terminal.begin(n_runs * job.recipe.steps, job.study.objectives[0])
+        clock.lap("startup_s")
+
+        names: dict[int, str] = {}
+
+        def drive(events: Generator[Event, None, T]) -> T:
+            """Shows and logs each event; returns what the generator returns."""
+            while True:
+                try:
+                    event = next(events)
+                except StopIteration as end:
+                    return end.value
+                clock.event(event)
+                terminal.event(event)
+                if isinstance(event, GenerationStarted):
+                    names.update(event.names)
+                elif tracker is not None and event.stage == "search":
+                    if isinstance(event, RungReached):
+                        tracker.rung(event.step, names, event.metrics)
+                    else:
+                        tracker.trials(event.records)
+
+        if compare_all:
+            chosen = everything
+        else:
+            options = StudyOptions(**{**vars(job.study), "n_trials": n_trials})
+            measure = lambda c: measured_latency(job, c, device)  # noqa: E731
+            drive(search_stage(study, trainer, job.space, job.recipe, options, job.sampler, job.pruner, measure, job.worker))
+            chosen = stage.choose(records(study), int(job.confirm.finalists), job.confirm.baseline, job.study.objectives[0])
+        chosen = drive(
+            stage.tune(storage, job.name, chosen, trainer, job.space, job.recipe, job.confirm, job.study.seeds,
+                       job.study.objectives[0])
+        )  # fmt: skip
+        runs = drive(stage.confirm(storage, job.name, chosen, trainer, job.data, job.recipe, job.confirm))
+        clock.lap("finalists_s")
+        terminal.end()
+        result = make_result(job, records(study), runs)
+        files = write_files(job, result)
+        clock.lap("report_s")
+        if tracker is not None:
+            tracker.close(lambda delivery: deliver_end(delivery, result, files))
+        timing = clock.summary(tracker.seconds if tracker else 0.0)
+        write_text(job.folder / "timing.json", json.dumps(timing, indent=2) + "\n")
+    return result
+
+
+def deliver(job: Job) -> Result:
+    """Writes a study to its tracking server, from the storage alone: what is there already stays as it is."""
+    if job.tracking_uri is None:
+        raise ActSearchError("tracking.uri=null: there is nowhere to deliver to. Write tracking.uri=http://… .")
+    storage = open_storage(job.storage_url)
+    study = open_study(storage, job.name, job.study.objectives, job.identity)
+    done = records(study)
+    runs = [
+        FinalistRun.from_json(t.user_attrs["result"])
+        for summary in optuna.get_all_study_summaries(storage)
+        if summary.study_name == f"{job.name}/finalists"
+        for t in optuna.load_study(study_name=summary.study_name, storage=storage).get_trials(deepcopy=False)
+    ]
+    if not done and not runs:
+        raise ActSearchError(f"the study '{job.name}' has no results to deliver yet. Run it without task=deliver first.")
+    try:
+        delivery = Delivery(job.tracking_uri, job.experiment, study_info(job))
+        for record in done:
+            delivery.trial(record)
+        complete = {r.seed for r in runs}
+        result = make_result(job, done, runs) if len(complete) >= job.confirm.seeds else None
+        if result is not None:
+            deliver_end(delivery, result, output_files(job.folder))
+    except ActSearchError:
+        raise
+    except Exception as error:
+        raise ActSearchError(f"tracking.uri={job.tracking_uri} does not take it: {error}") from error
+    if result is None:
+        raise ActSearchError(f"the study '{job.name}' is not finished: its trials are delivered. Run it to its end.")
+    return result
+
+
+def deliver_end(delivery: Delivery, result: Result, files: Sequence[Path]) -> None:
+    curves = {(r.activation, str(r.recipe)): r.curves for r in stage.as_records(result.runs, "val_accuracy")}
+    for comparison in result.comparisons:
+        theirs = [r for r in result.runs if (r.activation, r.recipe) == (comparison.activation, comparison.recipe)]
+        delivery.finalist(comparison, theirs, curves[comparison.activation, str(comparison.recipe)])
+    best = result.comparisons[0]
+    delivery.finish(result.summary, {"test_accuracy": best.mean, "test_accuracy_std": best.std}, files)
+
+
+def make_result(job: Job, done: Sequence[TrialRecord], runs: Sequence[FinalistRun]) -> Result:
+    objective = job.study.objectives[0]  # of a comparison without a search: its validation, in the same form
+    rows = leaderboard_rows(done, job.study.objectives) if done else leaderboard_rows(stage.as_records(runs, objective), [objective])
+    comparisons = stage.compare(runs, job.confirm.baseline)
+    test_name = f"{job.data.name}'s test set"
+    return Result(rows, comparisons, list(runs), sentence(comparisons, test_name), job.folder, test_name)
+
+
+def write_files(job: Job, result: Result) -> list[Path]:
+    write_csv(job.folder / "leaderboard.csv", result.leaderboard)
+    write_csv(job.folder / "finalists.csv", finalist_rows(result.runs))
+    return output_files(job.folder)
+
+
+def output_files(folder: Path) -> list[Path]:
+    return [folder / name for name in ("leaderboard.csv", "finalists.csv", "config.yaml")]
+
+
+def make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / ".write"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise ActSearchError(
+            f"the output folder {folder} cannot be written ({error.strerror}). Choose another: hydra.run.dir=FOLDER."
+        ) from None
+
+
+def check_layers(job: Job) -> None:
+    layers = len(parse_net(job.confirm.baseline))
+    if layers not in (1, job.model.n_slots):
+        raise ActSearchError(
+            f"confirm.baseline={job.confirm.baseline} names {layers} layers; the model takes {job.model.n_slots}."
+        )
+
+
+def study_info(job: Job) -> StudyInfo:
+    params = {"device": job.device, **job.params}
+    return StudyInfo(job.name, fingerprint(job.identity), params, job.tags)
+
+
+def measured_latency(job: Job, candidate: Candidate, device: torch.device) -> float:
+    net = job.model.build(candidate.specs, 0, "torch")
+    split = job.data.split(0)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return latency_us(net, split.x_train[: job.recipe.batch_size].to(device))
+    finally:
+        torch.set_num_threads(threads)
+
+
+def header(job: Job, trainer: Trainer, n_trials: int, n_all: int, n_before: int) -> dict[str, str]:
+    what = f"{trainer.cores} processes of one thread" if trainer.device.type == "cpu" else "one process"
+    r = job.recipe
+    search_row = (
+        f"no search: all {n_all} compared on {job.confirm.seeds} seeds"
+        if n_all
+        else f"{n_trials} trials × {job.study.seeds} seeds" + (f", {n_before} of them done before" if n_before else "")
+    )
+    return {
+        "device": f"{trainer.device} ({what})",
+        "model": f"{job.model.name}, {job.model.n_parameters:,} parameters, {job.model.n_slots} activations; "
+        f"initial weights: {r.init}",
+        "data": str(job.data),
+        "recipe": f"{r.optimizer}, lr {r.lr:g}, {r.schedule}, {r.steps} steps of {r.batch_size}",
+        "search space": str(job.space),
+        "search": search_row,
+        "study": f"{job.name} in {job.storage_url}",
+        "results in": str(job.folder),
+    }
+
+
+# --- from Python ----------------------------------------------------------------------------------
+
+MODELS: dict[str, Callable[..., nn.Module]] = {"mlp": mlp, "cnn1d": cnn1d, "cnn2d": cnn2d, "resnet": resnet}
+
+
+def search(
+    model: str | Callable[..., nn.Module] | nn.Module,
+    data: str | Data | tuple[Any, Any, Any, Any],
+    activations: Sequence[Any] = ("relu", "leaky_relu", "elu", "gelu", "silu", "tanh"),
+    *,
+    n_trials: int | None = 40,
+    seeds: int = 3,
+    recipe: Recipe | Mapping[str, Any] | None = None,
+    finalists: int | str = 3,
+    finalist_seeds: int = 20,
+    baseline: str = "relu",
+    n_validation: int | None = None,
+    name: str | None = None,
+    folder: str | Path = "runs",
+    tracking_uri: str | None = None,
+    device: str = "auto",
+    quiet: bool = False,
+) -> Result:
+    """Which activation for this model and data? The same as the command `actsearch`.
+
+    model: mlp, cnn1d, cnn2d or resnet; a model function (see actsearch.models); or an nn.Module, whose
+    activations are swapped in copies with fresh weights. data: mnist1d, digits, a Data, or arrays
+    (x, y, x_test, y_test). activations: as in a search space's YAML. tracking_uri: MLflow's, None for none.
+    Raises ActSearchError for what a user can put right.
+    """
+    recipe = recipe if isinstance(recipe, Recipe) else Recipe(**dict(recipe or {}))
+    data = _data(data, n_validation)
+    label = model if isinstance(model, str) else getattr(model, "__name__", type(model).__name__)
+    if isinstance(model, str):
+        if model not in MODELS:
+            raise ActSearchError(f"unknown model '{model}'. Choose one of: {', '.join(MODELS)}, or give a function.")
+        model = MODELS[model]
+    made = Model(model, label, data.in_shape, data.n_classes)  # pyright: ignore[reportArgumentType]
+    options = StudyOptions(name=name, n_trials=n_trials, seeds=seeds)
+    identity = {
+        "data": {"name": data.name, "n_train": data.n_train, "n_validation": data.n_validation},
+        "model": {"name": label, "n_parameters": made.n_parameters},
+        "recipe": vars(recipe),
+        "activations": list(activations),
+        "study": {"seeds": seeds},
+    }
+    title = name or study_name(data.name, label, identity)
+    target = Path(folder) / title
+    job = Job(
+        model=made, data=data, space=SearchSpace(list(activations), n_slots=made.n_slots, base=recipe), recipe=recipe,
+        study=options, confirm=ConfirmOptions(finalists=finalists, seeds=finalist_seeds, baseline=baseline),
+        sampler=SamplerFactory(optuna.samplers.TPESampler, {}, 0), pruner=optuna.pruners.NopPruner(), identity=identity,
+        folder=target, storage_url=f"sqlite:///{target / 'study.db'}", tracking_uri=tracking_uri, device=device,
+        params={"model": label, "data": data.name},
+    )  # fmt: skip
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    result = run(job, Terminal(quiet))
+    if not quiet:
+        result.report()
+    return result
+
+
+def compare(model: Any, data: Any, activations: Sequence[str], *, seeds: int = 20, **keywords: Any) -> Result:
+    """All of `activations` against the baseline on the same fresh seeds, no search. keywords: as in `search`."""
+    return search(model, data, activations, n_trials=None, finalists="all", finalist_seeds=seeds, **keywords)
+
+
+def _data(data: Any, n_validation: int | None) -> Data:
+    from actsearch import data as sets
+
+    if isinstance(data, Data):
+        return data
+    if isinstance(data, str):
+        known = {"mnist1d": (sets.mnist1d, 800), "digits": (sets.digits, 288), "fashion_mnist": (sets.fashion_mnist, 6000),
+                 "cifar10": (sets.cifar10, 5000)}  # fmt: skip
+        if data not in known:
+            raise ActSearchError(f"unknown data set '{data}'. Choose one of: {', '.join(known)}, or give arrays.")
+        function, n = known[data]
+        return Data(function(), data, n_validation or n)
+    source = as_source(data, "data")
+    return Data(source, "data", n_validation or max(1, len(source.x) // 5))
+
+
+__all__ = ["GenerationFinished", "Job", "Result", "compare", "deliver", "run", "search"]

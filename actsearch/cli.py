@@ -1,0 +1,264 @@
+"""The command `actsearch`: the only file that sees a Hydra config. Exit codes: 0, 2 bad input, 130 interrupted."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import hydra
+import hydra.errors
+from hydra.core.config_store import ConfigStore
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from actsearch.config import Config
+from actsearch.errors import ActSearchError, one_line, unknown
+from actsearch.study import flatten, study_name
+
+HERE = Path(__file__).parent
+CONF = HERE / "conf" if (HERE / "conf").is_dir() else HERE.parent / "conf"  # in a wheel, in a checkout
+QUOTED = (
+    "On the command line a list stands in brackets, and a spec with parentheses in quotes inside quotes: "
+    "'search_space.activations=[relu,\"leaky_relu(negative_slope=0.02)\"]'."
+)
+NOT_IN_RESULT = ("root", "download")  # of data: where it lies, not what it is
+
+exit_code = 0
+
+
+def main() -> None:
+    """Runs the command and exits."""
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises what it would print
+    OmegaConf.register_new_resolver("study_name", _study_name_of, replace=True)
+    ConfigStore.instance().store("schema", Config)
+    try:
+        hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(_task)()
+    except KeyboardInterrupt:
+        _fail("interrupted before anything was trained.", 130)
+    except ActSearchError as error:
+        _fail(str(error), 2)
+    except (hydra.errors.HydraException, OmegaConfBaseException) as error:
+        _fail(_explain(error), 2)
+    sys.exit(exit_code)
+
+
+def _task(cfg: DictConfig) -> None:
+    """One job, or one of several under -m: errors end this job alone and set the exit code of all."""
+    if exit_code == 130:
+        return
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    try:
+        _do(cfg, folder)
+    except KeyboardInterrupt:
+        _fail("interrupted. What was finished is saved: the same command goes on.", 130)
+    except ActSearchError as error:
+        _fail(str(error), 2)
+    except OmegaConfBaseException as error:
+        _fail(_explain(error), 2)
+    finally:
+        if folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()  # Hydra makes it before anything is checked
+
+
+def _do(cfg: DictConfig, folder: Path) -> None:
+    import optuna
+
+    from actsearch import api
+    from actsearch.report.terminal import Terminal
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    # once more against the typed shape: '+modle=mlp' passes Hydra
+    plain = OmegaConf.to_container(cfg, resolve=True)
+    config: Any = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), plain))
+    assert isinstance(config, Config)
+    if config.task.name == "list":
+        _list()
+        return
+    job = _job(config, folder)
+    terminal = Terminal()
+    if config.task.name == "deliver":
+        result = api.deliver(job)
+        terminal.line(f"delivered {job.name} to {job.tracking_uri}")
+    else:
+        api.make_folder(folder)
+        api.write_text(folder / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
+        result = api.run(job, terminal)
+        terminal.leaderboard(result.leaderboard)
+    terminal.finalists(result.comparisons, result.test_name)
+    terminal.line(f"\n{result.summary}")
+    terminal.line(f"\nresults      {folder}/  (leaderboard.csv, finalists.csv, config.yaml, timing.json)")
+    if job.tracking_uri and config.task.name != "deliver":
+        terminal.line(f"dashboard    {_mlflow_command(job.tracking_uri)}")
+        terminal.line("go on        the same command with a larger study.n_trials")
+
+
+def _job(config: Config, folder: Path):
+    """A Job of the API from the config's values."""
+    from actsearch.api import Job
+    from actsearch.data import make_data
+    from actsearch.models import Model
+    from actsearch.samplers import SamplerFactory, make_pruner
+    from actsearch.search_space import SearchSpace
+
+    data_function, data_keywords = _target("data", config.data)
+    label = str(data_keywords.pop("name", data_function.__name__))
+    data = make_data(data_function, label, **data_keywords)
+    model_function, model_keywords = _target("model", config.model)
+    model_label = str(model_keywords.get("name", model_function.__name__))
+    if "name" not in inspect.signature(model_function).parameters:
+        model_keywords.pop("name", None)
+    model = Model(model_function, model_label, data.in_shape, data.n_classes, model_keywords)
+    space = SearchSpace(
+        config.search_space.activations, config.search_space.recipe, config.search_space.scope,
+        n_slots=model.n_slots, base=config.recipe,
+    )  # fmt: skip
+    uri = config.tracking.uri
+    return Job(
+        model=model, data=data, space=space, recipe=config.recipe, study=config.study, confirm=config.confirm,
+        sampler=SamplerFactory(*_target("sampler", config.sampler), config.study.seed),
+        pruner=make_pruner(*_target("pruner", config.pruner)), identity=_identity(OmegaConf.structured(config)),
+        folder=folder, storage_url=config.storage.url, tracking_uri=uri, experiment=config.tracking.experiment,
+        device=config.device, worker=config.worker, params=_shown_params(config), tags=_tags(),
+    )  # fmt: skip
+
+
+def _target(group: str, values: Mapping[str, Any]) -> tuple[Callable[..., Any], dict[str, Any]]:
+    """The function that `_target_` names and its keywords, checked against its signature."""
+    keywords = dict(values)
+    path = keywords.pop("_target_", None)
+    if not path:
+        raise ActSearchError(f"{group}._target_ is missing: the import path of a function, e.g. actsearch.models.mlp.")
+    sys.path.insert(0, os.getcwd())  # a user's own file beside where the command is given
+    try:
+        function = hydra.utils.get_object(path)
+    except Exception as error:  # whatever a user's module raises when it is imported
+        raise ActSearchError(f"{group}._target_={path} does not import: {one_line(error.__cause__ or error)}") from error
+    finally:
+        sys.path.remove(os.getcwd())
+    if not callable(function):
+        raise ActSearchError(f"{group}._target_={path} is {type(function).__name__}, not a function or class.")
+    parameters = inspect.signature(function).parameters
+    common = {"data": {"name", "n_validation", "subset", "resample"}, "model": {"name"}}.get(group, set())
+    if group == "data":
+        keywords = {"n_validation": None, "subset": None, "resample": False, **keywords}
+        if keywords["n_validation"] is None:
+            raise ActSearchError("data.n_validation is missing: how many training examples validate, e.g. 1000.")
+    if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        for key in keywords:
+            if key not in parameters and key not in common:
+                if group == "data" and key in NOT_IN_RESULT:
+                    continue
+                raise unknown(f"key '{group}.{key}' for {path}:", key, [*parameters, *common])
+        if group == "data":
+            keywords = {k: v for k, v in keywords.items() if k in parameters or k in common}
+    return function, keywords
+
+
+def _identity(cfg: Any) -> dict[str, Any]:
+    """What a result depends on, and so the fingerprint: not how long, where or with what it is shown."""
+    plain: Any = OmegaConf.to_container(cfg, resolve=False)
+    parts = ("data", "model", "recipe", "search_space", "sampler", "pruner")
+    identity = {part: plain[part] for part in parts}
+    identity["data"] = {k: v for k, v in identity["data"].items() if k not in NOT_IN_RESULT}
+    identity["study"] = {k: plain["study"][k] for k in ("seeds", "seed", "generation", "objectives")}
+    return identity
+
+
+def _study_name_of(*, _root_: DictConfig) -> str:
+    """${study_name:} in the config: the study's name, or data, model and fingerprint."""
+    name = OmegaConf.select(_root_, "study.name")
+    if name:
+        return str(name)
+    identity = _identity(OmegaConf.masked_copy(_root_, [k for k in _root_ if k != "hydra"]))
+    return study_name(str(identity["data"].get("name")), str(identity["model"].get("name")), identity)
+
+
+def _shown_params(config: Config) -> dict[str, Any]:
+    parts = {"data": config.data, "model": config.model, "recipe": vars(config.recipe), "study": vars(config.study)}
+    flat = flatten({**parts, "confirm": vars(config.confirm), "search_space": vars(config.search_space)})
+    return {key: value for key, value in flat.items() if value is not None}
+
+
+def _tags() -> dict[str, str]:
+    """The commit of the code in the current folder, if it is a git checkout; the command."""
+    git = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    commit = {"mlflow.source.git.commit": git.stdout.strip()} if git.returncode == 0 else {}
+    return {"command": " ".join(["actsearch", *sys.argv[1:]])[:4000], **commit}
+
+
+def _mlflow_command(uri: str) -> str:
+    if uri.startswith(("http://", "https://")):
+        return uri
+    command = Path(sys.executable).with_name("mlflow")
+    shown = command.relative_to(Path.cwd()) if command.is_relative_to(Path.cwd()) else command
+    return f"{shown} ui --backend-store-uri {uri}   then open http://127.0.0.1:5000"
+
+
+def _list() -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from actsearch.activations import CATALOG
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("activation", "formula", "parameters (default; what 'search' means)", "family", "source"):
+        table.add_column(name)
+    for a in CATALOG.values():
+        params = []
+        for p in a.params:
+            bounds = f"; {p.low:g} … {p.high:g}{', log' if p.log else ''}" if p.low is not None else ""
+            words = f"; {' or '.join(p.choices)}" if p.choices else ""
+            params.append(f"{p.name} ({'learned from ' if p.learned else ''}{p.default}{bounds}{words})")
+        name = a.name + (f" ({', '.join(a.aliases)})" if a.aliases else "")
+        table.add_row(name, a.formula, "\n".join(params), a.family, a.source)
+    Console(highlight=False).print(table)
+
+
+def _explain(error: BaseException) -> str:
+    """Hydra's and OmegaConf's errors in one line: the cause, the key, the cure."""
+    chain: list[BaseException] = []
+    at: BaseException | None = error
+    while at is not None and at not in chain:
+        chain.append(at)
+        at = at.__cause__ or at.__context__
+    text = "\n".join(str(e) for e in chain)
+    if isinstance(error, hydra.errors.OverrideParseException):
+        return f"cannot read '{error.override}' on the command line. {QUOTED}"
+    if match := re.search(r"In '([^']*)': Could not find '([^']*)'", text):
+        group, _, option = match[2].rpartition("/")
+        if group:
+            known = [p.stem for p in (CONF / group).glob("*.yaml")]
+            return str(unknown(f"{group}={option}:", option, known))
+    if match := re.search(r"Key '([^']*)' (?:is )?not in '?([\w]*)|Key '([^']*)' is not in struct", text):
+        key = next((m[1] for m in [re.search(r"full_key: (\S+)", text)] if m), match[1] or match[3])
+        return str(unknown("config key", key, _known_keys(), see="'actsearch --cfg job' shows all keys."))
+    if match := re.search(r"Could not override '([^']*)'", text):
+        key = match[1]
+        group_options = [p.name for p in CONF.iterdir() if p.is_dir()]
+        if "No match in the defaults list" in text:
+            return str(unknown("config group", key.split("=")[0], [*group_options, *_known_keys()]))
+    if match := re.search(r"full_key: (\S+)", text):
+        return f"{match[1]}: {one_line(Exception(chain[-1])).removeprefix('Exception: ').split(' full_key:')[0]}"
+    return " ".join(text.split())
+
+
+def _known_keys() -> list[str]:
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        return [k for k in flatten(OmegaConf.to_container(hydra.compose("config"), resolve=False)) if "[" not in k]
+
+
+def _fail(message: str, code: int) -> None:
+    global exit_code
+    exit_code = max(exit_code, code)
+    print(f"actsearch: {message}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()

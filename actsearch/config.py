@@ -1,0 +1,52 @@
+"""The typed shape of conf/: what `actsearch --cfg job` shows. Keys of a part are the fields of that part's class."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from actsearch.finalists import ConfirmOptions
+from actsearch.recipe import Recipe
+from actsearch.study import StudyOptions
+
+
+@dataclass
+class SearchSpaceConfig:
+    activations: list[Any] = field(default_factory=list)
+    recipe: dict[str, Any] = field(default_factory=dict)
+    scope: str = "network"
+
+
+@dataclass
+class StorageConfig:
+    url: str = ""
+
+
+@dataclass
+class TrackingConfig:
+    uri: str | None = None
+    experiment: str = "actsearch"
+
+
+@dataclass
+class TaskConfig:
+    name: str = "search"
+
+
+@dataclass
+class Config:
+    """data, model, sampler, pruner: a `_target_` and its keywords."""
+
+    data: dict[str, Any] = field(default_factory=dict)
+    model: dict[str, Any] = field(default_factory=dict)
+    recipe: Recipe = field(default_factory=Recipe)
+    search_space: SearchSpaceConfig = field(default_factory=SearchSpaceConfig)
+    sampler: dict[str, Any] = field(default_factory=dict)
+    pruner: dict[str, Any] = field(default_factory=dict)
+    study: StudyOptions = field(default_factory=StudyOptions)
+    confirm: ConfirmOptions = field(default_factory=ConfirmOptions)
+    storage: StorageConfig = field(default_factory=StorageConfig)
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
+    task: TaskConfig = field(default_factory=TaskConfig)
+    device: str = "auto"
+    worker: int = 0

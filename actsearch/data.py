@@ -1,0 +1,378 @@
+"""Data sets as tensors: a pool for training and validation, and a test set that only finalists are scored on.
+
+A data set is a function that returns `Source`, or simply the tuple (x, y, x_test, y_test). `Data` adds what
+is the same for all: the split, a subset, standard checks. Knows nothing of models or activations.
+"""
+
+from __future__ import annotations
+
+import gzip
+import os
+import pickle
+import random
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from actsearch.errors import ActSearchError, one_line
+
+Pair = tuple[Tensor, Tensor]
+
+
+@dataclass(frozen=True)
+class Source:
+    """x: (n, …) float32 standardised inputs; y: (n,) int64 classes from 0.
+
+    test: gives (x_test, y_test), called once, by the finalists' stage alone. prepare_test: begins, without
+    waiting, whatever slow work `test` would have to do.
+    """
+
+    x: Tensor
+    y: Tensor
+    test: Callable[[], Pair]
+    prepare_test: Callable[[], None] = lambda: None
+
+
+@dataclass(frozen=True)
+class Split:
+    """Resident on the training device. Indices into x and y of the runs' batches are drawn from the seed."""
+
+    x_train: Tensor
+    y_train: Tensor
+    x_val: Tensor
+    y_val: Tensor
+
+    def to(self, device: torch.device) -> Split:
+        return Split(*(t.to(device) for t in (self.x_train, self.y_train, self.x_val, self.y_val)))
+
+
+class Data:
+    """A data set with its split.
+
+    n_validation: examples held out of training for every choice. subset: training examples used (None: all
+    the others). resample: draw the split anew for each seed; otherwise one split for all.
+    Raises ActSearchError if there are fewer examples than that.
+    """
+
+    metric = "accuracy"
+
+    def __init__(
+        self, source: Source, name: str, n_validation: int, subset: int | None = None, resample: bool = False
+    ) -> None:
+        self.source, self.name, self.resample = source, name, resample
+        total = len(source.x)
+        if n_validation < 1:
+            raise ActSearchError(f"data.n_validation={n_validation}: the search needs at least 1 validation example.")
+        if n_validation >= total:
+            raise ActSearchError(
+                f"data.n_validation={n_validation}, but '{name}' has {total} examples to train and validate on. "
+                f"Choose fewer, e.g. data.n_validation={total // 5}."
+            )
+        if subset is not None and not 1 <= subset <= total - n_validation:
+            raise ActSearchError(
+                f"data.subset={subset}: '{name}' has {total} examples, of which {n_validation} validate. "
+                f"Choose 1 to {total - n_validation}, or null for all."
+            )
+        self.n_validation = n_validation
+        self.n_train = total - n_validation if subset is None else subset
+        self.n_classes = int(source.y.max()) + 1
+        self.in_shape = tuple(source.x.shape[1:])
+        self._fixed: Split | None = None
+
+    def split(self, seed: int) -> Split:
+        """Train and validation tensors for a run with this seed."""
+        if self.resample:
+            return self._draw(np.random.SeedSequence([seed, 3]))
+        if self._fixed is None:
+            self._fixed = self._draw(np.random.SeedSequence([0, 3]))
+        return self._fixed
+
+    def _draw(self, stream: np.random.SeedSequence) -> Split:
+        order = torch.from_numpy(np.random.default_rng(stream).permutation(len(self.source.x)))
+        val = order[: self.n_validation]
+        train = order[self.n_validation : self.n_validation + self.n_train]
+        x, y = self.source.x, self.source.y
+        return Split(x[train], y[train], x[val], y[val])
+
+    def without_test(self) -> Data:
+        """The same data without the way to its test set: what training processes get."""
+        return Data(
+            Source(self.source.x, self.source.y, _no_test), self.name, self.n_validation,
+            None if self.n_train == len(self.source.x) - self.n_validation else self.n_train, self.resample,
+        )  # fmt: skip
+
+    def test(self) -> Pair:
+        """The test set: (x, y). Selection never calls this."""
+        return self.source.test()
+
+    def __str__(self) -> str:
+        kind = "drawn anew per seed" if self.resample else "one fixed split"
+        return f"{self.name}: {self.n_train:,} train, {self.n_validation:,} validation ({kind})"
+
+
+def _no_test() -> Pair:
+    raise RuntimeError("the search asked for the test set")
+
+
+def loss(outputs: Tensor, y: Tensor) -> Tensor:
+    """Mean cross-entropy. outputs: (n, n_classes) logits; y: (n,) classes."""
+    return F.cross_entropy(outputs, y)
+
+
+def make_data(
+    function: Callable[..., Any], name: str, n_validation: int, subset: int | None, resample: bool, **keywords: Any
+) -> Data:
+    """Calls a data set function (ours or a user's) and checks what comes back."""
+    try:
+        made = function(**keywords)
+    except ActSearchError:
+        raise
+    except Exception as error:
+        raise ActSearchError(f"the data set '{name}' could not be loaded: {one_line(error)}") from error
+    return Data(as_source(made, name), name, n_validation, subset, resample)
+
+
+def as_source(made: Any, name: str) -> Source:
+    """A Source from itself or from (x, y, x_test, y_test): arrays or tensors."""
+    if isinstance(made, Source):
+        return made
+    if not (isinstance(made, tuple) and len(made) == 4):
+        raise ActSearchError(
+            f"the data set '{name}' returned {type(made).__name__}. It must return (x, y, x_test, y_test), "
+            "arrays or tensors, or an actsearch.data.Source."
+        )
+    try:
+        x, y, x_test, y_test = (torch.as_tensor(part) for part in made)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ActSearchError(f"the data set '{name}' returned what is no array: {one_line(error)}") from None
+    for xs, ys, where in ((x, y, "x, y"), (x_test, y_test, "x_test, y_test")):
+        if xs.dim() < 2 or ys.dim() != 1 or len(xs) != len(ys) or len(xs) == 0 or ys.is_floating_point():
+            raise ActSearchError(
+                f"the data set '{name}': {where} have shapes {tuple(xs.shape)} and {tuple(ys.shape)} "
+                f"({ys.dtype}). Wanted: (n, …) inputs and (n,) integer classes."
+            )
+    if int(y.min()) < 0 or int(y_test.min()) < 0 or int(y_test.max()) > int(y.max()):
+        raise ActSearchError(f"the data set '{name}': classes must be numbered from 0, the same in y and y_test.")
+    test = (x_test.float(), y_test.long())
+    return Source(x.float(), y.long(), lambda: test)
+
+
+def cache_folder(root: str | None) -> Path:
+    """Where data sets lie: `data.root`, or the user's cache folder."""
+    if root is not None:
+        return Path(root).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "actsearch"
+
+
+# --- data sets ------------------------------------------------------------------------------------
+
+LARGE_TEST = 20_000
+TEST_SEED = 1_000_003  # of the generator; the published data use 42
+
+
+def mnist1d(root: str | None = None, test: str = "large") -> Source:
+    """MNIST-1D (Greydanus & Kobak 2024): 4,000 examples of (40,), 10 classes, generated, nothing downloaded.
+
+    test: `large`, 20,000 further examples of the same generator under another seed, standardised as the
+    published ones are; or `published`, the set's own 1,000.
+    """
+    if test not in ("large", "published"):
+        raise ActSearchError(f"data.test={test}: MNIST-1D has a 'large' and a 'published' test set.")
+    folder = cache_folder(root)
+    part = _cached(folder / "mnist1d.npz", _mnist1d_published)
+    pair = (torch.from_numpy(part["x"]), torch.from_numpy(part["y"]))
+    if test == "published":
+        held_out = (torch.from_numpy(part["x_test"]), torch.from_numpy(part["y_test"]))
+        return Source(*pair, lambda: held_out)
+
+    path = folder / f"mnist1d-test-{LARGE_TEST}.npz"
+    mean, std = float(part["mean"]), float(part["std"])
+
+    def prepare() -> None:
+        if not path.exists():  # about 7 s: a process of its own makes it while the search runs
+            code = f"import actsearch.data as d; d._mnist1d_large({str(path)!r}, {mean!r}, {std!r})"
+            env = dict(os.environ, PYTHONPATH=os.pathsep.join(p for p in sys.path if p))
+            subprocess.Popen([sys.executable, "-c", code], env=env, start_new_session=True)
+
+    def load() -> Pair:
+        made = _mnist1d_large(str(path), mean, std)
+        return torch.from_numpy(made["x"]), torch.from_numpy(made["y"])
+
+    return Source(*pair, load, prepare)
+
+
+def digits(root: str | None = None) -> Source:
+    """scikit-learn's 1,797 handwritten digits, (1, 8, 8), 10 classes; a fixed fifth is the test set."""
+    from sklearn.datasets import load_digits
+
+    x, y = load_digits(return_X_y=True)
+    images = torch.from_numpy(x).float().view(-1, 1, 8, 8)
+    labels = torch.from_numpy(y).long()
+    order = torch.from_numpy(np.random.default_rng(0).permutation(len(images)))
+    pool, held_out = order[len(order) // 5 :], order[: len(order) // 5]
+    mean, std = images[pool].mean(), images[pool].std()
+    images = (images - mean) / std
+    return Source(images[pool], labels[pool], lambda: (images[held_out], labels[held_out]))
+
+
+def fashion_mnist(root: str | None = None, download: bool = False) -> Source:
+    """Fashion-MNIST (Xiao et al. 2017): 60,000 images (1, 28, 28), 10 classes, 10,000 test images.
+
+    From IDX files (also gzipped) in `root`, in torchvision's folder below it, or where Debian's package
+    dataset-fashion-mnist puts them; torchvision downloads them if `download`.
+    """
+    folder = cache_folder(root)
+    if download:
+        _download("Fashion-MNIST", lambda tv: tv.FashionMNIST(str(folder), download=True))
+    places = [folder, folder / "FashionMNIST" / "raw", Path("/usr/share/datasets/fashion-mnist")]
+    place = next((p for p in places if _idx_file(p, "train-images-idx3-ubyte")), None)
+    if place is None:
+        raise ActSearchError(
+            f"Fashion-MNIST is not in {folder}. Write data.download=true to download it there, data.root=FOLDER "
+            "where its IDX files are, or install Debian's package dataset-fashion-mnist."
+        )
+
+    def load(part: str) -> Pair:
+        images = _read_idx(place, f"{part}-images-idx3-ubyte")
+        labels = _read_idx(place, f"{part}-labels-idx1-ubyte")
+        return torch.from_numpy(images).unsqueeze(1).float().div_(255), torch.from_numpy(labels).long()
+
+    x, y = load("train")
+    mean, std = x.mean(), x.std()
+
+    def test() -> Pair:
+        x_test, y_test = load("t10k")
+        return (x_test - mean) / std, y_test
+
+    return Source((x - mean) / std, y, test)
+
+
+def cifar10(root: str | None = None, download: bool = False) -> Source:
+    """CIFAR-10 (Krizhevsky 2009): 50,000 images (3, 32, 32), 10 classes, 10,000 test images.
+
+    From the folder cifar-10-batches-py in `root`; torchvision downloads it if `download`.
+    """
+    folder = cache_folder(root)
+    if download:
+        _download("CIFAR-10", lambda tv: tv.CIFAR10(str(folder), download=True))
+    place = folder / "cifar-10-batches-py"
+    if not (place / "data_batch_1").exists():
+        raise ActSearchError(
+            f"CIFAR-10 is not in {place}. Write data.download=true to download it there, or data.root=FOLDER, "
+            "the folder in which cifar-10-batches-py lies."
+        )
+
+    def load(*names: str) -> Pair:
+        images, labels = [], []
+        for name in names:
+            with open(place / name, "rb") as file:
+                batch = pickle.load(file, encoding="bytes")
+            images.append(np.asarray(batch[b"data"], dtype=np.uint8).reshape(-1, 3, 32, 32))
+            labels.append(np.asarray(batch[b"labels"], dtype=np.int64))
+        x = torch.from_numpy(np.concatenate(images)).float().div_(255)
+        return x, torch.from_numpy(np.concatenate(labels))
+
+    x, y = load(*(f"data_batch_{i}" for i in range(1, 6)))
+    mean, std = x.mean((0, 2, 3), keepdim=True), x.std((0, 2, 3), keepdim=True)
+
+    def test() -> Pair:
+        x_test, y_test = load("test_batch")
+        return (x_test - mean) / std, y_test
+
+    return Source((x - mean) / std, y, test)
+
+
+# --- files ----------------------------------------------------------------------------------------
+
+
+def _cached(path: Path, make: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """The arrays in `path`, made and written first if it is not there. Never leaves half a file."""
+    if path.exists():
+        try:
+            with np.load(path) as arrays:
+                return dict(arrays)
+        except (OSError, ValueError, EOFError, KeyError) as error:
+            raise ActSearchError(f"{path} is damaged ({one_line(error)}). Delete it; it is made anew.") from None
+    arrays = make()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".npz", delete=False) as file:
+            np.savez(file, **arrays)  # pyright: ignore[reportArgumentType]
+        os.replace(file.name, path)
+    except OSError as error:
+        raise ActSearchError(f"data.root: cannot write {path} ({one_line(error)}). Choose a folder you own.") from None
+    return arrays
+
+
+def _mnist1d_examples(seed: int, n: int) -> tuple[np.ndarray, np.ndarray]:
+    """Raw examples by the published generator: (n, 40) and (n,), shuffled. Leaves numpy's and random's state."""
+    from mnist1d.data import get_dataset_args, get_templates
+    from mnist1d.transform import transform
+    from mnist1d.utils import set_seed
+
+    numpy_state, python_state, torch_state = np.random.get_state(), random.getstate(), torch.get_rng_state()
+    try:
+        args, templates = get_dataset_args(), get_templates()
+        set_seed(seed)
+        labels = np.repeat(templates["y"], n // 10)
+        examples = [transform(templates["x"][label], templates["t"], args)[0] for label in labels]
+        order = np.random.permutation(len(labels))
+        return np.stack(examples)[order], labels[order]
+    finally:
+        np.random.set_state(numpy_state)
+        random.setstate(python_state)
+        torch.set_rng_state(torch_state)
+
+
+def _mnist1d_published() -> dict[str, np.ndarray]:
+    x, y = _mnist1d_examples(42, 5000)
+    mean, std = x.mean(), x.std()
+    x = ((x - mean) / std).astype(np.float32)
+    return {"x": x[:4000], "y": y[:4000], "x_test": x[4000:], "y_test": y[4000:], "mean": mean, "std": std}
+
+
+def _mnist1d_large(path: str, mean: float, std: float) -> dict[str, np.ndarray]:
+    def make() -> dict[str, np.ndarray]:
+        x, y = _mnist1d_examples(TEST_SEED, LARGE_TEST)
+        return {"x": ((x - mean) / std).astype(np.float32), "y": y}
+
+    return _cached(Path(path), make)
+
+
+def _idx_file(folder: Path, name: str) -> Path | None:
+    return next((p for p in (folder / name, folder / f"{name}.gz") if p.exists()), None)
+
+
+def _read_idx(folder: Path, name: str) -> np.ndarray:
+    """An IDX file of unsigned bytes: magic 0, 0, 8, dimensions; one big-endian int32 per dimension; the bytes."""
+    path = _idx_file(folder, name)
+    if path is None:
+        raise ActSearchError(f"{folder} has no {name}. Get all four files of Fashion-MNIST.")
+    try:
+        raw = gzip.open(path).read() if path.suffix == ".gz" else path.read_bytes()
+        dims = raw[3]
+        shape = np.frombuffer(raw, ">i4", dims, offset=4)
+        return np.frombuffer(raw, np.uint8, offset=4 + 4 * dims).reshape(shape).copy()
+    except (OSError, EOFError, ValueError, IndexError) as error:
+        raise ActSearchError(f"{path} is no IDX file ({one_line(error)}). Get it again.") from None
+
+
+def _download(name: str, get: Callable[[Any], object]) -> None:
+    import torchvision.datasets
+
+    try:
+        get(torchvision.datasets)
+    except Exception as error:  # urllib's, ssl's, torchvision's RuntimeError: all mean "no data"
+        raise ActSearchError(
+            f"{name} could not be downloaded ({one_line(error)}). Is there a network? "
+            "Put the files there yourself and set data.root."
+        ) from error

@@ -1,0 +1,28 @@
+"""The one error that a user can cause. Every message says the value, the place and the cure."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class ActSearchError(ValueError):
+    """Bad input. The command line prints the message as one line and exits with code 2."""
+
+
+def unknown(kind: str, value: object, known: Iterable[str], *, see: str = "") -> ActSearchError:
+    """An error for a name that is not among `known`: with the nearest one, or all of them if they are few."""
+    known = sorted(known)
+    near = difflib.get_close_matches(str(value), known, n=1, cutoff=0.5)
+    cure = f" Did you mean '{near[0]}'?" if near else ""
+    if not near and len(known) <= 12:
+        cure = f" Choose one of: {', '.join(known)}."
+    return ActSearchError(f"unknown {kind} '{value}'.{cure}{' ' + see if see else ''}")
+
+
+def one_line(error: BaseException) -> str:
+    """The message of a foreign exception on one line, its type in front: for use inside our own messages."""
+    text = " ".join(str(error).split())
+    if len(text) > 300:
+        text = text[:300] + " …"
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -1,0 +1,101 @@
+"""Models: functions that build a net, taking one activation per slot.
+
+A model function has the keyword `activation`, which it calls with a number of channels each time it wants
+the next activation module; each call is one slot. A function without it returns an ordinary net, whose
+activations are then swapped. `in_shape` and `n_classes` are passed to those that have such keywords.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from actsearch.activations.spec import Spec
+from actsearch.errors import ActSearchError, one_line
+from actsearch.models.cnn import cnn1d, cnn2d
+from actsearch.models.initialise import initialise
+from actsearch.models.mlp import mlp
+from actsearch.models.resnet import resnet
+from actsearch.models.torchvision import torchvision
+from actsearch.swap import swap_activations
+
+__all__ = ["Model", "cnn1d", "cnn2d", "mlp", "resnet", "torchvision"]
+
+
+class Model:
+    """A net still without activations and weights, for one data set's shapes.
+
+    function: a model function, or an nn.Module that serves as the pattern (it is copied, never trained).
+    in_shape: one example's shape. n_slots: how many activations it takes.
+    Raises ActSearchError if the function does not give an nn.Module that maps the data to n_classes outputs.
+    """
+
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        name: str,
+        in_shape: Sequence[int],
+        n_classes: int,
+        keywords: dict[str, Any] | None = None,
+    ) -> None:
+        self.name, self.in_shape, self.n_classes = name, tuple(in_shape), n_classes
+        self.function, self.keywords = function, dict(keywords or {})
+        self._pattern = isinstance(function, nn.Module)
+        takes = {} if self._pattern else inspect.signature(function).parameters
+        self.takes_activation = "activation" in takes
+        self.keywords |= {k: v for k, v in (("in_shape", self.in_shape), ("n_classes", n_classes)) if k in takes}
+        relu, slots = Spec.of("relu"), []
+        net = self._assemble(lambda channels=None: slots.append(channels) or relu.module(channels))
+        self.n_slots = len(slots)
+        self.n_parameters = sum(p.numel() for p in net.parameters())
+        self._try(net)
+
+    def build(self, specs: Sequence[Spec], seed: int, init: str) -> nn.Module:
+        """A net on the CPU with its initial weights. specs: one for all slots, or one per slot."""
+        if len(specs) not in (1, self.n_slots):
+            raise ActSearchError(
+                f"{len(specs)} activations for {self.name}, which takes {self.n_slots}. Give one, or one per layer."
+            )
+        each = iter(specs if len(specs) == self.n_slots else list(specs) * self.n_slots)
+        net = self._assemble(lambda channels=None: next(each).module(channels))
+        initialise(net, init, seed)
+        return net
+
+    def _assemble(self, activation: Callable[..., nn.Module]) -> nn.Module:
+        try:
+            if self._pattern:
+                net = copy.deepcopy(self.function)
+            elif self.takes_activation:
+                net = self.function(activation=activation, **self.keywords)
+            else:
+                net = self.function(**self.keywords)
+        except ActSearchError:
+            raise
+        except Exception as error:
+            raise ActSearchError(f"the model '{self.name}' could not be built: {one_line(error)}") from error
+        if not isinstance(net, nn.Module):
+            raise ActSearchError(f"the model '{self.name}' returned {type(net).__name__}, not an nn.Module.")
+        if not self.takes_activation:
+            swap_activations(net, activation)
+        return net
+
+    def _try(self, net: nn.Module) -> None:
+        if self.n_slots == 0:
+            raise ActSearchError(f"the model '{self.name}' never called its `activation`: there is nothing to search.")
+        try:
+            with torch.no_grad():
+                out = net.eval()(torch.zeros(2, *self.in_shape))
+        except Exception as error:
+            raise ActSearchError(
+                f"the model '{self.name}' does not take the data's shape {self.in_shape}: {one_line(error)}"
+            ) from error
+        if not isinstance(out, torch.Tensor) or out.shape != (2, self.n_classes):
+            got = tuple(out.shape) if isinstance(out, torch.Tensor) else type(out).__name__
+            raise ActSearchError(
+                f"the model '{self.name}' gives {got} for 2 examples; wanted (2, {self.n_classes}), one per class."
+            )

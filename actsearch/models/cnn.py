@@ -1,0 +1,66 @@
+"""Small convolutional nets for sequences and images."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+from torch import nn
+
+from actsearch.errors import ActSearchError
+from actsearch.models.blocks import block, check_choice
+
+
+def cnn1d(
+    activation: Callable[[int], nn.Module],
+    in_shape: tuple[int, ...],
+    n_classes: int,
+    width: int = 25,
+    norm: str = "none",
+    order: str = "norm_activation",
+) -> nn.Module:
+    """MNIST-1D's own net (Greydanus & Kobak 2024): three convolutions (kernels 5, 3, 3; stride 2), one linear.
+
+    in_shape: (length,), (channels, length), or an image, which is read row by row.
+    """
+    check_choice("model.norm", norm, ("none", "batch"))
+    channels = in_shape[0] if len(in_shape) > 1 else 1
+    length = math.prod(in_shape) // channels
+    layers: list[nn.Module] = [nn.Flatten(), nn.Unflatten(1, (channels, length))]
+    for kernel in (5, 3, 3):
+        conv = nn.Conv1d(channels, width, kernel, stride=2, padding=1)
+        layers += block(conv, nn.BatchNorm1d(width) if norm == "batch" else None, activation(width), order)
+        channels, length = width, (length + 2 - kernel) // 2 + 1
+        if length < 1:
+            raise ActSearchError(f"model=cnn1d: inputs of shape {in_shape} are too short for three strides of 2.")
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(width * length, n_classes))
+
+
+def cnn2d(
+    activation: Callable[[int], nn.Module],
+    in_shape: tuple[int, ...],
+    n_classes: int,
+    width: int = 16,
+    depth: int = 2,
+    norm: str = "none",
+    order: str = "norm_activation",
+) -> nn.Module:
+    """`depth` times: 3×3 convolution, norm and activation, 2×2 max pooling, the width doubling; one linear layer.
+
+    in_shape: (channels, height, width).
+    """
+    check_choice("model.norm", norm, ("none", "batch"))
+    if len(in_shape) != 3 or min(in_shape[1:]) < 2**depth:
+        raise ActSearchError(
+            f"model=cnn2d with model.depth={depth} needs images (channels, height, width) of at least "
+            f"{2**depth} × {2**depth}, but the data have shape {in_shape}. Choose model=mlp or model=cnn1d."
+        )
+    channels, height, breadth = in_shape
+    layers: list[nn.Module] = []
+    for level in range(depth):
+        out = width * 2**level
+        conv = nn.Conv2d(channels, out, 3, padding=1)
+        layers += block(conv, nn.BatchNorm2d(out) if norm == "batch" else None, activation(out), order)
+        layers.append(nn.MaxPool2d(2))
+        channels, height, breadth = out, height // 2, breadth // 2
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(channels * height * breadth, n_classes))

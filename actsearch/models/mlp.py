@@ -1,0 +1,33 @@
+"""Multi-layer perceptron."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+from torch import nn
+
+from actsearch.models.blocks import block, check_choice
+
+
+def mlp(
+    activation: Callable[[int], nn.Module],
+    in_shape: tuple[int, ...],
+    n_classes: int,
+    width: int = 100,
+    depth: int = 3,
+    norm: str = "none",
+    order: str = "norm_activation",
+    dropout: float = 0.0,
+) -> nn.Module:
+    """`depth` hidden layers of `width` units. in_shape: any, it is flattened. norm: none, batch or layer."""
+    check_choice("model.norm", norm, ("none", "batch", "layer"))
+    layers: list[nn.Module] = [nn.Flatten()]
+    size = math.prod(in_shape)
+    for _ in range(depth):
+        norms = {"none": None, "batch": nn.BatchNorm1d, "layer": nn.LayerNorm}[norm]
+        layers += block(nn.Linear(size, width), norms and norms(width), activation(width), order)
+        if dropout:
+            layers.append(nn.Dropout(dropout))
+        size = width
+    return nn.Sequential(*layers, nn.Linear(size, n_classes))

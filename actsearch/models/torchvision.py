@@ -1,0 +1,42 @@
+"""Any classifier of torchvision by its name, its activations swapped."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from actsearch.errors import ActSearchError, one_line, unknown
+
+
+class AsImages(nn.Module):
+    """Grey images to three channels, and to another size if `image_size` is given."""
+
+    def __init__(self, image_size: int | None) -> None:
+        super().__init__()
+        self.image_size = image_size
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.image_size is not None:
+            x = F.interpolate(x, size=(self.image_size, self.image_size), mode="bilinear")
+        return x.expand(-1, 3, -1, -1) if x.shape[1] == 1 else x
+
+
+def torchvision(in_shape: tuple[int, ...], n_classes: int, name: str, image_size: int | None = None, **keywords: Any):
+    """torchvision.models.get_model(name), without pretrained weights. in_shape: (1 or 3, height, width)."""
+    from torchvision import models
+
+    known = models.list_models(module=models)
+    if name not in known:
+        raise unknown("torchvision model", name, known, see="See torchvision.models.list_models().")
+    if len(in_shape) != 3 or in_shape[0] not in (1, 3):
+        raise ActSearchError(
+            f"model=torchvision needs images of 1 or 3 channels; the data have shape {in_shape}. "
+            "Choose data=fashion_mnist or data=cifar10."
+        )
+    try:
+        net = models.get_model(name, weights=None, num_classes=n_classes, **keywords)
+    except (TypeError, ValueError) as error:
+        raise ActSearchError(f"torchvision's '{name}' cannot be made: {one_line(error)}") from None
+    return nn.Sequential(AsImages(image_size), net)

@@ -1,0 +1,122 @@
+"""How a net is trained: the recipe's values, optimizers, schedules, parameter groups."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from actsearch.activations.spec import ActivationModule
+from actsearch.errors import ActSearchError, unknown
+
+OPTIMIZERS = ("sgd", "adam", "adamw", "rmsprop")
+SCHEDULES = ("constant", "cosine", "one_cycle")
+INITS = ("gain", "kaiming_relu", "torch")
+
+
+@dataclass
+class Recipe:
+    """lr: the peak of the schedule. steps: batches in all. eval_every: steps from rung to rung.
+    momentum: SGD's and RMSprop's. grad_clip: largest norm of a run's gradient, None for no clipping.
+    init: DESIGN of the initial weights, see models/initialise.py.
+    """
+
+    optimizer: str = "adamw"
+    lr: float = 1e-2
+    schedule: str = "one_cycle"
+    steps: int = 1000
+    batch_size: int = 100
+    eval_every: int = 100
+    weight_decay: float = 0.01
+    momentum: float = 0.9
+    grad_clip: float | None = None
+    init: str = "gain"
+
+    def __post_init__(self) -> None:
+        for key, known in (("optimizer", OPTIMIZERS), ("schedule", SCHEDULES), ("init", INITS)):
+            if getattr(self, key) not in known:
+                raise unknown(f"recipe.{key}", getattr(self, key), known)
+        for key in ("steps", "batch_size", "eval_every"):
+            if getattr(self, key) < 1:
+                raise ActSearchError(f"recipe.{key}={getattr(self, key)}: it must be at least 1.")
+        if not 0 < self.lr < float("inf"):
+            raise ActSearchError(f"recipe.lr={self.lr}: a learning rate is above 0, e.g. 0.01.")
+        if self.weight_decay < 0 or not 0 <= self.momentum < 1:
+            raise ActSearchError(
+                f"recipe.weight_decay={self.weight_decay}, recipe.momentum={self.momentum}: weight_decay is at "
+                "least 0, momentum at least 0 and below 1."
+            )
+        if self.grad_clip is not None and self.grad_clip <= 0:
+            raise ActSearchError(f"recipe.grad_clip={self.grad_clip}: it must be above 0, or null for none.")
+
+    def rungs(self) -> list[int]:
+        """The steps after which runs are evaluated: every `eval_every`, and the last."""
+        steps = list(range(self.eval_every, self.steps + 1, self.eval_every))
+        return steps if steps and steps[-1] == self.steps else [*steps, self.steps]
+
+
+def parameter_groups(net: nn.Module, weight_decay: float) -> list[dict]:
+    """Weights with weight decay; learned parameters of activations without (He et al. 2015 on PReLU)."""
+    of_activations = {id(p) for m in net.modules() if isinstance(m, ActivationModule) for p in m.parameters()}
+    weights = [p for p in net.parameters() if id(p) not in of_activations]
+    learned = [p for p in net.parameters() if id(p) in of_activations]
+    groups = [{"params": weights, "weight_decay": weight_decay}]
+    return [*groups, {"params": learned, "weight_decay": 0.0}] if learned else groups
+
+
+def make_optimizer(net: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+    groups = parameter_groups(net, recipe.weight_decay)
+    # fused: one kernel for all weights, 2.5 to 3 times cheaper than the default on a CPU
+    if recipe.optimizer == "sgd":
+        return torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, fused=_fusable(net))
+    if recipe.optimizer == "rmsprop":
+        return torch.optim.RMSprop(groups, lr=recipe.lr, momentum=recipe.momentum)
+    kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[recipe.optimizer]
+    return kind(groups, lr=recipe.lr, fused=_fusable(net))
+
+
+def _fusable(net: nn.Module) -> bool:
+    return all(p.device.type in ("cpu", "cuda", "mps") for p in net.parameters())
+
+
+def schedule(recipe: Recipe) -> list[tuple[float, float | None]]:
+    """(learning rate, momentum or Adam's beta1 or None) of each step, from torch's own schedulers.
+
+    One-cycle (Smith 2018) cycles momentum as torch does, where the optimizer has one.
+    """
+    weight = nn.Parameter(torch.zeros(1))
+    optimizer = {
+        "sgd": lambda: torch.optim.SGD([weight], recipe.lr, momentum=recipe.momentum),
+        "rmsprop": lambda: torch.optim.RMSprop([weight], recipe.lr, momentum=recipe.momentum),
+    }.get(recipe.optimizer, lambda: torch.optim.Adam([weight], recipe.lr))()
+    cycles = recipe.optimizer in ("adam", "adamw") or recipe.momentum > 0
+    scheduler = {
+        "constant": lambda: torch.optim.lr_scheduler.LambdaLR(optimizer, lambda _: 1.0),
+        "cosine": lambda: torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, recipe.steps),
+        "one_cycle": lambda: torch.optim.lr_scheduler.OneCycleLR(
+            optimizer, recipe.lr, total_steps=max(recipe.steps, 2), cycle_momentum=cycles
+        ),
+    }[recipe.schedule]()
+    group, plan = optimizer.param_groups[0], []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # "lr_scheduler.step() before optimizer.step()": on purpose
+        for _ in range(recipe.steps):
+            momentum = None
+            if recipe.schedule == "one_cycle" and cycles:
+                momentum = group["betas"][0] if "betas" in group else group["momentum"]
+            plan.append((float(group["lr"]), momentum))
+            if len(plan) < recipe.steps:
+                scheduler.step()
+    return plan
+
+
+def set_step(optimizer: torch.optim.Optimizer, lr: float, momentum: float | None) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+        if momentum is not None:
+            if "betas" in group:
+                group["betas"] = (momentum, group["betas"][1])
+            else:
+                group["momentum"] = momentum

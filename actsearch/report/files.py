@@ -1,0 +1,82 @@
+"""The output folder's tables: leaderboard.csv and finalists.csv, the same digits for the same search."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import os
+import tempfile
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from actsearch.activations.spec import number
+from actsearch.finalists import FinalistRun, rank_key
+from actsearch.statistics import mean, std
+from actsearch.study import TrialRecord
+
+
+def leaderboard_rows(records: Sequence[TrialRecord], objectives: Sequence[str]) -> list[dict[str, Any]]:
+    """One row a trial, best first. Only completed trials have a rank; then the pruned, then the duplicates."""
+    order = {"complete": 0, "pruned": 1, "duplicate": 2}
+    by_rank = rank_key(objectives[0])
+    rows = []
+    for place, r in enumerate(sorted(records, key=lambda r: (order[r.state], *by_rank(r))), start=1):
+        last = r.curves.val_metric[-1]
+        rows.append(
+            {
+                "rank": place if r.state == "complete" else "",
+                "trial": r.number,
+                "activation": r.activation,
+                **{f"recipe.{k}": v for k, v in r.recipe.items()},
+                "val_accuracy_mean": _digits(mean(last)),
+                "val_accuracy_std": _digits(std(last)),
+                "val_loss_mean": _digits(mean(r.curves.val_loss[-1])),
+                **{o: _digits(v) for o, v in zip(objectives, r.values, strict=True) if o == "latency_us"},
+                "n_seeds": len(last),
+                "n_diverged": r.curves.n_diverged,
+                "state": r.state,
+                "steps": r.curves.steps[-1],
+                "same_as": "" if r.same_as is None else r.same_as,
+            }
+        )
+    return rows
+
+
+def finalist_rows(runs: Iterable[FinalistRun]) -> list[dict[str, Any]]:
+    """One row a run."""
+    return [
+        {
+            "activation": r.activation,
+            **{f"recipe.{k}": v for k, v in r.recipe.items()},
+            "seed": r.seed,
+            "test_accuracy": _digits(r.test_metric),
+            "test_loss": _digits(r.test_loss),
+            "val_accuracy": _digits(r.curves.val_metric[-1][0]),
+            "val_loss": _digits(r.curves.val_loss[-1][0]),
+            "diverged": r.diverged,
+        }
+        for r in runs
+    ]
+
+
+def write_csv(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    text = io.StringIO()
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    writer = csv.DictWriter(text, names, restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(path, text.getvalue())
+
+
+def write_text(path: Path, text: str) -> None:
+    """Whole or not at all."""
+    with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False, encoding="utf-8") as file:
+        file.write(text)
+    os.chmod(file.name, 0o644)
+    os.replace(file.name, path)
+
+
+def _digits(value: float) -> str:
+    return "" if math.isnan(value) else number(float(f"{value:.6g}"))

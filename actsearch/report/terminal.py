@@ -1,0 +1,148 @@
+"""What a person sees in the terminal: header, progress, leaderboard, result. Plain lines where it is no terminal."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from actsearch.finalists import Comparison
+from actsearch.report.sentence import interval, percent
+from actsearch.study import (
+    OBJECTIVES,
+    Event,
+    GenerationFinished,
+    GenerationStarted,
+    RungReached,
+    TrialRecord,
+)
+
+LINE_SECONDS = 5.0  # between plain lines of progress
+
+
+class Terminal:
+    """Shows one search. quiet: shows nothing (for calls from Python)."""
+
+    def __init__(self, quiet: bool = False) -> None:
+        self.console = Console(quiet=quiet, highlight=False, soft_wrap=True)
+        if not self.console.is_terminal:
+            self.console = Console(quiet=quiet, highlight=False, soft_wrap=True, width=200)  # a log has no edge
+        self.best: tuple[float, str] | None = None
+        self._last_line = time.monotonic()
+        self._done = self._total = 0
+        self._stage = ""
+        self._objective = "val_accuracy"
+        self._progress: Progress | None = None
+
+    def header(self, rows: Mapping[str, str]) -> None:
+        self.console.print("[bold]actsearch[/bold]")
+        for key, value in rows.items():
+            self.console.print(f"  {key:<12} {value}", markup=False)
+
+    def begin(self, total_run_steps: int, objective: str) -> None:
+        self._total, self._objective = total_run_steps, objective
+        if self.console.is_terminal:
+            self._progress = Progress(
+                SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"),
+                TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), console=self.console, transient=True,
+            )  # fmt: skip
+            self._task = self._progress.add_task("starting", total=total_run_steps)
+            self._progress.start()
+
+    def event(self, event: Event) -> None:
+        self._stage = event.stage
+        if isinstance(event, RungReached):
+            self._done += event.run_steps
+        elif isinstance(event, GenerationFinished):
+            self._done += event.skipped_run_steps
+            for record in event.records:
+                if record.state == "complete":
+                    self._see(record)
+        if self._progress is not None:
+            self._progress.update(self._task, completed=self._done, total=self._total, description=self._status())
+        elif isinstance(event, GenerationFinished) or time.monotonic() - self._last_line > LINE_SECONDS:
+            self._last_line = time.monotonic()
+            share = 100 * self._done / self._total if self._total else 100
+            step = f", step {event.step}" if isinstance(event, RungReached) else ""
+            if not isinstance(event, GenerationStarted):
+                self.console.print(f"{share:3.0f} %  {self._status()}{step}", markup=False)
+
+    def skip(self, run_steps: int) -> None:
+        """Work that turned out not to be needed."""
+        self._done += run_steps
+
+    def _see(self, record: TrialRecord) -> None:
+        value = record.values[0]
+        better = self.best is None or (
+            value > self.best[0] if OBJECTIVES[self._objective] == "maximize" else value < self.best[0]
+        )
+        if better:
+            self.best = (value, record.activation)
+
+    def _status(self) -> str:
+        shown = f"best so far: {self.best[1]} ({self._objective} {self.best[0]:.4f})" if self.best else "training"
+        return f"{self._stage}  {shown}"
+
+    def end(self) -> None:
+        if self._progress is not None:
+            self._progress.stop()
+            self._progress = None
+
+    def warn(self, message: str) -> None:
+        self.console.print(f"[yellow]warning:[/yellow] {message}")
+
+    def line(self, message: str) -> None:
+        self.console.print(message, markup=False)
+
+    def leaderboard(self, rows: Sequence[Mapping[str, object]], n_show: int = 20) -> None:
+        """rows: as in leaderboard.csv."""
+        ranked = [row for row in rows if row["rank"] != ""]
+        counts = {state: sum(row["state"] == state for row in rows) for state in ("pruned", "duplicate")}
+        more = [f"{n} {word}" for n, word in ((counts["pruned"], "pruned"), (counts["duplicate"], "proposed again")) if n]
+        note = f"; {', '.join(more)}" if more else ""
+        self.console.print(
+            f"\nLeaderboard: validation, selected from {len(rows)} trials: optimistic ({len(ranked)} ranked{note})"
+        )
+        recipe = [name for name in (rows[0] if rows else {}) if name.startswith("recipe.")]
+        extra = [name for name in (rows[0] if rows else {}) if name == "latency_us"]
+        table = Table(box=None, pad_edge=False, header_style="bold")
+        for name in ("rank", "trial", "activation", *recipe, "val accuracy", "± sd", "val loss", *extra, "seeds", "diverged"):
+            table.add_column(name, justify="left" if name == "activation" else "right", overflow="fold")
+        for row in ranked[:n_show]:
+            table.add_row(
+                str(row["rank"]), str(row["trial"]), str(row["activation"]), *[str(row.get(name, "")) for name in recipe],
+                percent(float(str(row["val_accuracy_mean"]))), _sd(row["val_accuracy_std"]),
+                f"{float(str(row['val_loss_mean'])):.4f}", *[str(row[name]) for name in extra], str(row["n_seeds"]),
+                str(row["n_diverged"] or ""),
+            )  # fmt: skip
+        self.console.print(table)
+        if len(ranked) > n_show:
+            self.console.print(f"… and {len(ranked) - n_show} more in leaderboard.csv")
+
+    def finalists(self, comparisons: Sequence[Comparison], test_name: str) -> None:
+        base = next(c for c in comparisons if c.is_baseline)
+        self.console.print(
+            f"\nFinalists: {test_name}, {base.n_seeds} fresh seeds each, paired with {base.activation} "
+            "(each interval for itself alone)"
+        )
+        recipe = list(dict.fromkeys(key for c in comparisons for key in c.recipe))
+        table = Table(box=None, pad_edge=False, header_style="bold")
+        names = ("activation", *recipe, "test accuracy", "± sd", f"points over {base.activation}", "95 % interval", "diverged")
+        for name in names:
+            table.add_column(name, justify="left" if name == "activation" else "right", overflow="fold")
+        for c in comparisons:
+            d = c.difference
+            table.add_row(
+                c.activation, *[str(c.recipe.get(key, "")) for key in recipe], percent(c.mean), _sd(c.std),
+                "baseline" if d is None else f"{100 * d.mean:+.2f}",
+                "" if d is None else interval(c).removeprefix("95 % interval "), str(c.n_diverged or ""),
+            )  # fmt: skip
+        self.console.print(table)
+
+
+def _sd(value: object) -> str:
+    text = str(value)
+    return "" if text in ("", "nan") else f"{100 * float(text):.2f}"

@@ -1,0 +1,74 @@
+"""Opens Optuna's storage, in words a person understands when it cannot be; one leader per SQLite study."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import optuna
+
+from actsearch.errors import ActSearchError, one_line
+
+SQLITE = "sqlite:///"
+
+
+def open_storage(url: str) -> optuna.storages.BaseStorage:
+    """Raises ActSearchError for a URL that is none, a database that is damaged or does not answer."""
+    import sqlalchemy.exc
+
+    path = sqlite_path(url)
+    try:
+        if path is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        return optuna.storages.get_storage(url)
+    except sqlalchemy.exc.DatabaseError as error:
+        if path is not None and path.exists():
+            raise ActSearchError(
+                f"storage.url={url}: {path} is damaged or no Optuna database ({one_line(error.orig or error)}). "
+                "Move it away and run again, or choose another storage.url."
+            ) from None
+        raise ActSearchError(
+            f"storage.url={url}: the database does not answer ({one_line(error.orig or error)}). "
+            "Start it, or choose another storage.url."
+        ) from None
+    except (sqlalchemy.exc.SQLAlchemyError, ImportError, ValueError, RuntimeError, OSError) as error:
+        raise ActSearchError(
+            f"storage.url={url} cannot be opened ({one_line(error)}). Write e.g. sqlite:///study.db or "
+            "postgresql+psycopg://user:password@host/database."
+        ) from None
+
+
+@contextlib.contextmanager
+def sole_leader(url: str, study_name: str) -> Iterator[None]:
+    """Holds a SQLite study for this process; the operating system lets go of it when the process ends.
+
+    Raises ActSearchError if another process leads it. Other storages have room for several workers.
+    """
+    path = sqlite_path(url)
+    if path is None:
+        yield
+        return
+    # a file of its own, and never removed: a lock on the database would meet SQLite's, and one on a file that
+    # is unlinked meanwhile would be nobody's
+    with open(path.with_name(f".{path.name}.{study_name.replace('/', '-')}.lock"), "w", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise ActSearchError(
+                f"the study '{study_name}' in {path} is held by another process. Wait for it or stop it; to search "
+                "with several workers, use a PostgreSQL storage.url."
+            ) from None
+        yield
+
+
+def sqlite_path(url: str) -> Path | None:
+    return Path(url.removeprefix(SQLITE)) if url.startswith(SQLITE) else None
+
+
+def create_or_load(storage: optuna.storages.BaseStorage, name: str, directions: list[str], **keywords: Any):
+    return optuna.create_study(
+        storage=storage, study_name=name, directions=directions, load_if_exists=True, **keywords
+    )

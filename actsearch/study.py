@@ -1,0 +1,402 @@
+"""The search: ask a generation, train it rung by rung, prune, tell. Truth lives in Optuna's storage.
+
+`search` is a generator of events; its caller shows and logs them. Nothing here sees the test set.
+
+How a kill is survived, with the same answer: samplers and pruners work on a mirror of the study in memory,
+made anew for each generation, the sampler seeded from (study.seed, trial number). The storage receives each
+trial with all its parameters at once; then all results of a generation; then the trials are told. What was
+in flight without results is trained again from its start; what had results is only told.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from actsearch.errors import ActSearchError, unknown
+from actsearch.recipe import Recipe
+from actsearch.samplers import SamplerFactory
+from actsearch.search_space import Candidate, SearchSpace
+from actsearch.statistics import mean
+from actsearch.training import Run, Trainer, TrainingBatch
+
+OBJECTIVES = {"val_accuracy": "maximize", "val_loss": "minimize", "latency_us": "minimize"}
+FRESH_SEED = 1000  # finalists' seeds start here; the search's at 0
+
+
+@dataclass
+class StudyOptions:
+    """seeds: runs per trial. seed: the sampler's. generation: trials asked at once and trained together."""
+
+    name: str | None = None
+    n_trials: int | None = 40
+    seeds: int = 3
+    seed: int = 0
+    generation: int = 16
+    objectives: list[str] = field(default_factory=lambda: ["val_accuracy"])
+
+    def __post_init__(self) -> None:
+        for key in ("n_trials", "seeds", "generation"):
+            value = getattr(self, key)
+            if value is not None and value < 1:
+                raise ActSearchError(f"study.{key}={value}: it must be at least 1.")
+        if self.seeds > FRESH_SEED:
+            raise ActSearchError(f"study.seeds={self.seeds}: at most {FRESH_SEED}; the seeds after are the finalists'.")
+        if not self.objectives:
+            raise ActSearchError("study.objectives is empty. Write e.g. study.objectives=[val_accuracy].")
+        for objective in self.objectives:
+            if objective not in OBJECTIVES:
+                raise unknown("objective in study.objectives:", objective, OBJECTIVES)
+        if self.name is not None and (not self.name.strip() or set(self.name) & set("/\\\0\n")):
+            raise ActSearchError(f"study.name='{self.name}': a name without slashes, e.g. study.name=my-search.")
+
+
+@dataclass
+class Curves:
+    """What the runs of one trial did, rung by rung: each list is [rung][seed]."""
+
+    steps: list[int] = field(default_factory=list)
+    val_metric: list[list[float]] = field(default_factory=list)
+    val_loss: list[list[float]] = field(default_factory=list)
+    train_loss: list[list[float | None]] = field(default_factory=list)
+    n_diverged: int = 0
+
+    def of(self, objective: str) -> list[list[float]]:
+        return self.val_loss if objective == "val_loss" else self.val_metric
+
+
+@dataclass
+class TrialRecord:
+    """One trial as it ended. state: complete, pruned, or duplicate of the trial `same_as` (not trained again).
+
+    attrs: what the sampler and the pruner noted about it in Optuna's system attributes.
+    """
+
+    number: int
+    activation: str
+    recipe: dict[str, Any]
+    state: str
+    values: list[float]
+    curves: Curves
+    same_as: int | None = None
+    attrs: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def candidate(self) -> tuple[str, str]:
+        return self.activation, json.dumps(self.recipe, sort_keys=True)
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> TrialRecord:
+        raw = json.loads(text)
+        return cls(**{**raw, "curves": Curves(**raw["curves"])})
+
+
+@dataclass(frozen=True)
+class GenerationStarted:
+    stage: str
+    names: dict[int, str]
+
+
+@dataclass(frozen=True)
+class RungReached:
+    """metrics: by trial number, those still live. run_steps: steps of single runs done since the last event."""
+
+    stage: str
+    step: int
+    metrics: dict[int, dict[str, float]]
+    run_steps: int
+
+
+@dataclass(frozen=True)
+class GenerationFinished:
+    stage: str
+    records: list[TrialRecord]
+    skipped_run_steps: int
+
+
+Event = GenerationStarted | RungReached | GenerationFinished
+
+
+def fingerprint(config: Mapping[str, Any]) -> str:
+    """Eight hex digits of what a result depends on."""
+    return hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode()).hexdigest()[:8]
+
+
+def study_name(data: str, model: str, identity: Mapping[str, Any]) -> str:
+    """The name of a study that was given none: each config has its own."""
+    return f"{data}-{model}-{fingerprint(identity)}"
+
+
+def open_study(
+    storage: optuna.storages.BaseStorage, name: str, objectives: Sequence[str], config: Mapping[str, Any]
+) -> optuna.Study:
+    """The study, created if it is new. Raises ActSearchError if it was made with another config, naming the keys."""
+    directions = [OBJECTIVES[objective] for objective in objectives]
+    try:
+        study = optuna.load_study(study_name=name, storage=storage)
+    except KeyError:
+        study = optuna.create_study(study_name=name, storage=storage, directions=directions, load_if_exists=True)
+        study.set_user_attr("config", json.dumps(config, sort_keys=True, default=str))
+    before = flatten(json.loads(study.user_attrs.get("config", "{}")))
+    now = flatten(json.loads(json.dumps(config, default=str)))
+    differing = [key for key in sorted({*before, *now}) if before.get(key) != now.get(key)]
+    if differing:
+        shown = "; ".join(f"{key}: {before.get(key)} then, {now.get(key)} now" for key in differing[:4])
+        more = f" and {len(differing) - 4} more" if len(differing) > 4 else ""
+        raise ActSearchError(
+            f"the study '{name}' was made with another config ({shown}{more}). "
+            "Choose another study.name, or leave it out: each config then has its own."
+        )
+    return study
+
+
+def flatten(nested: Any, prefix: str = "") -> dict[str, Any]:
+    """{"a": {"b": 1}} → {"a.b": 1}."""
+    if not isinstance(nested, Mapping):
+        return {prefix: nested}
+    flat: dict[str, Any] = {}
+    for key, value in nested.items():
+        flat |= flatten(value, f"{prefix}.{key}" if prefix else str(key))
+    return flat
+
+
+def records(study: optuna.Study) -> list[TrialRecord]:
+    """All finished trials, in order of number."""
+    done = (TrialState.COMPLETE, TrialState.PRUNED)
+    return [
+        TrialRecord.from_json(t.user_attrs["result"])
+        for t in study.get_trials(deepcopy=False, states=done)
+        if "result" in t.user_attrs
+    ]
+
+
+def search(
+    study: optuna.Study,
+    trainer: Trainer,
+    space: SearchSpace,
+    recipe: Recipe,
+    options: StudyOptions,
+    make_sampler: SamplerFactory,
+    pruner: optuna.pruners.BasePruner,
+    latency_us: Callable[[Candidate], float],
+    worker: int = 0,
+) -> Iterator[Event]:
+    """Runs the study up to options.n_trials, going on where it stands. latency_us: measures a candidate."""
+    if options.n_trials is None:
+        raise ActSearchError("study.n_trials=null: say how many, e.g. study.n_trials=40.")
+    study.sampler = optuna.samplers.RandomSampler()  # its own is never asked: the mirror's is
+    while True:
+        mirror = Mirror(study, make_sampler, pruner)
+        generation = _ask(study, mirror, space, options, worker)
+        if not generation:
+            return
+        yield GenerationStarted("search", {member.number: str(member.candidate) for member in generation})
+        results = _written(study, generation)
+        if results is None:
+            known = {r.candidate: r for r in records(study) if r.state != "duplicate"}
+            results = yield from _train(generation, known, mirror, trainer, recipe, options, latency_us)
+            _write(study, generation, results)
+        trials = study.get_trials(deepcopy=False)
+        for member, result in zip(generation, results, strict=True):
+            _tell(study, trials[member.number], result, options.objectives[0], recipe.steps)
+        trained = sum(len(r.curves.steps) and r.curves.steps[-1] for r in results if r.state != "duplicate")
+        yield GenerationFinished("search", results, options.seeds * (len(generation) * recipe.steps - trained))
+
+
+class Mirror:
+    """A copy of the study in memory, on which the sampler and the pruner work."""
+
+    def __init__(
+        self, study: optuna.Study, make_sampler: SamplerFactory, pruner: optuna.pruners.BasePruner
+    ) -> None:
+        self.make_sampler = make_sampler
+        self.study = optuna.create_study(
+            study_name=study.study_name, directions=study.directions, sampler=make_sampler(0), pruner=pruner
+        )
+        for trial in study.get_trials(deepcopy=False):
+            self.study.add_trial(trial)
+
+    def ask(self, first: Mapping[str, str]) -> optuna.Trial:
+        """A new trial; `first`: the values it must have, the sampler chooses the others."""
+        self.study.sampler = self.make_sampler(len(self.study.get_trials(deepcopy=False)))
+        if first:
+            self.study.enqueue_trial(dict(first))
+        return self.study.ask()
+
+    def adopt(self, number: int) -> optuna.Trial:
+        return optuna.Trial(self.study, self.study.get_trials(deepcopy=False)[number]._trial_id)
+
+
+@dataclass
+class Member:
+    """A trial of the generation in flight. number: in the storage. trial: its mirror."""
+
+    number: int
+    trial: optuna.Trial
+    candidate: Candidate
+
+
+def _ask(
+    study: optuna.Study, mirror: Mirror, space: SearchSpace, options: StudyOptions, worker: int
+) -> list[Member]:
+    """This worker's generation: the trials it left in flight, and as many new ones as are then missing."""
+    trials = study.get_trials(deepcopy=False)
+    mine = [t for t in trials if t.user_attrs.get("worker") == worker]
+    running = [t for t in mine if t.state == TrialState.RUNNING]
+    if running:  # completed to the size it was planned with, also when some of it was told
+        index, size = running[0].user_attrs["generation"]
+    else:
+        index = 1 + max((t.user_attrs["generation"][0] for t in mine), default=-1)
+        counted = [t for t in trials if t.state != TrialState.FAIL]
+        size = min(options.generation, (options.n_trials or 0) - len(counted))
+    members = [Member(t.number, trial := mirror.adopt(t.number), space.suggest(trial)) for t in running]
+    missing = size - sum(t.user_attrs["generation"][0] == index for t in mine)
+    for number in range(len(trials), len(trials) + missing):
+        trial = mirror.ask(space.opening(number, options.n_trials or 0))
+        candidate = space.suggest(trial)
+        asked = optuna.trial.create_trial(
+            state=TrialState.RUNNING,
+            params=trial.params,
+            distributions=trial.distributions,
+            system_attrs=trial.storage.get_trial(trial._trial_id).system_attrs,
+            user_attrs={"activation": candidate.activation, "worker": worker, "generation": [index, size]},
+        )
+        trial_id = study._storage.create_new_trial(study._study_id, template_trial=asked)
+        members.append(Member(study._storage.get_trial(trial_id).number, trial, candidate))
+    return members
+
+
+def _written(study: optuna.Study, generation: Sequence[Member]) -> list[TrialRecord] | None:
+    """The generation's results, if all had been written when the search was interrupted."""
+    trials = study.get_trials(deepcopy=False)
+    texts = [trials[member.number].user_attrs.get("result") for member in generation]
+    return [TrialRecord.from_json(text) for text in texts] if all(texts) else None
+
+
+def _write(study: optuna.Study, generation: Sequence[Member], results: Sequence[TrialRecord]) -> None:
+    """All results before the first trial is told: either none counts or all do."""
+    trials = study.get_trials(deepcopy=False)
+    for member, result in zip(generation, results, strict=True):
+        study._storage.set_trial_user_attr(trials[member.number]._trial_id, "result", result.to_json())
+
+
+def _tell(study: optuna.Study, trial: FrozenTrial, result: TrialRecord, objective: str, steps: int) -> None:
+    """What the samplers, the pruners and Optuna's dashboard read, and then the end of the trial."""
+    storage = study._storage
+    for key, value in result.attrs.items():
+        storage.set_trial_system_attr(trial._trial_id, key, value)
+    for step, values in zip(result.curves.steps, result.curves.of(objective), strict=True):
+        storage.set_trial_intermediate_value(trial._trial_id, step, mean(values))
+    if result.curves.steps[-1] < steps:
+        study.tell(trial.number, state=TrialState.PRUNED)
+    else:
+        study.tell(trial.number, result.values)
+
+
+def _train(
+    generation: Sequence[Member],
+    known: Mapping[tuple[str, str], TrialRecord],
+    mirror: Mirror,
+    trainer: Trainer,
+    recipe: Recipe,
+    options: StudyOptions,
+    latency_us: Callable[[Candidate], float],
+) -> Iterator[Event]:
+    """Trains the candidates not known yet, on the same seeds, and returns a record for every member."""
+    known = dict(known)
+    results: dict[int, TrialRecord] = {}
+    new: list[Member] = []
+    for member in generation:
+        record = TrialRecord(member.number, member.candidate.activation, dict(member.candidate.recipe), "", [], Curves())
+        results[member.number] = record
+        if record.candidate not in known:
+            known[record.candidate] = record
+            new.append(member)
+    curves = {member.number: results[member.number].curves for member in new}
+    yield from train_curves("search", new, curves, trainer, recipe, range(options.seeds), _Pruning(mirror, options))
+    for member in new:
+        record = results[member.number]
+        record.state = "pruned" if record.curves.steps[-1] < recipe.steps else "complete"
+        ends = {"val_accuracy": mean(record.curves.val_metric[-1]), "val_loss": mean(record.curves.val_loss[-1])}
+        if "latency_us" in options.objectives:
+            ends["latency_us"] = latency_us(member.candidate)
+        record.values = [ends[objective] for objective in options.objectives]
+    for member in generation:
+        record = results[member.number]
+        if not record.state:
+            first = known[record.candidate]
+            record.state, record.same_as = "duplicate", first.number
+            record.values, record.curves = first.values, first.curves
+        record.attrs = member.trial.storage.get_trial(member.trial._trial_id).system_attrs
+    return [results[member.number] for member in generation]
+
+
+class _Pruning:
+    """Asks the pruner about each live trial at a rung, in order of trials."""
+
+    def __init__(self, mirror: Mirror, options: StudyOptions) -> None:
+        self.mirror = mirror
+        self.objective = options.objectives[0]
+        self.active = len(options.objectives) == 1  # Optuna prunes single objectives only
+
+    def __call__(self, live: Sequence[Member], step: int, last: bool, metrics: Mapping[int, dict[str, float]]) -> set[int]:
+        pruned = set()
+        if not self.active:
+            return pruned
+        for member in live:
+            member.trial.report(metrics[member.number][self.objective], step)
+            if not last and member.trial.should_prune():
+                value = metrics[member.number][self.objective]
+                member.trial.storage.set_trial_state_values(member.trial._trial_id, TrialState.PRUNED, [value])
+                pruned.add(member.number)
+        return pruned
+
+
+def train_curves(
+    stage: str,
+    members: Sequence[Member],
+    curves: Mapping[int, Curves],
+    trainer: Trainer,
+    recipe: Recipe,
+    seeds: Sequence[int],
+    prune: Callable[[Sequence[Member], int, bool, Mapping[int, dict[str, float]]], set[int]],
+) -> Iterator[Event]:
+    """Trains each member on each seed and fills its curves; those that `prune` names stop at that rung."""
+    if not members:
+        return
+    n = len(seeds)
+    runs = [Run(m.candidate.specs, m.candidate.recipe_for(recipe), seed) for m in members for seed in seeds]
+    batch = TrainingBatch(trainer, runs)
+    live, before = list(members), 0
+    place = {member.number: i * n for i, member in enumerate(members)}
+    for rung in batch:
+        metrics = {}
+        for member in live:
+            at = slice(place[member.number], place[member.number] + n)
+            curve = curves[member.number]
+            curve.steps.append(rung.step)
+            curve.val_metric.append(rung.val_metric[at].tolist())
+            curve.val_loss.append(rung.val_loss[at].tolist())
+            curve.train_loss.append([v if math.isfinite(v) else None for v in rung.train_loss[at].tolist()])
+            curve.n_diverged = int(rung.diverged[at].sum())
+            metrics[member.number] = {
+                "val_accuracy": mean(curve.val_metric[-1]),
+                "val_loss": mean(curve.val_loss[-1]),
+                "train_loss": mean([v for v in curve.train_loss[-1] if v is not None]),
+            }
+        yield RungReached(stage, rung.step, metrics, len(live) * n * (rung.step - before))
+        pruned = prune(live, rung.step, rung.step == recipe.steps, metrics)
+        batch.stop(itertools.chain.from_iterable(range(place[p], place[p] + n) for p in pruned))
+        live, before = [member for member in live if member.number not in pruned], rung.step
+

@@ -1,0 +1,235 @@
+"""Everything MLflow: a study as a parent run, its trials and finalists as child runs below it.
+
+`Delivery` writes records and is idempotent: a run is found by its tags, a finished one is left alone. `Tracker`
+calls it from a thread while the search trains, and turns every failure into one warning: truth lives in
+Optuna's storage, from which `task=deliver` can deliver later what a dead server missed.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import queue
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from actsearch.activations.spec import parse_net
+from actsearch.errors import one_line
+from actsearch.finalists import Comparison, FinalistRun
+from actsearch.statistics import mean
+from actsearch.study import Curves, TrialRecord
+
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # before mlflow is imported; README says so
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # the default's 7 take minutes when a server is down
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+
+LIVE_SECONDS = 10.0  # how often a trial in flight is written: batches, not a request a rung
+STUDY, TRIAL, FINALIST = "actsearch.study", "actsearch.trial", "actsearch.finalist"
+
+
+@dataclass(frozen=True)
+class StudyInfo:
+    """What the parent run says of the study. params: the config, flat."""
+
+    name: str
+    fingerprint: str
+    params: Mapping[str, Any]
+    tags: Mapping[str, str] = field(default_factory=dict)
+
+
+class Delivery:
+    """Writes to one tracking server; every method raises what MLflow raises."""
+
+    def __init__(self, uri: str, experiment: str, info: StudyInfo) -> None:
+        import mlflow
+
+        for name in ("alembic", "mlflow"):
+            logging.getLogger(name).setLevel(logging.ERROR)
+        self.client = mlflow.MlflowClient(tracking_uri=uri)
+        self.info = info
+        found = self.client.get_experiment_by_name(experiment)
+        self.experiment_id = found.experiment_id if found else self.client.create_experiment(experiment)
+        runs = self._find(f"tags.`{STUDY}` = '{info.name}' and tags.kind = 'study'")
+        if runs:
+            self.parent = runs[0].info.run_id
+            self.client.update_run(self.parent, status="RUNNING")
+        else:
+            tags = {STUDY: info.name, "kind": "study", "fingerprint": info.fingerprint, **info.tags}
+            self.parent = self._create(info.name, tags)
+            params = {key: str(value)[:500] for key, value in info.params.items()}
+            self._log(self.parent, [], params)
+        children = self._find(f"tags.`mlflow.parentRunId` = '{self.parent}'")
+        self.runs = {self._key(run.data.tags): (run.info.run_id, run.info.status) for run in children}
+        self.written: dict[str, int] = {}
+
+    def trial(self, record: TrialRecord) -> None:
+        """A finished trial: mean curves, each seed's, parameters, the end."""
+        tags = {"kind": "trial", TRIAL: str(record.number), "state": record.state}
+        run = self._child(f"#{record.number} {record.activation}", tags, fresh_unless_live=True)
+        if run is None:
+            return
+        self._log(run, self._curve_metrics(record.curves, self.written.pop(self._key(tags), 0)), self._params(record))
+        self.client.set_tag(run, "state", record.state)
+        if record.same_as is not None:
+            self.client.set_tag(run, "same_as", str(record.same_as))
+        self.client.set_terminated(run, "FINISHED")
+        self.runs[self._key(tags)] = (run, "FINISHED")
+
+    def live(self, number: int, name: str, metrics: Sequence[tuple[int, Mapping[str, float]]]) -> None:
+        """Rungs of a trial in flight: (step, metrics)."""
+        tags = {"kind": "trial", TRIAL: str(number)}
+        run = self._child(f"#{number} {name}", tags, fresh_unless_live=True)
+        if run is None:
+            return
+        self._log(run, [(k, v, step) for step, values in metrics for k, v in values.items()], {})
+        self.written[self._key(tags)] = metrics[-1][0]
+
+    def finalist(self, comparison: Comparison, runs: Sequence[FinalistRun], curves: Curves) -> None:
+        """A finalist: test score by seed (the step is the seed), mean curves, difference to the baseline."""
+        key = f"{comparison.activation} {json.dumps(comparison.recipe, sort_keys=True)} n={comparison.n_seeds}"
+        tags = {"kind": "finalist", FINALIST: key}
+        run = self._child(f"finalist {comparison.activation}", tags)
+        if run is None:
+            return
+        metrics = [(f"seeds/{k}", v, r.seed) for r in runs for k, v in (("test_accuracy", r.test_metric), ("test_loss", r.test_loss))]
+        ends = {"test_accuracy": comparison.mean, "test_accuracy_std": comparison.std,
+                "test_loss": mean([r.test_loss for r in runs]), "n_diverged": comparison.n_diverged}  # fmt: skip
+        if comparison.difference is not None:
+            d = comparison.difference
+            ends |= {"test_accuracy_difference": d.mean, "difference_ci_low": d.ci_low, "difference_ci_high": d.ci_high}
+        metrics += [(k, v, 0) for k, v in ends.items()]
+        metrics += self._curve_metrics(curves, 0, seeds=False)
+        params = {"activation": comparison.activation, **{f"recipe.{k}": str(v) for k, v in comparison.recipe.items()}}
+        self._log(run, metrics, params)
+        self.client.set_terminated(run, "FINISHED")
+        self.runs[self._key(tags)] = (run, "FINISHED")
+
+    def finish(self, description: str, metrics: Mapping[str, float], files: Sequence[Path]) -> None:
+        self._log(self.parent, [(k, v, 0) for k, v in metrics.items()], {})
+        self.client.set_tag(self.parent, "mlflow.note.content", description)
+        for file in files:
+            if file.exists():
+                self.client.log_artifact(self.parent, str(file))
+        self.client.set_terminated(self.parent, "FINISHED")
+
+    def _curve_metrics(self, curves: Curves, after: int, seeds: bool = True) -> list[tuple[str, float, int]]:
+        out: list[tuple[str, float, int]] = []
+        for i, step in enumerate(curves.steps):
+            for name, rows in (
+                ("val_accuracy", curves.val_metric), ("val_loss", curves.val_loss), ("train_loss", curves.train_loss)
+            ):  # fmt: skip
+                values = [v for v in rows[i] if v is not None]
+                if step > after and values:
+                    out.append((name, mean(values), step))
+                if seeds:
+                    out += [(f"seed {s}/{name}", v, step) for s, v in enumerate(rows[i]) if v is not None]
+        return out
+
+    def _params(self, record: TrialRecord) -> dict[str, str]:
+        params = {"activation": record.activation, **{f"recipe.{k}": str(v) for k, v in record.recipe.items()}}
+        specs = parse_net(record.activation)
+        for i, spec in enumerate(specs):
+            prefix = f"layer{i}." if len(specs) > 1 else ""
+            params |= {f"{prefix}{spec.name}.{k}": str(v) for k, v in spec.params.items()}
+        return params
+
+    def _child(self, name: str, tags: Mapping[str, str], fresh_unless_live: bool = False) -> str | None:
+        """The id of the run to write to, or None if it was delivered before."""
+        key = self._key(tags)
+        if key in self.runs:
+            run, status = self.runs[key]
+            if status == "FINISHED":
+                return None
+            if not fresh_unless_live or key in self.written:
+                return run
+            self.client.delete_run(run)  # of a search that was killed: it is trained, and written, again
+        run = self._create(name, {**tags, "mlflow.parentRunId": self.parent, STUDY: self.info.name})
+        self.runs[key] = (run, "RUNNING")
+        self.written.setdefault(key, 0)
+        return run
+
+    @staticmethod
+    def _key(tags: Mapping[str, str]) -> str:
+        return f"{tags.get('kind')}:{tags.get(TRIAL) or tags.get(FINALIST)}"
+
+    def _create(self, name: str, tags: Mapping[str, str]) -> str:
+        return self.client.create_run(self.experiment_id, run_name=name, tags=dict(tags)).info.run_id
+
+    def _find(self, filter_string: str) -> list[Any]:
+        found, token = [], None
+        while True:
+            page = self.client.search_runs([self.experiment_id], filter_string, max_results=1000, page_token=token)
+            found += page
+            token = page.token
+            if not token:
+                return found
+
+    def _log(self, run: str, metrics: Sequence[tuple[str, float, int]], params: Mapping[str, str]) -> None:
+        """In as few requests as MLflow allows: 1,000 metrics and 100 params each."""
+        from mlflow.entities import Metric, Param
+
+        now = int(time.time() * 1000)
+        entities = [Metric(k, float(v), now, step) for k, v, step in metrics if math.isfinite(v)]
+        texts = [Param(k, str(v)) for k, v in params.items()]
+        while entities or texts:
+            now_metrics, entities = entities[:900], entities[900:]
+            now_params, texts = texts[:100], texts[100:]
+            self.client.log_batch(run, metrics=now_metrics, params=now_params)
+
+
+class Tracker:
+    """Delivers in a thread while the search goes on. A failure is a warning, once; then it only remembers."""
+
+    def __init__(self, make: Callable[[], Delivery], warn: Callable[[str], None]) -> None:
+        self._make, self._warn = make, warn
+        self._queue: queue.Queue[Callable[[Delivery], None] | None] = queue.Queue()
+        self._pending: dict[int, tuple[str, list[tuple[int, Mapping[str, float]]]]] = {}
+        self._flushed = time.monotonic()
+        self.failed: str | None = None
+        self.seconds = 0.0
+        self._thread = threading.Thread(target=self._deliver, daemon=True)
+        self._thread.start()
+
+    def rung(self, step: int, names: Mapping[int, str], metrics: Mapping[int, Mapping[str, float]]) -> None:
+        for number, values in metrics.items():
+            self._pending.setdefault(number, (names[number], []))[1].append((step, values))
+        if time.monotonic() - self._flushed > LIVE_SECONDS:
+            self._flushed = time.monotonic()
+            for number, (name, rungs) in self._pending.items():
+                self._queue.put(lambda d, number=number, name=name, rungs=rungs: d.live(number, name, rungs))
+            self._pending = {}
+
+    def trials(self, records: Sequence[TrialRecord]) -> None:
+        self._pending = {}
+        for record in records:
+            self._queue.put(lambda d, record=record: d.trial(record))
+
+    def close(self, last: Callable[[Delivery], None] | None = None) -> None:
+        """Waits until all is delivered; `last` is what ends the study, if it ended."""
+        if last is not None:
+            self._queue.put(last)
+        self._queue.put(None)
+        self._thread.join()
+
+    def _deliver(self) -> None:
+        delivery = None
+        while (job := self._queue.get()) is not None:
+            if self.failed:
+                continue
+            start = time.thread_time()
+            try:
+                delivery = delivery or self._make()
+                job(delivery)
+            except Exception as error:  # MLflow raises what its server, its driver and its network raise
+                self.failed = one_line(error)
+                self._warn(
+                    f"MLflow could not be written ({self.failed}). The search goes on; "
+                    "'actsearch task=deliver' with the same words delivers what is missing."
+                )
+            self.seconds += time.thread_time() - start

@@ -1,0 +1,137 @@
+"""The plain loop: one run, ordinary PyTorch, nothing clever. The oracle that anything faster must equal.
+
+Knows a net, tensors, a recipe and a seed; nothing of Optuna, MLflow or processes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from actsearch.activations.spec import Spec
+from actsearch.data import Split, loss
+from actsearch.recipe import Recipe, make_optimizer, schedule, set_step
+
+WEIGHTS, ORDER, NOISE = 0, 1, 2  # a seed's streams; data.py has the fourth, the split
+EVAL_BATCH = 2000
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training: what, how, and the seed that fixes everything random in it."""
+
+    specs: tuple[Spec, ...]
+    recipe: Recipe
+    seed: int
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A run at a rung. val_metric: accuracy in [0, 1]. train_loss: mean since the rung before."""
+
+    step: int
+    val_metric: float
+    val_loss: float
+    train_loss: float
+    diverged: bool = False
+
+
+def stream(seed: int, which: int) -> int:
+    """The seed of one stream of a run's seed: weights, batch order or noise."""
+    return int(np.random.SeedSequence([seed, which]).generate_state(1)[0])
+
+
+def batch_order(n: int, batch_size: int, steps: int, seed: int) -> Tensor:
+    """(steps, batch_size) indices: each epoch a new permutation of the n examples, its rest dropped."""
+    generator = torch.Generator().manual_seed(stream(seed, ORDER))
+    per_epoch = n // batch_size
+    epochs = math.ceil(steps / per_epoch)
+    drawn = [torch.randperm(n, generator=generator)[: per_epoch * batch_size] for _ in range(epochs)]
+    return torch.cat(drawn).view(-1, batch_size)[:steps]
+
+
+def train(net: nn.Module, split: Split, run: Run, device: torch.device) -> Iterator[Evaluation]:
+    """Trains `net` (moved to `device`) and yields at each rung. A run that is no longer finite ends there.
+
+    split: on `device`. After the last rung the net holds the weights of the last step.
+    """
+    recipe = run.recipe
+    net.to(device)
+    optimizer, plan = make_optimizer(net, recipe), schedule(recipe)
+    order = batch_order(len(split.x_train), recipe.batch_size, recipe.steps, run.seed).to(device)
+    noise = Noise(stream(run.seed, NOISE), device)
+    start = 0
+    for stop in recipe.rungs():
+        net.train()
+        noise.resume()
+        losses = torch.zeros((), device=device)
+        for step in range(start, stop):
+            batch = order[step]
+            value = loss(net(split.x_train[batch]), split.y_train[batch])
+            optimizer.zero_grad()
+            value.backward()
+            if recipe.grad_clip is not None:
+                nn.utils.clip_grad_norm_(net.parameters(), recipe.grad_clip)
+            set_step(optimizer, *plan[step])
+            optimizer.step()
+            losses += value.detach()
+        noise.pause()
+        evaluation = _evaluation(net, split, stop, losses.item() / (stop - start))
+        yield evaluation
+        if evaluation.diverged:
+            return
+        start = stop
+
+
+def _evaluation(net: nn.Module, split: Split, step: int, train_loss: float) -> Evaluation:
+    metric, val_loss = score(net, split.x_val, split.y_val)
+    if math.isfinite(train_loss) and math.isfinite(val_loss):
+        return Evaluation(step, metric, val_loss, train_loss)
+    return Evaluation(step, *chance(net, split), train_loss=math.nan, diverged=True)
+
+
+def chance(net: nn.Module, split: Split) -> tuple[float, float]:
+    """What guessing scores: (accuracy, loss). A run that diverged is counted as this, never dropped."""
+    with torch.no_grad():
+        n_classes = net(split.x_val[:1]).shape[1]
+    return 1 / n_classes, math.log(n_classes)
+
+
+def score(net: nn.Module, x: Tensor, y: Tensor) -> tuple[float, float]:
+    """(accuracy, mean loss) of a net on x: (n, …) and y: (n,), in eval mode."""
+    net.eval()
+    right = torch.zeros((), device=x.device)
+    total = torch.zeros((), device=x.device)
+    with torch.no_grad():
+        for xs, ys in zip(x.split(EVAL_BATCH), y.split(EVAL_BATCH), strict=True):
+            outputs = net(xs)
+            right += (outputs.argmax(1) == ys).sum()
+            total += loss(outputs, ys) * len(ys)
+    return right.item() / len(y), total.item() / len(y)
+
+
+class Noise:
+    """The global random state of one run (dropout and the like), while other runs take turns with it."""
+
+    def __init__(self, seed: int, device: torch.device) -> None:
+        self.module = {"cuda": torch.cuda, "mps": torch.mps}.get(device.type)
+        self.seed: int | None = seed
+
+    def resume(self) -> None:
+        if self.seed is not None:
+            torch.manual_seed(self.seed)  # seeds the accelerators too
+            self.seed = None
+            return
+        torch.set_rng_state(self.cpu)
+        if self.module is not None:
+            self.module.set_rng_state(self.accelerator)
+
+    def pause(self) -> None:
+        self.cpu = torch.get_rng_state()
+        if self.module is not None:
+            self.accelerator = self.module.get_rng_state()

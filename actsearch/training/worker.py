@@ -1,0 +1,119 @@
+"""Trains the runs it is given, rung by rung, in this process; and, as a program, serves them to a leader.
+
+`Worker` is all there is when a GPU trains in the leader's own process. On CPUs `serve` runs it in lasting
+single-threaded processes: the first imports torch once and forks the others, which share the data.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Iterator, Sequence
+from multiprocessing.connection import Connection
+
+import cloudpickle
+import torch
+from torch import Tensor, nn
+
+from actsearch.data import Data
+from actsearch.models import Model
+from actsearch.models.initialise import initialise as initialise  # imported before the fork
+from actsearch.training.reference import WEIGHTS, Evaluation, Run, chance, score, stream, train
+
+
+class Worker:
+    """Runs in flight in one process. An index is the run's place in the generation."""
+
+    def __init__(self, model: Model, data: Data, device: torch.device) -> None:
+        self.model, self.data, self.device = model, data, device
+        self._split = None if data.resample else data.split(0).to(device)
+        self._live: dict[int, Iterator[Evaluation]] = {}
+        self._nets: dict[int, nn.Module] = {}
+        self._last: dict[int, Evaluation] = {}
+
+    def start(self, runs: Sequence[tuple[int, Run]]) -> None:
+        self._live, self._nets, self._last = {}, {}, {}
+        for index, run in runs:
+            net = self.model.build(run.specs, stream(run.seed, WEIGHTS), run.recipe.init)
+            split = self._split or self.data.split(run.seed).to(self.device)
+            self._nets[index] = net
+            self._live[index] = train(net, split, run, self.device)
+
+    def advance(self, stopped: set[int]) -> Iterator[tuple[int, Evaluation]]:
+        """Takes each live run to its next rung. A run that diverged repeats its last evaluation."""
+        for index in stopped & set(self._live):
+            del self._live[index], self._nets[index]
+        for index, run in self._live.items():
+            self._last[index] = next(run, None) or self._last[index]
+            yield index, self._last[index]
+
+    def score(self, x: Tensor, y: Tensor) -> Iterator[tuple[int, tuple[float, float]]]:
+        """(metric, loss) of every live run's net on the test set; chance for those that diverged."""
+        x, y = x.to(self.device), y.to(self.device)
+        for index, net in self._nets.items():
+            if self._last[index].diverged:
+                yield index, chance(net, self._split or self.data.split(0).to(self.device))
+            else:
+                yield index, score(net, x, y)
+
+
+def serve(connection: Connection, worker: Worker) -> None:
+    """Answers ("start", runs), ("advance", stopped) and ("score", x, y) until the leader is gone."""
+    while True:
+        try:
+            command, *arguments = cloudpickle.loads(connection.recv_bytes())
+            try:
+                for answer in getattr(worker, command)(*arguments) or ():
+                    connection.send(answer)
+                connection.send(None)
+            except OSError:
+                raise
+            except Exception as error:
+                connection.send((type(error).__name__, str(error), traceback.format_exc()))
+        except (EOFError, OSError):
+            return
+
+
+def exit_with(parent: int) -> None:
+    """Ends this process when its parent ends, also in the middle of a training: kill -9 leaves nobody behind."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os._exit(0)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def main(descriptors: Sequence[int]) -> None:
+    """A process per descriptor. The model and the data come on the first; the others are forked then."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the leader's to handle
+    leader = os.getppid()
+    connections = [Connection(descriptor) for descriptor in descriptors]
+    torch.set_num_threads(1)
+    torch.set_flush_denormal(True)
+    try:
+        model, data = cloudpickle.loads(connections[0].recv_bytes())
+    except (EOFError, OSError):
+        return
+    worker = Worker(model, data, torch.device("cpu"))
+    mine = connections[0]
+    for connection in connections[1:]:
+        first = os.getpid()
+        if os.fork() == 0:
+            mine, leader = connection, first
+            break
+    for connection in connections:
+        if connection is not mine:
+            connection.close()
+    exit_with(leader)
+    serve(mine, worker)
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main([int(descriptor) for descriptor in sys.argv[1:]])
