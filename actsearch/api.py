@@ -65,6 +65,7 @@ class Job:
     storage_url: str
     tracking_uri: str | None
     experiment: str = "actsearch"
+    config_yaml: str = ""
     device: str = "auto"
     worker: int = 0
     params: Mapping[str, Any] = field(default_factory=dict)
@@ -105,7 +106,9 @@ class Clock:
 
     def __init__(self) -> None:
         self.start = psutil.Process().create_time()
-        self.spent = dict.fromkeys(("startup_s", "training_s", "asking_s", "finalists_s", "report_s"), 0.0)
+        self.spent: dict[str, float] = dict.fromkeys(
+            ("startup_s", "training_s", "asking_s", "finalists_s", "report_s"), 0.0
+        )
         self.first_rung_s: float | None = None
         self._mark = self.start
 
@@ -149,6 +152,8 @@ def run(job: Job, terminal: Terminal) -> Result:
         stack.enter_context(sole_leader(job.storage_url, job.name))
         storage = open_storage(job.storage_url)
         study = open_study(storage, job.name, job.study.objectives, job.identity)
+        if job.config_yaml:
+            write_text(job.folder / "config.yaml", job.config_yaml)
         before = records(study)
         trainer = stack.enter_context(Trainer(device))
         trainer.load(job.model, job.data)
@@ -191,8 +196,14 @@ def run(job: Job, terminal: Terminal) -> Result:
         else:
             options = StudyOptions(**{**vars(job.study), "n_trials": n_trials})
             measure = lambda c: measured_latency(job, c, device)  # noqa: E731
-            drive(search_stage(study, trainer, job.space, job.recipe, options, job.sampler, job.pruner, measure, job.worker))
-            chosen = stage.choose(records(study), int(job.confirm.finalists), job.confirm.baseline, job.study.objectives[0])
+            drive(
+                search_stage(
+                    study, trainer, job.space, job.recipe, options, job.sampler, job.pruner, measure, job.worker
+                )
+            )
+            chosen = stage.choose(
+                records(study), int(job.confirm.finalists), job.confirm.baseline, job.study.objectives[0]
+            )
         chosen = drive(
             stage.tune(storage, job.name, chosen, trainer, job.space, job.recipe, job.confirm, job.study.seeds,
                        job.study.objectives[0])
@@ -224,7 +235,9 @@ def deliver(job: Job) -> Result:
         for t in optuna.load_study(study_name=summary.study_name, storage=storage).get_trials(deepcopy=False)
     ]
     if not done and not runs:
-        raise ActSearchError(f"the study '{job.name}' has no results to deliver yet. Run it without task=deliver first.")
+        raise ActSearchError(
+            f"the study '{job.name}' has no results to deliver yet. Run it without task=deliver first."
+        )
     try:
         delivery = Delivery(job.tracking_uri, job.experiment, study_info(job))
         for record in done:
@@ -253,7 +266,11 @@ def deliver_end(delivery: Delivery, result: Result, files: Sequence[Path]) -> No
 
 def make_result(job: Job, done: Sequence[TrialRecord], runs: Sequence[FinalistRun]) -> Result:
     objective = job.study.objectives[0]  # of a comparison without a search: its validation, in the same form
-    rows = leaderboard_rows(done, job.study.objectives) if done else leaderboard_rows(stage.as_records(runs, objective), [objective])
+    rows = (
+        leaderboard_rows(done, job.study.objectives)
+        if done
+        else leaderboard_rows(stage.as_records(runs, objective), [objective])
+    )
     comparisons = stage.compare(runs, job.confirm.baseline)
     test_name = f"{job.data.name}'s test set"
     return Result(rows, comparisons, list(runs), sentence(comparisons, test_name), job.folder, test_name)
@@ -399,8 +416,12 @@ def _data(data: Any, n_validation: int | None) -> Data:
     if isinstance(data, Data):
         return data
     if isinstance(data, str):
-        known = {"mnist1d": (sets.mnist1d, 800), "digits": (sets.digits, 288), "fashion_mnist": (sets.fashion_mnist, 6000),
-                 "cifar10": (sets.cifar10, 5000)}  # fmt: skip
+        known = {
+            "mnist1d": (sets.mnist1d, 800),
+            "digits": (sets.digits, 288),
+            "fashion_mnist": (sets.fashion_mnist, 6000),
+            "cifar10": (sets.cifar10, 5000),
+        }
         if data not in known:
             raise ActSearchError(f"unknown data set '{data}'. Choose one of: {', '.join(known)}, or give arrays.")
         function, n = known[data]

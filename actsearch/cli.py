@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import pkgutil
 import re
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from typing import Any
 import hydra
 import hydra.errors
 from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -46,6 +48,8 @@ def main() -> None:
         _fail(str(error), 2)
     except (hydra.errors.HydraException, OmegaConfBaseException) as error:
         _fail(_explain(error), 2)
+    except OSError as error:  # Hydra makes the output folder
+        _fail(f"the output folder cannot be written ({error}). Choose another: hydra.run.dir=FOLDER.", 2)
     sys.exit(exit_code)
 
 
@@ -81,14 +85,12 @@ def _do(cfg: DictConfig, folder: Path) -> None:
     if config.task.name == "list":
         _list()
         return
-    job = _job(config, folder)
+    job = _job(config, folder, OmegaConf.to_yaml(cfg, resolve=True))
     terminal = Terminal()
     if config.task.name == "deliver":
         result = api.deliver(job)
         terminal.line(f"delivered {job.name} to {job.tracking_uri}")
     else:
-        api.make_folder(folder)
-        api.write_text(folder / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
         result = api.run(job, terminal)
         terminal.leaderboard(result.leaderboard)
     terminal.finalists(result.comparisons, result.test_name)
@@ -99,7 +101,7 @@ def _do(cfg: DictConfig, folder: Path) -> None:
         terminal.line("go on        the same command with a larger study.n_trials")
 
 
-def _job(config: Config, folder: Path):
+def _job(config: Config, folder: Path, config_yaml: str):
     """A Job of the API from the config's values."""
     from actsearch.api import Job
     from actsearch.data import make_data
@@ -124,7 +126,8 @@ def _job(config: Config, folder: Path):
         model=model, data=data, space=space, recipe=config.recipe, study=config.study, confirm=config.confirm,
         sampler=SamplerFactory(*_target("sampler", config.sampler), config.study.seed),
         pruner=make_pruner(*_target("pruner", config.pruner)), identity=_identity(OmegaConf.structured(config)),
-        folder=folder, storage_url=config.storage.url, tracking_uri=uri, experiment=config.tracking.experiment,
+        folder=folder, config_yaml=config_yaml, storage_url=config.storage.url, tracking_uri=uri,
+        experiment=config.tracking.experiment,
         device=config.device, worker=config.worker, params=_shown_params(config), tags=_tags(),
     )  # fmt: skip
 
@@ -137,9 +140,10 @@ def _target(group: str, values: Mapping[str, Any]) -> tuple[Callable[..., Any], 
         raise ActSearchError(f"{group}._target_ is missing: the import path of a function, e.g. actsearch.models.mlp.")
     sys.path.insert(0, os.getcwd())  # a user's own file beside where the command is given
     try:
-        function = hydra.utils.get_object(path)
+        module, _, name = path.rpartition(".")
+        function = pkgutil.resolve_name(f"{module}:{name}" if module else path)
     except Exception as error:  # whatever a user's module raises when it is imported
-        raise ActSearchError(f"{group}._target_={path} does not import: {one_line(error.__cause__ or error)}") from error
+        raise ActSearchError(f"{group}._target_={path} does not import: {one_line(error)}") from error
     finally:
         sys.path.remove(os.getcwd())
     if not callable(function):
@@ -176,7 +180,7 @@ def _study_name_of(*, _root_: DictConfig) -> str:
     name = OmegaConf.select(_root_, "study.name")
     if name:
         return str(name)
-    identity = _identity(OmegaConf.masked_copy(_root_, [k for k in _root_ if k != "hydra"]))
+    identity = _identity(OmegaConf.masked_copy(_root_, [str(k) for k in _root_ if k != "hydra"]))
     return study_name(str(identity["data"].get("name")), str(identity["model"].get("name")), identity)
 
 
@@ -202,10 +206,10 @@ def _mlflow_command(uri: str) -> str:
 
 
 def _list() -> None:
-    from rich.console import Console
     from rich.table import Table
 
     from actsearch.activations import CATALOG
+    from actsearch.report.terminal import Terminal
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("activation", "formula", "parameters (default; what 'search' means)", "family", "source"):
@@ -218,7 +222,7 @@ def _list() -> None:
             params.append(f"{p.name} ({'learned from ' if p.learned else ''}{p.default}{bounds}{words})")
         name = a.name + (f" ({', '.join(a.aliases)})" if a.aliases else "")
         table.add_row(name, a.formula, "\n".join(params), a.family, a.source)
-    Console(highlight=False).print(table)
+    Terminal().console.print(table)
 
 
 def _explain(error: BaseException) -> str:
@@ -230,7 +234,9 @@ def _explain(error: BaseException) -> str:
         at = at.__cause__ or at.__context__
     text = "\n".join(str(e) for e in chain)
     if isinstance(error, hydra.errors.OverrideParseException):
-        return f"cannot read '{error.override}' on the command line. {QUOTED}"
+        return f"cannot read '{error.override}' on the command line. No spaces around '='. {QUOTED}"
+    if match := re.search(r"Ambiguous value for argument '([^']*)'", text):
+        return f"cannot read '{match[1]}' on the command line. {QUOTED} To run one search per value, add -m."
     if match := re.search(r"In '([^']*)': Could not find '([^']*)'", text):
         group, _, option = match[2].rpartition("/")
         if group:
@@ -250,8 +256,10 @@ def _explain(error: BaseException) -> str:
 
 
 def _known_keys() -> list[str]:
+    GlobalHydra.instance().clear()  # it is still set where the first composition failed
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        return [k for k in flatten(OmegaConf.to_container(hydra.compose("config"), resolve=False)) if "[" not in k]
+        plain: Any = OmegaConf.to_container(hydra.compose("config"), resolve=False)
+        return [*plain, *flatten(plain)]
 
 
 def _fail(message: str, code: int) -> None:

@@ -13,7 +13,7 @@ from actsearch.study import StudyOptions
 @dataclass
 class SearchSpaceConfig:
     activations: list[Any] = field(default_factory=list)
-    recipe: dict[str, Any] = field(default_factory=dict)
+    recipe: Any = None  # a mapping, or null: null can be replaced on the command line, {} cannot
     scope: str = "network"
 
 

@@ -358,7 +358,7 @@ def _read_idx(folder: Path, name: str) -> np.ndarray:
     if path is None:
         raise ActSearchError(f"{folder} has no {name}. Get all four files of Fashion-MNIST.")
     try:
-        raw = gzip.open(path).read() if path.suffix == ".gz" else path.read_bytes()
+        raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
         dims = raw[3]
         shape = np.frombuffer(raw, ">i4", dims, offset=4)
         return np.frombuffer(raw, np.uint8, offset=4 + 4 * dims).reshape(shape).copy()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -134,7 +134,7 @@ def tune(
     options: ConfirmOptions,
     seeds: int,
     objective: str,
-) -> Iterator[Event]:
+) -> Generator[Event, None, list[Candidate]]:
     """The same grid of recipe values for every finalist and the baseline, on the search's seeds and validation.
 
     Returns the candidates, each with the values that were best for it.
@@ -176,7 +176,7 @@ def confirm(
     data: Data,
     recipe: Recipe,
     options: ConfirmOptions,
-) -> Iterator[Event]:
+) -> Generator[Event, None, list[FinalistRun]]:
     """Trains each candidate on options.seeds fresh seeds, scores the last step on test; returns the runs.
 
     Runs already in the storage are not trained again.

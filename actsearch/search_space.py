@@ -150,7 +150,9 @@ class SearchSpace:
                     f"search_space.activations[{i}]: '{label}' names {layers} layers, but the model takes {n_slots} "
                     "activations. Write one for each, or a single one for all."
                 )
-        self.recipe = tuple((key, _recipe_domain(key, value, base)) for key, value in (recipe or {}).items())
+        if recipe is not None and not isinstance(recipe, Mapping):
+            raise ActSearchError(f"search_space.recipe is '{recipe}', not a mapping. Write e.g. {{lr: [0.003, 0.01]}}.")
+        self.recipe = tuple((str(key), _recipe_domain(str(key), value, base)) for key, value in (recipe or {}).items())
 
     def suggest(self, trial: Suggester) -> Candidate:
         """The candidate that a trial proposes."""
@@ -196,10 +198,8 @@ class SearchSpace:
         else:
             from scipy.stats import qmc
 
-            units = qmc.Halton(dims, seed=0).random(n).tolist()
-        points = [
-            tuple((key, domain.at(u)) for (key, domain), u in zip(self.recipe, us, strict=True)) for us in units
-        ]
+            units = qmc.Halton(dims, rng=0).random(n).tolist()
+        points = [tuple((key, domain.at(u)) for (key, domain), u in zip(self.recipe, us, strict=True)) for us in units]
         return list(dict.fromkeys(points))
 
     def __str__(self) -> str:

@@ -6,7 +6,6 @@ import contextlib
 import fcntl
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import optuna
 
@@ -66,9 +65,3 @@ def sole_leader(url: str, study_name: str) -> Iterator[None]:
 
 def sqlite_path(url: str) -> Path | None:
     return Path(url.removeprefix(SQLITE)) if url.startswith(SQLITE) else None
-
-
-def create_or_load(storage: optuna.storages.BaseStorage, name: str, directions: list[str], **keywords: Any):
-    return optuna.create_study(
-        storage=storage, study_name=name, directions=directions, load_if_exists=True, **keywords
-    )

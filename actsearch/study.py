@@ -14,9 +14,9 @@ import hashlib
 import itertools
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Literal, Protocol
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
@@ -28,7 +28,11 @@ from actsearch.search_space import Candidate, SearchSpace
 from actsearch.statistics import mean
 from actsearch.training import Run, Trainer, TrainingBatch
 
-OBJECTIVES = {"val_accuracy": "maximize", "val_loss": "minimize", "latency_us": "minimize"}
+OBJECTIVES: dict[str, Literal["maximize", "minimize"]] = {
+    "val_accuracy": "maximize",
+    "val_loss": "minimize",
+    "latency_us": "minimize",
+}
 FRESH_SEED = 1000  # finalists' seeds start here; the search's at 0
 
 
@@ -142,7 +146,7 @@ def open_study(
     storage: optuna.storages.BaseStorage, name: str, objectives: Sequence[str], config: Mapping[str, Any]
 ) -> optuna.Study:
     """The study, created if it is new. Raises ActSearchError if it was made with another config, naming the keys."""
-    directions = [OBJECTIVES[objective] for objective in objectives]
+    directions: list[Any] = [OBJECTIVES[objective] for objective in objectives]
     try:
         study = optuna.load_study(study_name=name, storage=storage)
     except KeyError:
@@ -191,7 +195,7 @@ def search(
     pruner: optuna.pruners.BasePruner,
     latency_us: Callable[[Candidate], float],
     worker: int = 0,
-) -> Iterator[Event]:
+) -> Generator[Event, None, None]:
     """Runs the study up to options.n_trials, going on where it stands. latency_us: measures a candidate."""
     if options.n_trials is None:
         raise ActSearchError("study.n_trials=null: say how many, e.g. study.n_trials=40.")
@@ -217,9 +221,7 @@ def search(
 class Mirror:
     """A copy of the study in memory, on which the sampler and the pruner work."""
 
-    def __init__(
-        self, study: optuna.Study, make_sampler: SamplerFactory, pruner: optuna.pruners.BasePruner
-    ) -> None:
+    def __init__(self, study: optuna.Study, make_sampler: SamplerFactory, pruner: optuna.pruners.BasePruner) -> None:
         self.make_sampler = make_sampler
         self.study = optuna.create_study(
             study_name=study.study_name, directions=study.directions, sampler=make_sampler(0), pruner=pruner
@@ -238,6 +240,15 @@ class Mirror:
         return optuna.Trial(self.study, self.study.get_trials(deepcopy=False)[number]._trial_id)
 
 
+class Numbered(Protocol):
+    """What is trained: a candidate under a number."""
+
+    @property
+    def number(self) -> int: ...
+    @property
+    def candidate(self) -> Candidate: ...
+
+
 @dataclass
 class Member:
     """A trial of the generation in flight. number: in the storage. trial: its mirror."""
@@ -247,9 +258,7 @@ class Member:
     candidate: Candidate
 
 
-def _ask(
-    study: optuna.Study, mirror: Mirror, space: SearchSpace, options: StudyOptions, worker: int
-) -> list[Member]:
+def _ask(study: optuna.Study, mirror: Mirror, space: SearchSpace, options: StudyOptions, worker: int) -> list[Member]:
     """This worker's generation: the trials it left in flight, and as many new ones as are then missing."""
     trials = study.get_trials(deepcopy=False)
     mine = [t for t in trials if t.user_attrs.get("worker") == worker]
@@ -281,7 +290,8 @@ def _written(study: optuna.Study, generation: Sequence[Member]) -> list[TrialRec
     """The generation's results, if all had been written when the search was interrupted."""
     trials = study.get_trials(deepcopy=False)
     texts = [trials[member.number].user_attrs.get("result") for member in generation]
-    return [TrialRecord.from_json(text) for text in texts] if all(texts) else None
+    written = [TrialRecord.from_json(text) for text in texts if text]
+    return written if len(written) == len(generation) else None
 
 
 def _write(study: optuna.Study, generation: Sequence[Member], results: Sequence[TrialRecord]) -> None:
@@ -312,13 +322,15 @@ def _train(
     recipe: Recipe,
     options: StudyOptions,
     latency_us: Callable[[Candidate], float],
-) -> Iterator[Event]:
+) -> Generator[Event, None, list[TrialRecord]]:
     """Trains the candidates not known yet, on the same seeds, and returns a record for every member."""
     known = dict(known)
     results: dict[int, TrialRecord] = {}
     new: list[Member] = []
     for member in generation:
-        record = TrialRecord(member.number, member.candidate.activation, dict(member.candidate.recipe), "", [], Curves())
+        record = TrialRecord(
+            member.number, member.candidate.activation, dict(member.candidate.recipe), "", [], Curves()
+        )
         results[member.number] = record
         if record.candidate not in known:
             known[record.candidate] = record
@@ -350,7 +362,9 @@ class _Pruning:
         self.objective = options.objectives[0]
         self.active = len(options.objectives) == 1  # Optuna prunes single objectives only
 
-    def __call__(self, live: Sequence[Member], step: int, last: bool, metrics: Mapping[int, dict[str, float]]) -> set[int]:
+    def __call__(
+        self, live: Sequence[Member], step: int, last: bool, metrics: Mapping[int, dict[str, float]]
+    ) -> set[int]:
         pruned = set()
         if not self.active:
             return pruned
@@ -365,12 +379,12 @@ class _Pruning:
 
 def train_curves(
     stage: str,
-    members: Sequence[Member],
+    members: Sequence[Numbered],
     curves: Mapping[int, Curves],
     trainer: Trainer,
     recipe: Recipe,
     seeds: Sequence[int],
-    prune: Callable[[Sequence[Member], int, bool, Mapping[int, dict[str, float]]], set[int]],
+    prune: Callable[[Sequence[Any], int, bool, Mapping[int, dict[str, float]]], set[int]],
 ) -> Iterator[Event]:
     """Trains each member on each seed and fills its curves; those that `prune` names stop at that rung."""
     if not members:
@@ -399,4 +413,3 @@ def train_curves(
         pruned = prune(live, rung.step, rung.step == recipe.steps, metrics)
         batch.stop(itertools.chain.from_iterable(range(place[p], place[p] + n) for p in pruned))
         live, before = [member for member in live if member.number not in pruned], rung.step
-

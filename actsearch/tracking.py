@@ -97,7 +97,11 @@ class Delivery:
         run = self._child(f"finalist {comparison.activation}", tags)
         if run is None:
             return
-        metrics = [(f"seeds/{k}", v, r.seed) for r in runs for k, v in (("test_accuracy", r.test_metric), ("test_loss", r.test_loss))]
+        metrics = [
+            (f"seeds/{k}", v, r.seed)
+            for r in runs
+            for k, v in (("test_accuracy", r.test_metric), ("test_loss", r.test_loss))
+        ]
         ends = {"test_accuracy": comparison.mean, "test_accuracy_std": comparison.std,
                 "test_loss": mean([r.test_loss for r in runs]), "n_diverged": comparison.n_diverged}  # fmt: skip
         if comparison.difference is not None:

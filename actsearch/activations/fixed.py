@@ -28,9 +28,7 @@ IDENTITY = Activation(
     aliases=("linear",),
 )  # fmt: skip
 
-SIGMOID = Activation(
-    "sigmoid", torch.sigmoid, family="sigmoidal", formula="1 / (1 + exp(-x))", source="Cybenko 1989"
-)
+SIGMOID = Activation("sigmoid", torch.sigmoid, family="sigmoidal", formula="1 / (1 + exp(-x))", source="Cybenko 1989")
 
 TANH = Activation("tanh", torch.tanh, family="sigmoidal", formula="tanh(x)", source="LeCun et al. 1998")
 
@@ -94,9 +92,7 @@ PRELU = Activation(
     source="He et al. 2015: leaky_relu with a slope learned per channel, from 0.25",
 )  # fmt: skip
 
-RELU6 = Activation(
-    "relu6", F.relu6, family="rectifier", formula="min(max(x, 0), 6)", source="Krizhevsky 2010"
-)
+RELU6 = Activation("relu6", F.relu6, family="rectifier", formula="min(max(x, 0), 6)", source="Krizhevsky 2010")
 
 
 def leaky_relu6(x: Tensor, negative_slope: Value = 0.01) -> Tensor:

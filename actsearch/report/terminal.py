@@ -101,7 +101,9 @@ class Terminal:
         """rows: as in leaderboard.csv."""
         ranked = [row for row in rows if row["rank"] != ""]
         counts = {state: sum(row["state"] == state for row in rows) for state in ("pruned", "duplicate")}
-        more = [f"{n} {word}" for n, word in ((counts["pruned"], "pruned"), (counts["duplicate"], "proposed again")) if n]
+        more = [
+            f"{n} {word}" for n, word in ((counts["pruned"], "pruned"), (counts["duplicate"], "proposed again")) if n
+        ]
         note = f"; {', '.join(more)}" if more else ""
         self.console.print(
             f"\nLeaderboard: validation, selected from {len(rows)} trials: optimistic ({len(ranked)} ranked{note})"
@@ -109,15 +111,30 @@ class Terminal:
         recipe = [name for name in (rows[0] if rows else {}) if name.startswith("recipe.")]
         extra = [name for name in (rows[0] if rows else {}) if name == "latency_us"]
         table = Table(box=None, pad_edge=False, header_style="bold")
-        for name in ("rank", "trial", "activation", *recipe, "val accuracy", "± sd", "val loss", *extra, "seeds", "diverged"):
+        for name in (
+            "rank",
+            "trial",
+            "activation",
+            *recipe,
+            "val accuracy",
+            "± sd",
+            "val loss",
+            *extra,
+            "seeds",
+            "diverged",
+        ):
             table.add_column(name, justify="left" if name == "activation" else "right", overflow="fold")
         for row in ranked[:n_show]:
             table.add_row(
-                str(row["rank"]), str(row["trial"]), str(row["activation"]), *[str(row.get(name, "")) for name in recipe],
-                percent(float(str(row["val_accuracy_mean"]))), _sd(row["val_accuracy_std"]),
-                f"{float(str(row['val_loss_mean'])):.4f}", *[str(row[name]) for name in extra], str(row["n_seeds"]),
+                *[str(row[name]) for name in ("rank", "trial", "activation")],
+                *[str(row.get(name, "")) for name in recipe],
+                percent(float(str(row["val_accuracy_mean"]))),
+                _sd(row["val_accuracy_std"]),
+                f"{float(str(row['val_loss_mean'])):.4f}",
+                *[str(row[name]) for name in extra],
+                str(row["n_seeds"]),
                 str(row["n_diverged"] or ""),
-            )  # fmt: skip
+            )
         self.console.print(table)
         if len(ranked) > n_show:
             self.console.print(f"… and {len(ranked) - n_show} more in leaderboard.csv")
@@ -130,7 +147,15 @@ class Terminal:
         )
         recipe = list(dict.fromkeys(key for c in comparisons for key in c.recipe))
         table = Table(box=None, pad_edge=False, header_style="bold")
-        names = ("activation", *recipe, "test accuracy", "± sd", f"points over {base.activation}", "95 % interval", "diverged")
+        names = (
+            "activation",
+            *recipe,
+            "test accuracy",
+            "± sd",
+            f"points over {base.activation}",
+            "95 % interval",
+            "diverged",
+        )
         for name in names:
             table.add_column(name, justify="left" if name == "activation" else "right", overflow="fold")
         for c in comparisons:

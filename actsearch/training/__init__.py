@@ -30,7 +30,7 @@ from actsearch.errors import ActSearchError
 from actsearch.models import Model
 from actsearch.training.reference import Evaluation, Run
 
-__all__ = ["Evaluation", "Rung", "Run", "Trainer", "TrainingBatch", "find_device"]
+__all__ = ["Evaluation", "Run", "Rung", "Trainer", "TrainingBatch", "find_device"]
 
 
 def find_device(text: str) -> torch.device:
@@ -69,7 +69,7 @@ class Trainer:
     def __init__(self, device: torch.device, cores: int | None = None) -> None:
         self.device = device
         self.cores = (cores or core_count()) if device.type == "cpu" else 1
-        self._connections: list[Connection] = []
+        self._connections: list[Any] = []
         self._process: subprocess.Popen | None = None
         if device.type == "cpu":
             self._launch()
@@ -120,8 +120,9 @@ class Trainer:
                 connection.send_bytes(cloudpickle.dumps(message))
             busy = list(self._connections)
             while busy:
-                for connection in wait(busy):
-                    answer = connection.recv()  # pyright: ignore[reportAttributeAccessIssue]
+                for ready in wait(busy):
+                    connection: Any = ready
+                    answer = connection.recv()
                     if answer is None:
                         busy.remove(connection)
                     elif len(answer) == 3:

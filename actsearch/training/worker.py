@@ -21,7 +21,6 @@ from torch import Tensor, nn
 
 from actsearch.data import Data
 from actsearch.models import Model
-from actsearch.models.initialise import initialise as initialise  # imported before the fork
 from actsearch.training.reference import WEIGHTS, Evaluation, Run, chance, score, stream, train
 
 
