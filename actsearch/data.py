@@ -13,7 +13,9 @@ import random
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+import zipfile
+import zlib
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -144,6 +146,7 @@ def make_data(
 def as_source(made: Any, name: str) -> Source:
     """A Source from itself or from (x, y, x_test, y_test): arrays or tensors."""
     if isinstance(made, Source):
+        _check(made.x, made.y, name, "x, y")
         return made
     if not (isinstance(made, tuple) and len(made) == 4):
         raise ActSearchError(
@@ -154,16 +157,24 @@ def as_source(made: Any, name: str) -> Source:
         x, y, x_test, y_test = (torch.as_tensor(part) for part in made)
     except (TypeError, ValueError, RuntimeError) as error:
         raise ActSearchError(f"the data set '{name}' returned what is no array: {one_line(error)}") from None
-    for xs, ys, where in ((x, y, "x, y"), (x_test, y_test, "x_test, y_test")):
-        if xs.dim() < 2 or ys.dim() != 1 or len(xs) != len(ys) or len(xs) == 0 or ys.is_floating_point():
-            raise ActSearchError(
-                f"the data set '{name}': {where} have shapes {tuple(xs.shape)} and {tuple(ys.shape)} "
-                f"({ys.dtype}). Wanted: (n, …) inputs and (n,) integer classes."
-            )
-    if int(y.min()) < 0 or int(y_test.min()) < 0 or int(y_test.max()) > int(y.max()):
-        raise ActSearchError(f"the data set '{name}': classes must be numbered from 0, the same in y and y_test.")
+    _check(x, y, name, "x, y")
+    _check(x_test, y_test, name, "x_test, y_test")
+    if int(y_test.max()) > int(y.max()):
+        raise ActSearchError(
+            f"the data set '{name}': y_test has class {int(y_test.max())}; number the classes the same in y and y_test."
+        )
     test = (x_test.float(), y_test.long())
     return Source(x.float(), y.long(), lambda: test)
+
+
+def _check(x: Tensor, y: Tensor, name: str, where: str) -> None:
+    if x.dim() < 2 or y.dim() != 1 or len(x) != len(y) or len(x) == 0 or y.is_floating_point():
+        raise ActSearchError(
+            f"the data set '{name}': {where} have shapes {tuple(x.shape)} and {tuple(y.shape)} "
+            f"({y.dtype}). Wanted: (n, …) inputs and (n,) integer classes."
+        )
+    if int(y.min()) < 0:
+        raise ActSearchError(f"the data set '{name}': {where} have class {int(y.min())}; classes are numbered from 0.")
 
 
 def cache_folder(root: str | None) -> Path:
@@ -188,7 +199,7 @@ def mnist1d(root: str | None = None, test: str = "large") -> Source:
     if test not in ("large", "published"):
         raise ActSearchError(f"data.test={test}: MNIST-1D has a 'large' and a 'published' test set.")
     folder = cache_folder(root)
-    part = _cached(folder / "mnist1d.npz", _mnist1d_published)
+    part = _cached(folder / "mnist1d.npz", _mnist1d_published, ("x", "y", "x_test", "y_test", "mean", "std"))
     pair = (torch.from_numpy(part["x"]), torch.from_numpy(part["y"]))
     if test == "published":
         held_out = (torch.from_numpy(part["x_test"]), torch.from_numpy(part["y_test"]))
@@ -246,6 +257,8 @@ def fashion_mnist(root: str | None = None, download: bool = False) -> Source:
         labels = _read_idx(place, f"{part}-labels-idx1-ubyte")
         return torch.from_numpy(images).unsqueeze(1).float().div_(255), torch.from_numpy(labels).long()
 
+    for name in ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"):
+        _idx_path(place, name)  # now, not after the search
     x, y = load("train")
     mean, std = x.mean(), x.std()
 
@@ -265,19 +278,25 @@ def cifar10(root: str | None = None, download: bool = False) -> Source:
     if download:
         _download("CIFAR-10", lambda tv: tv.CIFAR10(str(folder), download=True))
     place = folder / "cifar-10-batches-py"
-    if not (place / "data_batch_1").exists():
+    missing = [n for n in (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch") if not (place / n).exists()]
+    if missing:
         raise ActSearchError(
-            f"CIFAR-10 is not in {place}. Write data.download=true to download it there, or data.root=FOLDER, "
-            "the folder in which cifar-10-batches-py lies."
+            f"CIFAR-10 is not in {place} (no {missing[0]}). Write data.download=true to download it there, or "
+            "data.root=FOLDER, the folder in which cifar-10-batches-py lies."
         )
 
     def load(*names: str) -> Pair:
         images, labels = [], []
         for name in names:
-            with open(place / name, "rb") as file:
-                batch = pickle.load(file, encoding="bytes")
-            images.append(np.asarray(batch[b"data"], dtype=np.uint8).reshape(-1, 3, 32, 32))
-            labels.append(np.asarray(batch[b"labels"], dtype=np.int64))
+            try:
+                with open(place / name, "rb") as file:
+                    batch = pickle.load(file, encoding="bytes")
+                images.append(np.asarray(batch[b"data"], dtype=np.uint8).reshape(-1, 3, 32, 32))
+                labels.append(np.asarray(batch[b"labels"], dtype=np.int64))
+            except Exception as error:  # a damaged pickle raises almost anything
+                raise ActSearchError(
+                    f"{place / name} is no batch of CIFAR-10 ({one_line(error)}). Get it again."
+                ) from None
         x = torch.from_numpy(np.concatenate(images)).float().div_(255)
         return x, torch.from_numpy(np.concatenate(labels))
 
@@ -294,19 +313,23 @@ def cifar10(root: str | None = None, download: bool = False) -> Source:
 # --- files ----------------------------------------------------------------------------------------
 
 
-def _cached(path: Path, make: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+def _cached(path: Path, make: Callable[[], dict[str, np.ndarray]], names: Sequence[str] = ()) -> dict[str, np.ndarray]:
     """The arrays in `path`, made and written first if it is not there. Never leaves half a file."""
     if path.exists():
         try:
             with np.load(path) as arrays:
-                return dict(arrays)
-        except (OSError, ValueError, EOFError, KeyError) as error:
+                return {name: arrays[name] for name in names or arrays}
+        except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
             raise ActSearchError(f"{path} is damaged ({one_line(error)}). Delete it; it is made anew.") from None
     arrays = make()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".npz", delete=False) as file:
-            np.savez(file, **arrays)  # pyright: ignore[reportArgumentType]
+            try:
+                np.savez(file, **arrays)  # pyright: ignore[reportArgumentType]
+            except BaseException:  # a full disk, Ctrl-C
+                os.unlink(file.name)
+                raise
         os.replace(file.name, path)
     except OSError as error:
         raise ActSearchError(f"data.root: cannot write {path} ({one_line(error)}). Choose a folder you own.") from None
@@ -345,24 +368,29 @@ def _mnist1d_large(path: str, mean: float, std: float) -> dict[str, np.ndarray]:
         x, y = _mnist1d_examples(TEST_SEED, LARGE_TEST)
         return {"x": ((x - mean) / std).astype(np.float32), "y": y}
 
-    return _cached(Path(path), make)
+    return _cached(Path(path), make, ("x", "y"))
 
 
 def _idx_file(folder: Path, name: str) -> Path | None:
     return next((p for p in (folder / name, folder / f"{name}.gz") if p.exists()), None)
 
 
-def _read_idx(folder: Path, name: str) -> np.ndarray:
-    """An IDX file of unsigned bytes: magic 0, 0, 8, dimensions; one big-endian int32 per dimension; the bytes."""
+def _idx_path(folder: Path, name: str) -> Path:
     path = _idx_file(folder, name)
     if path is None:
         raise ActSearchError(f"{folder} has no {name}. Get all four files of Fashion-MNIST.")
+    return path
+
+
+def _read_idx(folder: Path, name: str) -> np.ndarray:
+    """An IDX file of unsigned bytes: magic 0, 0, 8, dimensions; one big-endian int32 per dimension; the bytes."""
+    path = _idx_path(folder, name)
     try:
         raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
         dims = raw[3]
         shape = np.frombuffer(raw, ">i4", dims, offset=4)
         return np.frombuffer(raw, np.uint8, offset=4 + 4 * dims).reshape(shape).copy()
-    except (OSError, EOFError, ValueError, IndexError) as error:
+    except (OSError, EOFError, ValueError, IndexError, zlib.error) as error:
         raise ActSearchError(f"{path} is no IDX file ({one_line(error)}). Get it again.") from None
 
 

@@ -43,12 +43,12 @@ class Recipe:
                 raise ActSearchError(f"recipe.{key}={getattr(self, key)}: it must be at least 1.")
         if not 0 < self.lr < float("inf"):
             raise ActSearchError(f"recipe.lr={self.lr}: a learning rate is above 0, e.g. 0.01.")
-        if self.weight_decay < 0 or not 0 <= self.momentum < 1:
+        if not 0 <= self.weight_decay < float("inf") or not 0 <= self.momentum < 1:
             raise ActSearchError(
                 f"recipe.weight_decay={self.weight_decay}, recipe.momentum={self.momentum}: weight_decay is at "
                 "least 0, momentum at least 0 and below 1."
             )
-        if self.grad_clip is not None and self.grad_clip <= 0:
+        if self.grad_clip is not None and not self.grad_clip > 0:
             raise ActSearchError(f"recipe.grad_clip={self.grad_clip}: it must be above 0, or null for none.")
 
     def rungs(self) -> list[int]:

@@ -51,7 +51,7 @@ HARDSIGMOID = Activation(
 
 def hardtanh(x: Tensor, min_val: Value = -1.0, max_val: Value = 1.0) -> Tensor:
     if isinstance(min_val, Tensor) or isinstance(max_val, Tensor):
-        # minimum and maximum, not clamp: clamp takes two tensors or two numbers, never one of each
+        # where, not clamp: clamp takes two tensors or two numbers, never one of each
         low = torch.as_tensor(min_val, dtype=x.dtype, device=x.device)
         high = torch.as_tensor(max_val, dtype=x.dtype, device=x.device)
         return torch.where(x <= low, low, torch.where(x >= high, high, x))
@@ -114,7 +114,8 @@ ALPHA = Param("alpha", 1.0, low=0.1, high=3.0, log=True)
 
 def elu(x: Tensor, alpha: Value = 1.0) -> Tensor:
     if isinstance(alpha, Tensor):
-        return torch.where(x > 0, x, alpha * torch.expm1(x.clamp(max=0.0)))
+        # where, not clamp: clamp's gradient at 0 is 0
+        return torch.where(x > 0, x, alpha * torch.expm1(torch.where(x > 0, 0.0, x)))
     return F.elu(x, alpha)
 
 
@@ -130,7 +131,7 @@ SELU = Activation(
 
 def celu(x: Tensor, alpha: Value = 1.0) -> Tensor:
     if isinstance(alpha, Tensor):
-        return torch.where(x > 0, x, alpha * torch.expm1(x.clamp(max=0.0) / alpha))
+        return torch.where(x > 0, x, alpha * torch.expm1(torch.where(x > 0, 0.0, x) / alpha))
     return F.celu(x, alpha)
 
 

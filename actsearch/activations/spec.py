@@ -197,11 +197,15 @@ def _settle(entry: Activation, param: Param, value: object) -> ParamValue:
         return str(value)
     if value == "learned":
         return Learned(float(param.default))
-    if isinstance(value, Learned):
-        return value
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    start = value.init if isinstance(value, Learned) else value
+    try:
+        settled = float(start) if isinstance(start, int | float) and not isinstance(start, bool) else math.nan
+    except OverflowError:  # an int beyond float's range
+        settled = math.nan
+    if not math.isfinite(settled):
         raise ActSearchError(f"{where}: '{value}' is no finite number. Write {param.name}={param.default} or learned.")
-    return float(value)
+    settled += 0.0  # -0.0 becomes 0.0: equal specs print equally
+    return Learned(settled) if isinstance(value, Learned) else settled
 
 
 @lru_cache(maxsize=4096)
@@ -243,7 +247,10 @@ def _value(node: ast.expr, wrong) -> ParamValue:
     except (ValueError, TypeError, SyntaxError):
         raise wrong(f"'{ast.unparse(node)}' is not a number") from None
     if isinstance(value, int | float) and not isinstance(value, bool):
-        return float(value)
+        try:
+            return float(value)
+        except OverflowError:
+            raise wrong(f"'{ast.unparse(node)}' is too large") from None
     if isinstance(value, str):
         return value
     raise wrong(f"'{ast.unparse(node)}' is not a number")

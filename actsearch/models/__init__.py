@@ -50,7 +50,8 @@ class Model:
         self.takes_activation = "activation" in takes
         self.keywords |= {k: v for k, v in (("in_shape", self.in_shape), ("n_classes", n_classes)) if k in takes}
         relu, slots = Spec.of("relu"), []
-        net = self._assemble(lambda channels=None: slots.append(channels) or relu.module(channels))
+        with torch.random.fork_rng(devices=[]):
+            net = self._assemble(lambda channels=None: slots.append(channels) or relu.module(channels))
         self.n_slots = len(slots)
         self.n_parameters = sum(p.numel() for p in net.parameters())
         self._try(net)
@@ -62,7 +63,9 @@ class Model:
                 f"{len(specs)} activations for {self.name}, which takes {self.n_slots}. Give one, or one per layer."
             )
         each = iter(specs if len(specs) == self.n_slots else list(specs) * self.n_slots)
-        net = self._assemble(lambda channels=None: next(each).module(channels))
+        with torch.random.fork_rng(devices=[]):  # a net may have parameters that no reset_parameters draws
+            torch.default_generator.manual_seed(seed)
+            net = self._assemble(lambda channels=None: next(each).module(channels))
         initialise(net, init, seed)
         return net
 

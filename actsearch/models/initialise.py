@@ -22,9 +22,10 @@ def initialise(net: nn.Module, init: str, seed: int) -> None:
     Norms and other layers keep torch's own in all three.
     """
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)  # not torch.manual_seed: it would seed the accelerators too
         for module in net.modules():
-            reset = getattr(module, "reset_parameters", None)
+            # nn.MultiheadAttention and nn.Transformer have the underscore
+            reset = getattr(module, "reset_parameters", None) or getattr(module, "_reset_parameters", None)
             if callable(reset):
                 reset()
     if init == "torch":

@@ -11,6 +11,7 @@ Knows neither Optuna nor MLflow.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import socket
@@ -26,7 +27,7 @@ import torch
 from torch import Tensor
 
 from actsearch.data import Data
-from actsearch.errors import ActSearchError
+from actsearch.errors import ActSearchError, one_line
 from actsearch.models import Model
 from actsearch.training.reference import Evaluation, Run
 
@@ -88,7 +89,13 @@ class Trainer:
     def load(self, model: Model, data: Data) -> None:
         """Gives the model and the data, without the test set, to whoever trains."""
         if self._connections:
-            self._connections[0].send_bytes(cloudpickle.dumps((model, data.without_test())))
+            try:
+                message = cloudpickle.dumps((model, data.without_test()))
+            except Exception as error:  # pickle, and a user's __reduce__, raise anything
+                raise ActSearchError(
+                    f"the model or the data cannot go to another process: {one_line(error)}"
+                ) from error
+            self._connections[0].send_bytes(message)
         else:
             from actsearch.training.worker import Worker
 
@@ -118,7 +125,7 @@ class Trainer:
         try:
             for connection, message in zip(self._connections, messages, strict=True):
                 connection.send_bytes(cloudpickle.dumps(message))
-            busy = list(self._connections)
+            busy, failed = list(self._connections), None
             while busy:
                 for ready in wait(busy):
                     connection: Any = ready
@@ -127,13 +134,17 @@ class Trainer:
                         busy.remove(connection)
                     elif len(answer) == 3:
                         kind, text, trace = answer
-                        error = TrainingError(f"training failed: {kind}: {' '.join(text.split())}")
-                        error.add_note(trace)
-                        raise error
+                        failed = TrainingError(f"training failed: {kind}: {' '.join(text.split())}")
+                        failed.add_note(trace)
+                        busy.remove(connection)
                     else:
                         yield answer
+            if failed is not None:  # only now: what the others had still to say must not meet the next question
+                raise failed
         except (EOFError, OSError):
-            code = self._process.poll() if self._process else None
+            code = None
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                code = self._process.wait(timeout=1) if self._process else None
             raise TrainingError(
                 f"a training process ended unexpectedly (exit code {code}). Was it out of memory? "
                 "What was finished is saved: the same command goes on."
@@ -183,7 +194,9 @@ class TrainingBatch:
                 return
             values = torch.full((4, len(self.runs)), math.nan, dtype=torch.float64)
             for index, at in self.trainer.advance(set(self.stopped)):
-                values[:, index] = torch.tensor([at.val_metric, at.val_loss, at.train_loss, float(at.diverged)])
+                values[:, index] = torch.tensor(
+                    [at.val_metric, at.val_loss, at.train_loss, at.diverged], dtype=torch.float64
+                )
             metric, val_loss, train_loss, diverged = values
             yield Rung(step, metric, val_loss, train_loss, diverged == 1)
 
@@ -192,8 +205,9 @@ class TrainingBatch:
         self.stopped |= set(indices)
 
     def score(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """Test metric and test loss, each (K,), of the nets as the last rung left them."""
+        """Test metric and test loss, each (K,), of the nets as the last rung left them; NaN for those stopped."""
         values = torch.full((2, len(self.runs)), math.nan, dtype=torch.float64)
         for index, scored in self.trainer.score(x, y):
-            values[:, index] = torch.tensor(scored, dtype=torch.float64)
+            if index not in self.stopped:
+                values[:, index] = torch.tensor(scored, dtype=torch.float64)
         return values[0], values[1]

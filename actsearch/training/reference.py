@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from actsearch.activations.spec import Spec
 from actsearch.data import Split, loss
+from actsearch.errors import ActSearchError
 from actsearch.recipe import Recipe, make_optimizer, schedule, set_step
 
 WEIGHTS, ORDER, NOISE = 0, 1, 2  # a seed's streams; data.py has the fourth, the split
@@ -48,6 +49,10 @@ def stream(seed: int, which: int) -> int:
 
 def batch_order(n: int, batch_size: int, steps: int, seed: int) -> Tensor:
     """(steps, batch_size) indices: each epoch a new permutation of the n examples, its rest dropped."""
+    if batch_size > n:
+        raise ActSearchError(
+            f"recipe.batch_size={batch_size}, but there are {n} training examples. Choose at most {n}."
+        )
     generator = torch.Generator().manual_seed(stream(seed, ORDER))
     per_epoch = n // batch_size
     epochs = math.ceil(steps / per_epoch)

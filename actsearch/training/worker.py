@@ -64,17 +64,21 @@ def serve(connection: Connection, worker: Worker) -> None:
     """Answers ("start", runs), ("advance", stopped) and ("score", x, y) until the leader is gone."""
     while True:
         try:
-            command, *arguments = cloudpickle.loads(connection.recv_bytes())
-            try:
-                for answer in getattr(worker, command)(*arguments) or ():
-                    connection.send(answer)
-                connection.send(None)
-            except OSError:
-                raise
-            except Exception as error:
-                connection.send((type(error).__name__, str(error), traceback.format_exc()))
+            message = connection.recv_bytes()
+            for answer in _answers(worker, message):
+                connection.send(answer)
         except (EOFError, OSError):
             return
+
+
+def _answers(worker: Worker, message: bytes) -> Iterator[object]:
+    """Answers to one message and None, or the error of the user's code: apart from the connection's own errors."""
+    try:
+        command, *arguments = cloudpickle.loads(message)
+        yield from getattr(worker, command)(*arguments) or ()
+        yield None
+    except Exception as error:
+        yield type(error).__name__, str(error), traceback.format_exc()
 
 
 def exit_with(parent: int) -> None:
@@ -96,10 +100,16 @@ def main(descriptors: Sequence[int]) -> None:
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
     try:
-        model, data = cloudpickle.loads(connections[0].recv_bytes())
+        message = connections[0].recv_bytes()
     except (EOFError, OSError):
         return
-    worker = Worker(model, data, torch.device("cpu"))
+    try:
+        model, data = cloudpickle.loads(message)
+        worker = Worker(model, data, torch.device("cpu"))
+    except Exception as error:  # a user's class that cannot be made again here
+        for connection in connections:
+            connection.send((type(error).__name__, str(error), traceback.format_exc()))
+        return
     mine = connections[0]
     for connection in connections[1:]:
         first = os.getpid()

@@ -1,0 +1,55 @@
+"""Fixtures that several test files share: one thread, one folder of made data, a tiny data set, random states."""
+
+import random
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+import torch
+
+from actsearch.data import Data, Source
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread():
+    """Nets here are tiny, and the training processes use one thread too: so results can be equal bit for bit."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def data_root(tmp_path_factory):
+    """A folder for generated data sets: each is made once in the whole session."""
+    return tmp_path_factory.mktemp("data")
+
+
+def blobs(n_validation=30, subset=None, resample=False):
+    """Three noisy blobs in six dimensions: 90 examples and 30 for testing."""
+    generator = torch.Generator().manual_seed(5)
+    centres = torch.randn(3, 6, generator=generator)
+    y = torch.arange(120) % 3
+    x = centres[y] + 0.7 * torch.randn(120, 6, generator=generator)
+    source = Source(x[:90], y[:90], lambda: (x[90:], y[90:]))
+    return Data(source, "blobs", n_validation, subset, resample)
+
+
+@pytest.fixture(scope="session", name="blobs")
+def _blobs():
+    return blobs
+
+
+@pytest.fixture
+def rng_untouched():
+    """`with rng_untouched(): …` fails if the block changes a global random state."""
+
+    @contextmanager
+    def check():
+        torch.manual_seed(11)
+        np.random.seed(12)
+        random.seed(13)
+        numpy_before, python_before, torch_before = np.random.get_state(), random.getstate(), torch.get_rng_state()
+        yield
+        assert random.getstate() == python_before, "random's state changed"
+        assert all(np.array_equal(a, b) for a, b in zip(np.random.get_state(), numpy_before, strict=True))
+        assert torch.equal(torch.get_rng_state(), torch_before), "torch's state changed"
+
+    return check

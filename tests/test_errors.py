@@ -1,0 +1,40 @@
+"""Messages of errors: the value, the cure, one line."""
+
+import pytest
+
+from actsearch.errors import ActSearchError, one_line, unknown
+
+
+def test_is_a_value_error():
+    assert issubclass(ActSearchError, ValueError)
+
+
+def test_unknown_proposes_the_nearest_name():
+    error = unknown("activation", "leaky_rleu", ["relu", "leaky_relu", "tanh"], see="See the list.")
+    assert str(error) == "unknown activation 'leaky_rleu'. Did you mean 'leaky_relu'? See the list."
+
+
+def test_unknown_lists_a_few_names_when_none_is_near():
+    assert str(unknown("norm", "xyz", ["none", "batch"])) == "unknown norm 'xyz'. Choose one of: batch, none."
+
+
+def test_unknown_does_not_list_many_names():
+    assert str(unknown("name", "???", [f"entry{i}" for i in range(13)])) == "unknown name '???'."
+
+
+@pytest.mark.parametrize("value", [None, 3, ["a"]])
+def test_unknown_takes_values_that_are_no_text(value):
+    assert f"'{value}'" in str(unknown("kind", value, ["relu"]))
+
+
+def test_one_line_joins_lines_and_names_the_type():
+    assert one_line(KeyError("a\n   b")) == "KeyError: 'a\\n b'"
+    assert one_line(RuntimeError("first\n\n  second ")) == "RuntimeError: first second"
+
+
+def test_one_line_cuts_long_messages():
+    assert one_line(ValueError("x" * 1000)) == "ValueError: " + "x" * 300 + " …"
+
+
+def test_one_line_of_an_error_without_message_is_its_type():
+    assert one_line(TimeoutError()) == "TimeoutError"

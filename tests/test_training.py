@@ -1,0 +1,498 @@
+"""Training: the plain loop, and the Trainer, whose results no neighbour and no number of processes may change."""
+
+import math
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import cloudpickle
+import pytest
+import torch
+from torch import nn
+
+from actsearch.activations.spec import parse_net
+from actsearch.data import Source, Split
+from actsearch.errors import ActSearchError
+from actsearch.models import Model, mlp
+from actsearch.recipe import Recipe
+from actsearch.training import Trainer, TrainingBatch, TrainingError, core_count, find_device, reference
+from actsearch.training.reference import EVAL_BATCH, NOISE, ORDER, WEIGHTS, Noise, Run, batch_order, stream, train
+from actsearch.training.worker import Worker
+
+CPU = torch.device("cpu")
+RECIPE = Recipe(lr=0.02, steps=24, batch_size=15, eval_every=8)
+WIDE = {"width": 8, "depth": 2, "norm": "batch", "dropout": 0.3}  # dropout and batch norm: all that has a state
+
+
+def run(text="relu", seed=0, **keywords):
+    return Run(parse_net(text), replace(RECIPE, **keywords), seed)
+
+
+DIVERGES = run("identity", 3, optimizer="sgd", schedule="constant", lr=1e30)
+RUNS = [
+    run("relu", 0),
+    run("prelu | tanh", 1),
+    DIVERGES,
+    run("gelu", 0, optimizer="sgd", lr=0.3, grad_clip=0.5),
+    run("elu(alpha=learned)", 2, optimizer="rmsprop", schedule="cosine", init="torch"),
+]
+
+
+def model():
+    return Model(mlp, "mlp", (6,), 3, WIDE)
+
+
+def values(rungs):
+    """Every number of some rungs as one tensor: (rungs, 4, runs)."""
+    return torch.stack([torch.stack([r.val_metric, r.val_loss, r.train_loss, r.diverged.double()]) for r in rungs])
+
+
+def same(a, b):
+    """Equal bit for bit, NaN equal to NaN."""
+    return torch.equal(torch.isnan(a), torch.isnan(b)) and torch.equal(a.nan_to_num(), b.nan_to_num())
+
+
+# --- the plain loop -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("n", "batch_size", "steps"), [(20, 5, 8), (23, 5, 9), (7, 7, 3), (10, 3, 1), (5, 1, 12)])
+def test_each_epoch_is_a_new_permutation_with_its_rest_dropped(n, batch_size, steps):
+    order = batch_order(n, batch_size, steps, seed=4)
+    assert order.shape == (steps, batch_size)
+    epochs = order.split(n // batch_size)
+    for epoch in epochs:
+        seen = epoch.flatten().tolist()
+        assert len(set(seen)) == len(seen)
+        assert set(seen) <= set(range(n))
+    if n % batch_size == 0:
+        assert sorted(epochs[0].flatten().tolist()) == list(range(n))
+    if len(epochs) > 1 and len(epochs[0]) == len(epochs[1]) and n > 7:
+        assert not torch.equal(epochs[0], epochs[1])
+
+
+def test_batch_order_is_the_seeds_alone_and_longer_training_begins_alike(rng_untouched):
+    with rng_untouched():
+        order = batch_order(20, 5, 8, seed=4)
+    assert torch.equal(order, batch_order(20, 5, 8, seed=4))
+    assert not torch.equal(order, batch_order(20, 5, 8, seed=5))
+    assert torch.equal(order, batch_order(20, 5, 30, seed=4)[:8])
+
+
+def test_a_batch_larger_than_the_training_set_is_an_error_that_says_so():
+    with pytest.raises(ActSearchError, match=r"recipe\.batch_size=50.*20"):
+        batch_order(20, 50, 8, seed=4)
+
+
+def test_streams_of_a_seed_differ():
+    seeds = [stream(seed, which) for seed in range(50) for which in (WEIGHTS, ORDER, NOISE)]
+    assert len(set(seeds)) == 150
+    assert seeds == [stream(seed, which) for seed in range(50) for which in (WEIGHTS, ORDER, NOISE)]
+
+
+def trained(blobs, one, **keywords):
+    net = Model(mlp, "mlp", (6,), 3, {**WIDE, **keywords}).build(one.specs, stream(one.seed, WEIGHTS), one.recipe.init)
+    return net, list(train(net, blobs().split(0), one, CPU))
+
+
+def test_evaluating_more_often_changes_nothing(blobs):
+    """With dropout and batch norm, which have a state of their own; and train_loss is the mean between rungs."""
+    seldom_net, seldom = trained(blobs, run(steps=24, eval_every=12))
+    often_net, often = trained(blobs, run(steps=24, eval_every=1))
+    for a, b in zip(seldom_net.state_dict().values(), often_net.state_dict().values(), strict=True):
+        assert torch.equal(a, b)
+    assert [e.step for e in seldom] == [12, 24]
+    assert seldom[1].val_loss == often[23].val_loss
+    for evaluation, first in zip(seldom, (0, 12), strict=True):
+        mean = sum(e.train_loss for e in often[first : first + 12]) / 12
+        assert evaluation.train_loss == pytest.approx(mean, rel=1e-5)
+
+
+def test_training_learns_the_blobs(blobs):
+    _, rungs = trained(blobs, run(steps=60, eval_every=30), dropout=0.0)
+    assert rungs[-1].val_metric > 0.8
+    assert rungs[-1].train_loss < rungs[0].train_loss
+
+
+def test_dropout_is_the_seeds_own(blobs):
+    """The same weights and batches: only the noise differs, and it differs if the seed's stream does."""
+    one = run(steps=8)
+    net, _ = trained(blobs, one)
+    torch.manual_seed(1234)  # what the global state was before does not matter
+    again, _ = trained(blobs, one)
+    assert all(torch.equal(a, b) for a, b in zip(net.parameters(), again.parameters(), strict=True))
+    plain, _ = trained(blobs, one, dropout=0.0)
+    assert not all(torch.equal(a, b) for a, b in zip(net.parameters(), plain.parameters(), strict=True))
+
+
+def test_noise_gives_each_run_its_own_sequence_while_they_take_turns():
+    alone = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        alone.append(torch.rand(4))
+    noises, drawn = [Noise(1, CPU), Noise(2, CPU)], [[], []]
+    for _ in range(2):
+        for noise, into in zip(noises, drawn, strict=True):
+            noise.resume()
+            into.append(torch.rand(2))
+            noise.pause()
+    assert [torch.cat(d).tolist() for d in drawn] == [a.tolist() for a in alone]
+
+
+def test_learned_slopes_move_in_training(blobs):
+    net, _ = trained(blobs, run("prelu"))
+    slopes = [p.detach() for n, p in net.named_parameters() if "slope" in n]
+    assert [s.shape for s in slopes] == [(8,), (8,)]
+    assert all(((s - 0.25).abs() > 1e-4).all() for s in slopes)
+
+
+def test_a_diverged_run_counts_as_guessing_and_ends(blobs):
+    _, rungs = trained(blobs, DIVERGES)
+    assert len(rungs) == 1
+    assert rungs[0].diverged
+    assert (rungs[0].step, rungs[0].val_metric, rungs[0].val_loss) == (8, 1 / 3, math.log(3))
+    assert math.isnan(rungs[0].train_loss)
+
+
+def test_score_is_accuracy_and_mean_loss_in_eval_mode_whatever_the_batches(monkeypatch):
+    net = nn.Sequential(nn.Dropout(0.9), nn.Linear(2, 2, bias=False))
+    with torch.no_grad():
+        net[1].weight.copy_(torch.eye(2))
+    x = torch.tensor([[2.0, 0.0], [0.0, 1.0], [3.0, 0.0], [0.0, 0.5], [1.0, 0.0]])
+    y = torch.tensor([0, 1, 1, 1, 0])
+    margins = [2.0, 1.0, -3.0, 0.5, 1.0]
+    wanted = (0.8, sum(math.log1p(math.exp(-m)) for m in margins) / 5)
+    for size in (EVAL_BATCH, 2, 1):
+        monkeypatch.setattr(reference, "EVAL_BATCH", size)
+        net.train()
+        assert reference.score(net, x, y) == pytest.approx(wanted, rel=1e-6)
+
+
+def test_chance_is_one_of_n_classes():
+    split = Split(*(torch.zeros(4, 2),) * 4)
+    assert reference.chance(nn.Linear(2, 7).eval(), split) == (1 / 7, math.log(7))
+
+
+# --- devices --------------------------------------------------------------------------------------
+
+
+def test_find_device():
+    assert find_device("cpu") == CPU
+    assert find_device("auto").type in ("cpu", "cuda")
+    with pytest.raises(ActSearchError, match=r"device=gpu: no such device. Write auto, cpu"):
+        find_device("gpu")
+    with pytest.raises(ActSearchError, match=r"device=cuda:99 is not on this machine. Write device=auto"):
+        find_device("cuda:99")
+    with pytest.raises(ActSearchError, match=r"device=meta is not on this machine"):
+        find_device("meta")
+
+
+def test_core_count_is_what_this_process_may_use():
+    assert 1 <= core_count() <= (os.cpu_count() or 1)
+
+
+# --- the Trainer ----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def data(blobs):
+    return blobs()
+
+
+@pytest.fixture(scope="module")
+def one_process(data):
+    with Trainer(CPU, cores=1) as trainer:
+        trainer.load(model(), data)
+        yield trainer
+
+
+@pytest.fixture(scope="module")
+def two_processes(data):
+    with Trainer(CPU, cores=2) as trainer:
+        trainer.load(model(), data)
+        yield trainer
+
+
+@pytest.fixture(scope="module")
+def results(two_processes):
+    """All RUNS in one batch on two processes."""
+    return list(TrainingBatch(two_processes, RUNS))
+
+
+def test_rungs_hold_every_run(results):
+    assert [r.step for r in results] == [8, 16, 24]
+    good = [0, 1, 3, 4]
+    for rung in results:
+        for numbers in (rung.val_metric, rung.val_loss, rung.train_loss, rung.diverged):
+            assert numbers.shape == (5,)
+        assert torch.isfinite(rung.val_loss[good]).all()
+        assert len(set(rung.val_loss.tolist())) == 5
+        assert ((rung.val_metric >= 0) & (rung.val_metric <= 1)).all()
+        torch.testing.assert_close(rung.val_metric * 30, (rung.val_metric * 30).round(), rtol=0, atol=1e-12)  # of 30
+    assert results[-1].val_metric[0] > 0.5
+
+
+def test_the_same_batch_again_is_equal_bit_for_bit(results, two_processes):
+    assert same(values(TrainingBatch(two_processes, RUNS)), values(results))
+
+
+def test_the_number_of_processes_changes_nothing(results, one_process):
+    assert same(values(TrainingBatch(one_process, RUNS)), values(results))
+
+
+@pytest.mark.parametrize("index", range(5))
+def test_a_run_alone_is_the_run_among_others(results, one_process, index):
+    """Also with dropout: a run's noise is its own, though its neighbours draw from the same generator."""
+    alone = values(TrainingBatch(one_process, [RUNS[index]]))
+    assert same(alone[:, :, 0], values(results)[:, :, index])
+
+
+def test_order_and_copies_of_runs_change_nothing(results, two_processes):
+    order = [4, 0, 0, 3, 2, 1, 0]
+    turned = values(TrainingBatch(two_processes, [RUNS[i] for i in order]))
+    assert same(turned, values(results)[:, :, order])
+
+
+def test_processes_train_as_the_plain_loop_in_this_process(results, data):
+    """An independent net each, no Worker, no Trainer."""
+    torch.set_flush_denormal(True)
+    for i, one in enumerate(RUNS):
+        net = model().build(one.specs, stream(one.seed, WEIGHTS), one.recipe.init)
+        rungs = list(train(net, data.split(one.seed), one, CPU))
+        for rung, ours in zip(results, rungs, strict=False):
+            assert (rung.val_metric[i], rung.val_loss[i]) == (ours.val_metric, ours.val_loss)
+            assert rung.diverged[i] or rung.train_loss[i] == ours.train_loss
+    torch.set_flush_denormal(False)
+
+
+def test_a_worker_in_this_process_equals_the_processes(results, data):
+    """What an accelerator does: no processes, the Worker is the Trainer's own."""
+    trainer = Trainer(torch.device("meta"))
+    trainer.device = CPU
+    trainer.load(model(), data)
+    assert trainer.cores == 1
+    assert same(values(TrainingBatch(trainer, RUNS)), values(results))
+    trainer.close()
+
+
+def test_a_diverged_run_is_recorded_and_repeats_itself(results):
+    for rung in results:
+        assert rung.diverged.tolist() == [False, False, True, False, False]
+        assert rung.val_metric[2].item() == 1 / 3
+        assert rung.val_loss[2].item() == math.log(3)
+        assert math.isnan(rung.train_loss[2])
+
+
+def test_a_stopped_run_is_nan_and_the_others_do_not_notice(results, two_processes):
+    batch, seen = TrainingBatch(two_processes, RUNS), []
+    for rung in batch:
+        seen.append(rung)
+        batch.stop({8: [1], 16: [2, 3]}.get(rung.step, []))
+    wanted = values(results).clone()
+    wanted[1:, :3, 1], wanted[1:, 3, 1] = math.nan, 0
+    wanted[2:, :3, 2:4], wanted[2:, 3, 2:4] = math.nan, 0
+    assert same(values(seen), wanted)
+
+
+def test_a_batch_ends_when_all_runs_are_stopped(two_processes):
+    batch = TrainingBatch(two_processes, RUNS[:3])
+    steps = []
+    for rung in batch:
+        steps.append(rung.step)
+        batch.stop(range(3))
+    assert steps == [8]
+
+
+def test_a_batch_left_half_way_does_not_disturb_the_next(results, two_processes):
+    for _ in TrainingBatch(two_processes, RUNS[::-1]):
+        break
+    assert same(values(TrainingBatch(two_processes, RUNS)), values(results))
+
+
+def test_score_is_on_the_nets_of_the_last_rung(results, two_processes, data):
+    batch = TrainingBatch(two_processes, RUNS)
+    for rung in batch:
+        if rung.step == 16:
+            batch.stop([1])
+    split = data.split(0)
+    metric, loss = batch.score(split.x_val, split.y_val)  # the validation set: so the answers are known
+    kept = [0, 2, 3, 4]
+    assert torch.equal(metric[kept], results[-1].val_metric[kept])
+    assert torch.equal(loss[kept], results[-1].val_loss[kept])
+    assert math.isnan(metric[1]) and math.isnan(loss[1])
+    x, y = data.test()
+    net = model().build(RUNS[0].specs, stream(0, WEIGHTS), "gain")
+    list(train(net, split, RUNS[0], CPU))
+    assert (batch.score(x, y)[0][0].item(), batch.score(x, y)[1][0].item()) == reference.score(net, x, y)
+
+
+def test_runs_of_a_batch_must_share_their_rungs(two_processes):
+    with pytest.raises(ValueError, match="share"):
+        TrainingBatch(two_processes, [run(steps=8), run(steps=9)])
+
+
+def test_resampled_data_give_each_seed_its_own_split(blobs):
+    worker = Worker(model(), blobs(resample=True), CPU)
+    runs = [run("relu", seed) for seed in (0, 1)]
+    worker.start(list(enumerate(runs)))
+    first = dict(worker.advance(set()))
+    for i, one in enumerate(runs):
+        net = model().build(one.specs, stream(one.seed, WEIGHTS), "gain")
+        assert first[i] == next(train(net, blobs(resample=True).split(i), one, CPU))
+    assert not torch.equal(blobs(resample=True).split(0).x_train, blobs(resample=True).split(1).x_train)
+
+
+def test_what_is_sent_to_the_processes_holds_no_test_set(data):
+    """Neither the function that makes it nor its numbers."""
+    sent = []
+
+    class Wire:
+        send_bytes = staticmethod(sent.append)
+
+    marked = torch.full((4, 6), 1234.5678)
+    asked = []
+    source = Source(data.source.x, data.source.y, lambda: asked.append(1) or (marked, torch.zeros(4).long()))
+    trainer = Trainer(torch.device("meta"))
+    trainer._connections = [Wire]
+    trainer.load(model(), type(data)(source, "marked", 30))
+    (raw,) = sent
+    assert marked.numpy().tobytes()[:8] not in raw
+    _, received = cloudpickle.loads(raw)
+    with pytest.raises(RuntimeError, match="asked for the test set"):
+        received.test()
+    assert not asked
+
+
+# --- failures -------------------------------------------------------------------------------------
+
+
+def bomb(kind):
+    """A user's model that raises in training mode if its activation is `softsign`. Local: travels by value."""
+
+    def function(activation, in_shape, n_classes):
+        class Bomb(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.net = mlp(activation, in_shape, n_classes, width=4, depth=1)
+
+            def forward(self, x):
+                if self.training and "softsign" in repr(self):
+                    raise kind("the user's\n  own mistake")
+                return self.net(x)
+
+        return Bomb()
+
+    return Model(function, "bomb", (6,), 3)
+
+
+@pytest.fixture(scope="module", params=[ValueError, FileNotFoundError], ids=["ValueError", "OSError"])
+def exploding(request, data):
+    with Trainer(CPU, cores=2) as trainer:
+        trainer.load(bomb(request.param), data)
+        yield trainer, request.param.__name__
+
+
+def test_an_exception_in_a_users_model_is_a_training_error_with_its_message(exploding):
+    trainer, name = exploding
+    runs = [run("relu"), run("softsign"), run("tanh")]
+    with pytest.raises(TrainingError, match=f"training failed: {name}: the user's own mistake") as caught:
+        list(TrainingBatch(trainer, runs))
+    assert isinstance(caught.value, ActSearchError)
+    assert any("in forward" in note for note in caught.value.__notes__)
+    # what other processes had still to say does not mix with the next batch
+    after = list(TrainingBatch(trainer, [run("tanh"), run("relu")]))
+    again = list(TrainingBatch(trainer, [run("relu"), run("tanh")]))
+    assert [r.step for r in after] == [8, 16, 24]
+    assert same(values(after), values(again)[:, :, [1, 0]])
+    assert torch.isfinite(values(after)).all()
+
+
+def gone(pid):
+    """Ended, or ended and not yet waited for by whoever inherited it."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+
+
+def children(pid):
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            text = stat.read_text()
+        except OSError:
+            continue
+        if text.rpartition(")")[2].split()[1] == str(pid):
+            found.append(int(text.split()[0]))
+    return found
+
+
+def all_gone(pids, seconds=20):
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if all(gone(pid) for pid in pids):
+            return True
+        time.sleep(0.1)
+    return False
+
+
+LEADER = """
+    import torch
+    from conftest import blobs
+    from test_training import model, run
+    from actsearch.training import Trainer, TrainingBatch
+    trainer = Trainer(torch.device("cpu"), cores=2)
+    trainer.load(model(), blobs())
+    batch = TrainingBatch(trainer, [run(steps=10**6, eval_every=e) for e in [10**5] * 2])
+    trainer.start(batch.runs)
+    print(trainer._process.pid, flush=True)
+    list(trainer.advance(set()))  # takes minutes: the signal comes in the middle of a training
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for processes in /proc")
+def test_killing_the_leader_leaves_no_process_behind():
+    path = os.pathsep.join([str(Path(__file__).parent), *(p for p in sys.path if p)])
+    leader = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(LEADER)], env=dict(os.environ, PYTHONPATH=path), stdout=subprocess.PIPE
+    )
+    try:
+        first = int(leader.stdout.readline())
+        processes = [first, *children(first)]
+        assert len(processes) == 2
+        time.sleep(0.3)
+        assert not any(gone(pid) for pid in processes)
+        leader.send_signal(signal.SIGKILL)
+        assert all_gone(processes)
+    finally:
+        leader.kill()
+        leader.wait()
+        leader.stdout.close()
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for processes in /proc")
+def test_a_process_that_dies_is_an_error_and_close_ends_the_others(data):
+    trainer = Trainer(CPU, cores=2)
+    trainer.load(model(), data)
+    try:
+        trainer.start([run(), run()])
+        first = trainer._process.pid
+        (second,) = children(first)
+        os.kill(second, signal.SIGKILL)
+        with pytest.raises(TrainingError, match=r"a training process ended unexpectedly.*the same command goes on"):
+            list(trainer.advance(set()))
+    finally:
+        trainer.close()
+    assert all_gone([first, second])
+
+
+def test_a_trainer_can_be_closed_before_it_was_loaded_and_twice():
+    trainer = Trainer(CPU, cores=1)
+    pid = trainer._process.pid
+    trainer.close()
+    trainer.close()
+    assert not Path(f"/proc/{pid}").exists() or gone(pid)
