@@ -24,7 +24,7 @@ from actsearch.finalists import Comparison, ConfirmOptions, FinalistRun
 from actsearch.models import Model, cnn1d, cnn2d, mlp, resnet
 from actsearch.recipe import Recipe
 from actsearch.report.files import finalist_rows, leaderboard_rows, write_csv, write_text
-from actsearch.report.sentence import sentence
+from actsearch.report.sentence import markdown_table, sentence
 from actsearch.report.terminal import Terminal
 from actsearch.samplers import SamplerFactory
 from actsearch.search_space import Candidate, SearchSpace
@@ -79,7 +79,8 @@ class Job:
 @dataclass
 class Result:
     """leaderboard: rows as in leaderboard.csv. best: the activation that leads on test. comparisons: finalists
-    against the baseline, best first. runs: one per finalist and seed. summary: one sentence.
+    against the baseline, best first. runs: one per finalist and seed. summary: one sentence. page: the study's
+    table in MLflow, below its server's address.
     """
 
     leaderboard: list[dict[str, Any]]
@@ -88,6 +89,7 @@ class Result:
     summary: str
     folder: Path
     test_name: str
+    page: str | None = None
 
     @property
     def best(self) -> str:
@@ -216,6 +218,7 @@ def run(job: Job, terminal: Terminal) -> Result:
         clock.lap("report_s")
         if tracker is not None:
             tracker.close(lambda delivery: deliver_end(delivery, result, files))
+            result.page = tracker.page
         timing = clock.summary(tracker.seconds if tracker else 0.0)
         write_text(job.folder / "timing.json", json.dumps(timing, indent=2) + "\n")
     return result
@@ -246,6 +249,7 @@ def deliver(job: Job) -> Result:
         result = make_result(job, done, runs) if len(complete) >= job.confirm.seeds else None
         if result is not None:
             deliver_end(delivery, result, output_files(job.folder))
+            result.page = delivery.page
     except ActSearchError:
         raise
     except Exception as error:
@@ -261,7 +265,11 @@ def deliver_end(delivery: Delivery, result: Result, files: Sequence[Path]) -> No
         theirs = [r for r in result.runs if (r.activation, r.recipe) == (comparison.activation, comparison.recipe)]
         delivery.finalist(comparison, theirs, curves[comparison.activation, str(comparison.recipe)])
     best = result.comparisons[0]
-    delivery.finish(result.summary, {"test_accuracy": best.mean, "test_accuracy_std": best.std}, files)
+    ends = {
+        "test_accuracy": best.mean,
+        "val_accuracy": max(float(row["val_accuracy_mean"]) for row in result.leaderboard),
+    }
+    delivery.finish(f"{result.summary}\n\n{markdown_table(result.comparisons)}", ends, files)
 
 
 def make_result(job: Job, done: Sequence[TrialRecord], runs: Sequence[FinalistRun]) -> Result:

@@ -95,10 +95,10 @@ def _do(cfg: DictConfig, folder: Path) -> None:
         terminal.leaderboard(result.leaderboard)
     terminal.finalists(result.comparisons, result.test_name)
     terminal.line(f"\n{result.summary}")
-    terminal.line(f"\nresults      {folder}/  (leaderboard.csv, finalists.csv, config.yaml, timing.json)")
-    if job.tracking_uri and config.task.name != "deliver":
-        terminal.line(f"dashboard    {_mlflow_command(job.tracking_uri)}")
-        terminal.line("go on        the same command with a larger study.n_trials")
+    shown = folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
+    terminal.line(f"\nresults      {shown}/ (leaderboard.csv, finalists.csv, config.yaml, timing.json)")
+    if job.tracking_uri and result.page:
+        terminal.line(f"dashboard    {_dashboard(job.tracking_uri, result.page)}")
 
 
 def _job(config: Config, folder: Path, config_yaml: str):
@@ -194,15 +194,16 @@ def _tags() -> dict[str, str]:
     """The commit of the code in the current folder, if it is a git checkout; the command."""
     git = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
     commit = {"mlflow.source.git.commit": git.stdout.strip()} if git.returncode == 0 else {}
-    return {"command": " ".join(["actsearch", *sys.argv[1:]])[:4000], **commit}
+    command = " ".join(["actsearch", *sys.argv[1:]])[:4000]
+    return {"command": command, "mlflow.source.name": command, "mlflow.source.type": "LOCAL", **commit}
 
 
-def _mlflow_command(uri: str) -> str:
+def _dashboard(uri: str, page: str) -> str:
     if uri.startswith(("http://", "https://")):
-        return uri
+        return uri.rstrip("/") + page
     command = Path(sys.executable).with_name("mlflow")
     shown = command.relative_to(Path.cwd()) if command.is_relative_to(Path.cwd()) else command
-    return f"{shown} ui --backend-store-uri {uri}   then open http://127.0.0.1:5000"
+    return f"{shown} ui --backend-store-uri {uri}\n             and open http://127.0.0.1:5000{page}"
 
 
 def _list() -> None:

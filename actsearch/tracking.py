@@ -32,6 +32,17 @@ os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
 LIVE_SECONDS = 10.0  # how often a trial in flight is written: batches, not a request a rung
 STUDY, TRIAL, FINALIST = "actsearch.study", "actsearch.trial", "actsearch.finalist"
 
+# the table as it should open: one of MLflow's "shared views", kept as a tag of the experiment
+VIEW_STATE = {
+    "orderByKey": "metrics.`val_accuracy`", "orderByAsc": False, "startTime": "ALL",
+    "lifecycleFilter": "Active", "datasetsFilter": [], "modelVersionFilter": "All Runs",
+    "selectedColumns": [
+        "params.`activation`", "metrics.`val_accuracy`", "metrics.`val_loss`", "metrics.`test_accuracy`",
+        "metrics.`test_accuracy_difference`", "tags.`state`",
+    ],
+    "runsPinned": [], "runsHidden": [], "runsHiddenMode": "FIRST_10_RUNS", "groupBy": None,
+}  # fmt: skip
+
 
 @dataclass(frozen=True)
 class StudyInfo:
@@ -55,7 +66,8 @@ class Delivery:
         self.info = info
         found = self.client.get_experiment_by_name(experiment)
         self.experiment_id = found.experiment_id if found else self.client.create_experiment(experiment)
-        runs = self._find(f"tags.`{STUDY}` = '{info.name}' and tags.kind = 'study'")
+        same = f"tags.`{STUDY}` = '{info.name}' and tags.fingerprint = '{info.fingerprint}'"
+        runs = self._find(f"{same} and tags.kind = 'study'")
         if runs:
             self.parent = runs[0].info.run_id
             self.client.update_run(self.parent, status="RUNNING")
@@ -64,20 +76,32 @@ class Delivery:
             self.parent = self._create(info.name, tags)
             params = {key: str(value)[:500] for key, value in info.params.items()}
             self._log(self.parent, [], params)
+        self._set_view()
         children = self._find(f"tags.`mlflow.parentRunId` = '{self.parent}'")
         self.runs = {self._key(run.data.tags): (run.info.run_id, run.info.status) for run in children}
         self.written: dict[str, int] = {}
 
+    @property
+    def page(self) -> str:
+        """The table of the study's runs, below the server's address."""
+        return f"/#/experiments/{self.experiment_id}/runs?viewStateShareKey={self.info.fingerprint}"
+
+    def _set_view(self) -> None:
+        """This study's rows, their columns and order; and that this is no experiment with language models."""
+        state = json.dumps({**VIEW_STATE, "searchFilter": f"tags.`{STUDY}` = '{self.info.name}'"})
+        self.client.set_experiment_tag(self.experiment_id, f"mlflow.sharedViewState.{self.info.fingerprint}", state)
+        self.client.set_experiment_tag(self.experiment_id, "mlflow.experimentKind", "custom_model_development")
+
     def trial(self, record: TrialRecord) -> None:
-        """A finished trial: mean curves, each seed's, parameters, the end."""
+        """A finished trial: mean curves, each seed's, parameters, the end. A duplicate was no training: no run."""
+        if record.state == "duplicate":
+            return
         tags = {"kind": "trial", TRIAL: str(record.number), "state": record.state}
         run = self._child(f"#{record.number} {record.activation}", tags, fresh_unless_live=True)
         if run is None:
             return
         self._log(run, self._curve_metrics(record.curves, self.written.pop(self._key(tags), 0)), self._params(record))
         self.client.set_tag(run, "state", record.state)
-        if record.same_as is not None:
-            self.client.set_tag(run, "same_as", str(record.same_as))
         self.client.set_terminated(run, "FINISHED")
         self.runs[self._key(tags)] = (run, "FINISHED")
 
@@ -98,7 +122,7 @@ class Delivery:
         if run is None:
             return
         metrics = [
-            (f"seeds/{k}", v, r.seed)
+            (f"{k}_by_seed", v, r.seed)
             for r in runs
             for k, v in (("test_accuracy", r.test_metric), ("test_loss", r.test_loss))
         ]
@@ -132,7 +156,7 @@ class Delivery:
                 if step > after and values:
                     out.append((name, mean(values), step))
                 if seeds:
-                    out += [(f"seed {s}/{name}", v, step) for s, v in enumerate(rows[i]) if v is not None]
+                    out += [(f"{name}_seed{s}", v, step) for s, v in enumerate(rows[i]) if v is not None]
         return out
 
     def _params(self, record: TrialRecord) -> dict[str, str]:
@@ -196,6 +220,7 @@ class Tracker:
         self._pending: dict[int, tuple[str, list[tuple[int, Mapping[str, float]]]]] = {}
         self._flushed = time.monotonic()
         self.failed: str | None = None
+        self.page: str | None = None
         self.seconds = 0.0
         self._thread = threading.Thread(target=self._deliver, daemon=True)
         self._thread.start()
@@ -229,6 +254,7 @@ class Tracker:
             start = time.thread_time()
             try:
                 delivery = delivery or self._make()
+                self.page = delivery.page
                 job(delivery)
             except Exception as error:  # MLflow raises what its server, its driver and its network raise
                 self.failed = one_line(error)

@@ -25,6 +25,22 @@ def sentence(comparisons: Sequence[Comparison], test_name: str) -> str:
     return text
 
 
+def markdown_table(comparisons: Sequence[Comparison]) -> str:
+    """The finalists as a Markdown table, best first."""
+    base = next(c for c in comparisons if c.is_baseline)
+    lines = [
+        f"| activation | test accuracy | points over {base.activation} | 95 % interval |",
+        "| --- | --: | --: | --: |",
+    ]
+    for c in comparisons:
+        name = c.activation.replace("|", "\\|")
+        spread = "" if math.isnan(c.std) else f" ± {100 * c.std:.2f}"
+        d = c.difference
+        gap = "baseline | " if d is None else f"{100 * d.mean:+.2f} | {interval(c).removeprefix('95 % interval ')}"
+        lines.append(f"| {name} | {percent(c.mean)}{spread} | {gap} |")
+    return "\n".join(lines)
+
+
 def judgement(comparison: Comparison) -> str:
     d = comparison.difference
     if d is None or math.isnan(d.ci_low):
