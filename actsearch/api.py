@@ -22,6 +22,7 @@ from actsearch.data import Data, as_source
 from actsearch.errors import ActSearchError
 from actsearch.finalists import Comparison, ConfirmOptions, FinalistRun
 from actsearch.models import Model, cnn1d, cnn2d, mlp, resnet
+from actsearch.processes import Processes
 from actsearch.recipe import Recipe
 from actsearch.report.files import finalist_rows, leaderboard_rows, write_csv, write_text
 from actsearch.report.sentence import markdown_table, sentence
@@ -136,8 +137,11 @@ class Clock:
         }
 
 
-def run(job: Job, terminal: Terminal) -> Result:
-    """Searches, confirms, writes the output folder and MLflow. Goes on where an earlier run of it stopped."""
+def run(job: Job, terminal: Terminal, processes: Processes | None = None) -> Result:
+    """Searches, confirms, writes the output folder and MLflow. Goes on where an earlier run of it stopped.
+
+    processes: to train in, if some were started already.
+    """
     clock = Clock()
     device = find_device(job.device)
     if job.recipe.batch_size > job.data.n_train:
@@ -157,7 +161,7 @@ def run(job: Job, terminal: Terminal) -> Result:
         if job.config_yaml:
             write_text(job.folder / "config.yaml", job.config_yaml)
         before = records(study)
-        trainer = stack.enter_context(Trainer(device))
+        trainer = stack.enter_context(Trainer(device, processes=processes if device.type == "cpu" else None))
         trainer.load(job.model, job.data)
         job.data.source.prepare_test()
         terminal.header(header(job, trainer, n_trials, len(everything), len(before)))

@@ -10,7 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import hydra
 import hydra.errors
@@ -20,9 +20,11 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from actsearch.config import Config
 from actsearch.errors import ActSearchError, one_line, unknown
-from actsearch.study import flatten, study_name
+from actsearch.processes import Processes, core_count
+
+if TYPE_CHECKING:  # imported where needed: torch, which they import, takes seconds
+    from actsearch.config import Config
 
 HERE = Path(__file__).parent
 CONF = HERE / "conf" if (HERE / "conf").is_dir() else HERE.parent / "conf"  # in a wheel, in a checkout
@@ -33,10 +35,26 @@ QUOTED = (
 NOT_IN_RESULT = ("root", "download")  # of data: where it lies, not what it is
 
 exit_code = 0
+early: Processes | None = None  # to train in; started before torch is imported here, so that both imports overlap
 
 
 def main() -> None:
     """Runs the command and exits."""
+    global early
+    words = sys.argv[1:]
+    if not any(word.startswith(("-", "task=", "device=")) for word in words):
+        early = Processes(core_count())
+    try:
+        _main()
+    finally:
+        if early is not None:
+            early.close()
+    sys.exit(exit_code)
+
+
+def _main() -> None:
+    from actsearch.config import Config
+
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises what it would print
     OmegaConf.register_new_resolver("study_name", _study_name_of, replace=True)
     ConfigStore.instance().store("schema", Config)
@@ -50,7 +68,6 @@ def main() -> None:
         _fail(_explain(error), 2)
     except OSError as error:  # Hydra makes the output folder
         _fail(f"the output folder cannot be written ({error}). Choose another: hydra.run.dir=FOLDER.", 2)
-    sys.exit(exit_code)
 
 
 def _task(cfg: DictConfig) -> None:
@@ -75,6 +92,7 @@ def _do(cfg: DictConfig, folder: Path) -> None:
     import optuna
 
     from actsearch import api
+    from actsearch.config import Config
     from actsearch.report.terminal import Terminal
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -91,7 +109,7 @@ def _do(cfg: DictConfig, folder: Path) -> None:
         result = api.deliver(job)
         terminal.line(f"delivered {job.name} to {job.tracking_uri}")
     else:
-        result = api.run(job, terminal)
+        result = api.run(job, terminal, early)
         terminal.leaderboard(result.leaderboard)
     terminal.finalists(result.comparisons, result.test_name)
     terminal.line(f"\n{result.summary}")
@@ -177,6 +195,8 @@ def _identity(cfg: Any) -> dict[str, Any]:
 
 def _study_name_of(*, _root_: DictConfig) -> str:
     """${study_name:} in the config: the study's name, or data, model and fingerprint."""
+    from actsearch.study import study_name
+
     name = OmegaConf.select(_root_, "study.name")
     if name:
         return str(name)
@@ -185,6 +205,8 @@ def _study_name_of(*, _root_: DictConfig) -> str:
 
 
 def _shown_params(config: Config) -> dict[str, Any]:
+    from actsearch.study import flatten
+
     parts = {"data": config.data, "model": config.model, "recipe": vars(config.recipe), "study": vars(config.study)}
     flat = flatten({**parts, "confirm": vars(config.confirm), "search_space": vars(config.search_space)})
     return {key: value for key, value in flat.items() if value is not None}
@@ -257,6 +279,8 @@ def _explain(error: BaseException) -> str:
 
 
 def _known_keys() -> list[str]:
+    from actsearch.study import flatten
+
     GlobalHydra.instance().clear()  # it is still set where the first composition failed
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
         plain: Any = OmegaConf.to_container(hydra.compose("config"), resolve=False)

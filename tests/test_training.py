@@ -350,14 +350,14 @@ def test_what_is_sent_to_the_processes_holds_no_test_set(data):
     """Neither the function that makes it nor its numbers."""
     sent = []
 
-    class Wire:
-        send_bytes = staticmethod(sent.append)
+    class Sink:
+        load = staticmethod(sent.append)
 
     marked = torch.full((4, 6), 1234.5678)
     asked = []
     source = Source(data.source.x, data.source.y, lambda: asked.append(1) or (marked, torch.zeros(4).long()))
     trainer = Trainer(torch.device("meta"))
-    trainer._connections = [Wire]
+    trainer._processes = Sink
     trainer.load(model(), type(data)(source, "marked", 30))
     (raw,) = sent
     assert marked.numpy().tobytes()[:8] not in raw
@@ -449,7 +449,7 @@ LEADER = """
     trainer.load(model(), blobs())
     batch = TrainingBatch(trainer, [run(steps=10**6, eval_every=e) for e in [10**5] * 2])
     trainer.start(batch.runs)
-    print(trainer._process.pid, flush=True)
+    print(trainer._processes._process.pid, flush=True)
     list(trainer.advance(set()))  # takes minutes: the signal comes in the middle of a training
 """
 
@@ -480,7 +480,7 @@ def test_a_process_that_dies_is_an_error_and_close_ends_the_others(data):
     trainer.load(model(), data)
     try:
         trainer.start([run(), run()])
-        first = trainer._process.pid
+        first = trainer._processes._process.pid
         (second,) = children(first)
         os.kill(second, signal.SIGKILL)
         with pytest.raises(TrainingError, match=r"a training process ended unexpectedly.*the same command goes on"):
@@ -492,7 +492,7 @@ def test_a_process_that_dies_is_an_error_and_close_ends_the_others(data):
 
 def test_a_trainer_can_be_closed_before_it_was_loaded_and_twice():
     trainer = Trainer(CPU, cores=1)
-    pid = trainer._process.pid
+    pid = trainer._processes._process.pid
     trainer.close()
     trainer.close()
     assert not Path(f"/proc/{pid}").exists() or gone(pid)

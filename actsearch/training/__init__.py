@@ -11,15 +11,9 @@ Knows neither Optuna nor MLflow.
 
 from __future__ import annotations
 
-import contextlib
 import math
-import os
-import socket
-import subprocess
-import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from multiprocessing.connection import Connection, wait
 from typing import Any
 
 import cloudpickle
@@ -29,9 +23,11 @@ from torch import Tensor
 from actsearch.data import Data
 from actsearch.errors import ActSearchError, one_line
 from actsearch.models import Model
+from actsearch.processes import Processes, TrainingError, core_count
 from actsearch.training.reference import Evaluation, Run
+from actsearch.training.worker import Worker
 
-__all__ = ["Evaluation", "Run", "Rung", "Trainer", "TrainingBatch", "find_device"]
+__all__ = ["Evaluation", "Run", "Rung", "Trainer", "TrainingBatch", "TrainingError", "find_device"]
 
 
 def find_device(text: str) -> torch.device:
@@ -52,62 +48,37 @@ def find_device(text: str) -> torch.device:
     return device
 
 
-def core_count() -> int:
-    """The cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-class TrainingError(ActSearchError):
-    """The user's net or data raised inside a training."""
-
-
 class Trainer:
     """On a CPU one lasting single-threaded process per core; on an accelerator this process itself.
 
-    The processes begin to start when the Trainer is made (importing torch takes seconds) and wait for `load`.
+    processes: those already started, if any; they are closed with the Trainer.
     """
 
-    def __init__(self, device: torch.device, cores: int | None = None) -> None:
+    def __init__(self, device: torch.device, cores: int | None = None, processes: Processes | None = None) -> None:
         self.device = device
-        self.cores = (cores or core_count()) if device.type == "cpu" else 1
-        self._connections: list[Any] = []
-        self._process: subprocess.Popen | None = None
-        if device.type == "cpu":
-            self._launch()
-
-    def _launch(self) -> None:
-        pairs = [socket.socketpair() for _ in range(self.cores)]
-        theirs = [theirs.fileno() for _, theirs in pairs]
-        path = os.pathsep.join([p for p in sys.path if p] + [os.getcwd()])
-        env = dict(os.environ, PYTHONPATH=path, OMP_NUM_THREADS="1", MKL_NUM_THREADS="1")
-        command = [sys.executable, "-m", "actsearch.training.worker", *map(str, theirs)]
-        self._process = subprocess.Popen(command, pass_fds=theirs, env=env)
-        for ours, other in pairs:
-            other.close()
-            self._connections.append(Connection(ours.detach()))
+        self._processes = processes
+        if device.type == "cpu" and processes is None:
+            self._processes = Processes(cores or core_count())
+        self.cores = len(self._processes) if self._processes is not None else 1
 
     def load(self, model: Model, data: Data) -> None:
         """Gives the model and the data, without the test set, to whoever trains."""
-        if self._connections:
-            try:
-                message = cloudpickle.dumps((model, data.without_test()))
-            except Exception as error:  # pickle, and a user's __reduce__, raise anything
-                raise ActSearchError(
-                    f"the model or the data cannot go to another process: {one_line(error)}"
-                ) from error
-            self._connections[0].send_bytes(message)
-        else:
-            from actsearch.training.worker import Worker
-
+        if self._processes is None:
             self._worker = Worker(model, data.without_test(), self.device)
+            return
+        try:
+            message = cloudpickle.dumps((model, data.without_test()))
+        except Exception as error:  # pickle, and a user's __reduce__, raise anything
+            raise ActSearchError(f"the model or the data cannot go to another process: {one_line(error)}") from error
+        self._processes.load(message)
 
     def start(self, runs: Sequence[Run]) -> None:
         numbered = list(enumerate(runs))
-        if self._connections:
-            n = len(self._connections)
-            list(self._ask([("start", numbered[i::n]) for i in range(n)]))
-        else:
+        if self._processes is None:
             self._worker.start(numbered)
+        else:
+            parts = [numbered[i :: self.cores] for i in range(self.cores)]
+            list(self._processes.ask([cloudpickle.dumps(("start", part)) for part in parts]))
 
     def advance(self, stopped: set[int]) -> Iterator[tuple[int, Evaluation]]:
         return self._each("advance", stopped)
@@ -116,47 +87,13 @@ class Trainer:
         return self._each("score", x, y)
 
     def _each(self, command: str, *arguments: Any) -> Iterator[tuple[int, Any]]:
-        if self._connections:
-            return self._ask([(command, *arguments)] * len(self._connections))
-        return getattr(self._worker, command)(*arguments)
-
-    def _ask(self, messages: Sequence[tuple]) -> Iterator[tuple[int, Any]]:
-        """Sends one message to each process and yields their answers as they come, until all are done."""
-        try:
-            for connection, message in zip(self._connections, messages, strict=True):
-                connection.send_bytes(cloudpickle.dumps(message))
-            busy, failed = list(self._connections), None
-            while busy:
-                for ready in wait(busy):
-                    connection: Any = ready
-                    answer = connection.recv()
-                    if answer is None:
-                        busy.remove(connection)
-                    elif len(answer) == 3:
-                        kind, text, trace = answer
-                        failed = TrainingError(f"training failed: {kind}: {' '.join(text.split())}")
-                        failed.add_note(trace)
-                        busy.remove(connection)
-                    else:
-                        yield answer
-            if failed is not None:  # only now: what the others had still to say must not meet the next question
-                raise failed
-        except (EOFError, OSError):
-            code = None
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                code = self._process.wait(timeout=1) if self._process else None
-            raise TrainingError(
-                f"a training process ended unexpectedly (exit code {code}). Was it out of memory? "
-                "What was finished is saved: the same command goes on."
-            ) from None
+        if self._processes is None:
+            return getattr(self._worker, command)(*arguments)
+        return self._processes.ask([cloudpickle.dumps((command, *arguments))] * self.cores)
 
     def close(self) -> None:
-        for connection in self._connections:
-            connection.close()
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
-        self._connections, self._process = [], None
+        if self._processes is not None:
+            self._processes.close()
 
     def __enter__(self) -> Trainer:
         return self

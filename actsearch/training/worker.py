@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 import threading
 import time
 import traceback
@@ -122,7 +121,3 @@ def main(descriptors: Sequence[int]) -> None:
     exit_with(leader)
     serve(mine, worker)
     os._exit(0)
-
-
-if __name__ == "__main__":
-    main([int(descriptor) for descriptor in sys.argv[1:]])
