@@ -36,7 +36,8 @@ def swap_activations(net: nn.Module, to: str | Spec | Callable[[], nn.Module]) -
 
     to: a spec (its text will do), or a function that makes the next module. Sigmoids and softmaxes stay:
     they are gates (squeeze-and-excitation) or outputs. Learned parameters are one per module, because a
-    shared module may meet several widths. Activations called as functions inside `forward` are not seen.
+    shared module may meet several widths. Flags `inplace` of other modules (dropout) are cleared. Activations
+    called as functions inside `forward` are not seen.
     Raises ActSearchError if there was nothing to swap.
     """
     if isinstance(to, str):
@@ -53,6 +54,11 @@ def swap_activations(net: nn.Module, to: str | Spec | Callable[[], nn.Module]) -
         parent, _, name = path.rpartition(".")
         setattr(net.get_submodule(parent), name, new_of[id(module)][0])
         done.names.append(path)
+    for module in net.modules():
+        # a dropout in place overwrites the output that relu's or tanh's backward needs (mobilenet_v3's hardswish
+        # needs its input instead, so there it was allowed)
+        if getattr(module, "inplace", False):
+            module.inplace = False  # pyright: ignore[reportAttributeAccessIssue]
     if not done.names:
         left = f" (left: {', '.join(done.left)})" if done.left else ""
         raise ActSearchError(

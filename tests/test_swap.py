@@ -124,3 +124,11 @@ def test_wrong_text_changes_nothing():
     with pytest.raises(ActSearchError, match="rleu"):
         swap_activations(net, "rleu")
     assert type(net[0]) is nn.ReLU
+
+
+def test_a_dropout_in_place_behind_a_swapped_activation_does_not_break_its_gradient():
+    """mobilenet_v3's classifier: hardswish, then Dropout(inplace=True). relu's backward needs its own output."""
+    net = nn.Sequential(nn.Linear(4, 4), nn.Hardswish(inplace=True), nn.Dropout(0.5, inplace=True), nn.Linear(4, 1))
+    swap_activations(net, "relu")
+    net(torch.randn(3, 4)).sum().backward()
+    assert net[0].weight.grad is not None and not net[2].inplace

@@ -19,7 +19,7 @@ from actsearch.activations.spec import parse_net
 from actsearch.data import Source, Split
 from actsearch.errors import ActSearchError
 from actsearch.models import Model, mlp
-from actsearch.recipe import Recipe
+from actsearch.recipe import OPTIMIZERS, Recipe
 from actsearch.training import Trainer, TrainingBatch, TrainingError, core_count, find_device, reference
 from actsearch.training.reference import EVAL_BATCH, NOISE, ORDER, WEIGHTS, Noise, Run, batch_order, stream, train
 from actsearch.training.worker import Worker
@@ -496,3 +496,22 @@ def test_a_trainer_can_be_closed_before_it_was_loaded_and_twice():
     trainer.close()
     trainer.close()
     assert not Path(f"/proc/{pid}").exists() or gone(pid)
+
+
+# --- an accelerator -------------------------------------------------------------------------------
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_a_gpu_trains_as_the_cpu_does(data, optimizer):
+    """Few steps: float32 kernels differ in the last digits, and training enlarges that."""
+    device = find_device("auto")
+    assert device.type != "cpu", "run with -m gpu where there is a GPU"
+    recipe = Recipe(optimizer=optimizer, lr=1e-3, steps=5, eval_every=5, batch_size=10, schedule="constant")
+    found = []
+    for where in (CPU, device):
+        with Trainer(where, cores=1) as trainer:
+            trainer.load(model(), data)
+            (rung,) = TrainingBatch(trainer, [Run(parse_net("gelu"), recipe, seed) for seed in (0, 1)])
+            found.append(rung.val_loss)
+    torch.testing.assert_close(found[1], found[0], rtol=1e-4, atol=1e-5)
