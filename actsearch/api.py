@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import json
+import threading
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,7 +13,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import optuna
-import psutil
 import torch
 from torch import nn
 
@@ -105,12 +106,12 @@ class Result:
 
 
 class Clock:
-    """Where the time goes, from the process's start, read off the stream of events."""
+    """Where the time goes from `start` (seconds since the epoch), read off the stream of events."""
 
-    def __init__(self) -> None:
-        self.start = psutil.Process().create_time()
+    def __init__(self, start: float) -> None:
+        self.start = start
         self.spent: dict[str, float] = dict.fromkeys(
-            ("startup_s", "training_s", "asking_s", "finalists_s", "report_s"), 0.0
+            ("startup_s", "training_s", "asking_s", "finalists_s", "report_s", "tracking_wait_s"), 0.0
         )
         self.first_rung_s: float | None = None
         self._mark = self.start
@@ -137,12 +138,12 @@ class Clock:
         }
 
 
-def run(job: Job, terminal: Terminal, processes: Processes | None = None) -> Result:
+def run(job: Job, terminal: Terminal, processes: Processes | None = None, started: float | None = None) -> Result:
     """Searches, confirms, writes the output folder and MLflow. Goes on where an earlier run of it stopped.
 
-    processes: to train in, if some were started already.
+    processes: to train in, if some were started already. started: the time from which timing.json counts.
     """
-    clock = Clock()
+    clock = Clock(time.time() if started is None else started)
     device = find_device(job.device)
     if job.recipe.batch_size > job.data.n_train:
         raise ActSearchError(
@@ -170,7 +171,6 @@ def run(job: Job, terminal: Terminal, processes: Processes | None = None) -> Res
             make = lambda uri=job.tracking_uri: Delivery(uri, job.experiment, study_info(job))  # noqa: E731
             tracker = Tracker(make, terminal.warn)
             stack.callback(tracker.close)
-            tracker.trials(before)  # those of earlier runs that MLflow may lack
         n_final = len(everything) if compare_all else int(job.confirm.finalists) + 1
         n_points = len(job.space.recipe_points(job.confirm.tune_trials)) if job.space.recipe else 0
         n_runs = (max(n_trials - len(before), 0) + n_points * n_final) * job.study.seeds + n_final * job.confirm.seeds
@@ -179,6 +179,7 @@ def run(job: Job, terminal: Terminal, processes: Processes | None = None) -> Res
         clock.lap("startup_s")
 
         names: dict[int, str] = {}
+        earlier = list(before)  # trials of earlier runs, which MLflow may lack
 
         def drive(events: Generator[Event, None, T]) -> T:
             """Shows and logs each event; returns what the generator returns."""
@@ -193,6 +194,9 @@ def run(job: Job, terminal: Terminal, processes: Processes | None = None) -> Res
                     names.update(event.names)
                 elif tracker is not None and event.stage == "search":
                     if isinstance(event, RungReached):
+                        if earlier:  # not sooner: importing MLflow would delay the first rung
+                            tracker.trials(earlier)
+                            earlier.clear()
                         tracker.rung(event.step, names, event.metrics)
                     else:
                         tracker.trials(event.records)
@@ -214,6 +218,7 @@ def run(job: Job, terminal: Terminal, processes: Processes | None = None) -> Res
             stage.tune(storage, job.name, chosen, trainer, job.space, job.recipe, job.confirm, job.study.seeds,
                        job.study.objectives[0])
         )  # fmt: skip
+        threading.Thread(target=importlib.import_module, args=("scipy.stats",), daemon=True).start()  # 1 s, idle here
         runs = drive(stage.confirm(storage, job.name, chosen, trainer, job.data, job.recipe, job.confirm))
         clock.lap("finalists_s")
         terminal.end()
@@ -221,8 +226,10 @@ def run(job: Job, terminal: Terminal, processes: Processes | None = None) -> Res
         files = write_files(job, result)
         clock.lap("report_s")
         if tracker is not None:
+            tracker.trials(earlier)
             tracker.close(lambda delivery: deliver_end(delivery, result, files))
             result.page = tracker.page
+            clock.lap("tracking_wait_s")
         timing = clock.summary(tracker.seconds if tracker else 0.0)
         write_text(job.folder / "timing.json", json.dumps(timing, indent=2) + "\n")
     return result

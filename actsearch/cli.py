@@ -90,6 +90,7 @@ def _task(cfg: DictConfig) -> None:
 
 def _do(cfg: DictConfig, folder: Path) -> None:
     import optuna
+    import psutil
 
     from actsearch import api
     from actsearch.config import Config
@@ -109,7 +110,7 @@ def _do(cfg: DictConfig, folder: Path) -> None:
         result = api.deliver(job)
         terminal.line(f"delivered {job.name} to {job.tracking_uri}")
     else:
-        result = api.run(job, terminal, early)
+        result = api.run(job, terminal, early, psutil.Process().create_time())
         terminal.leaderboard(result.leaderboard)
     terminal.finalists(result.comparisons, result.test_name)
     terminal.line(f"\n{result.summary}")

@@ -58,7 +58,7 @@ def swap_activations(net: nn.Module, to: str | Spec | Callable[[], nn.Module]) -
         # a dropout in place overwrites the output that relu's or tanh's backward needs (mobilenet_v3's hardswish
         # needs its input instead, so there it was allowed)
         if getattr(module, "inplace", False):
-            module.inplace = False  # pyright: ignore[reportAttributeAccessIssue]
+            module.inplace = False  # pyright: ignore[reportArgumentType]
     if not done.names:
         left = f" (left: {', '.join(done.left)})" if done.left else ""
         raise ActSearchError(

@@ -23,6 +23,7 @@ from actsearch.activations.spec import parse_net
 from actsearch.errors import one_line
 from actsearch.finalists import Comparison, FinalistRun
 from actsearch.statistics import mean
+from actsearch.storage import sqlite_path
 from actsearch.study import Curves, TrialRecord
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # before mlflow is imported; README says so
@@ -65,7 +66,9 @@ class Delivery:
         self.client = mlflow.MlflowClient(tracking_uri=uri)
         self.info = info
         found = self.client.get_experiment_by_name(experiment)
-        self.experiment_id = found.experiment_id if found else self.client.create_experiment(experiment)
+        path = sqlite_path(uri)  # artifacts beside the database, not in whatever folder the command was given
+        place = None if path is None else (path.absolute().parent / "mlartifacts").as_uri()
+        self.experiment_id = found.experiment_id if found else self.client.create_experiment(experiment, place)
         same = f"tags.`{STUDY}` = '{info.name}' and tags.fingerprint = '{info.fingerprint}'"
         runs = self._find(f"{same} and tags.kind = 'study'")
         if runs:
@@ -251,7 +254,7 @@ class Tracker:
         while (job := self._queue.get()) is not None:
             if self.failed:
                 continue
-            start = time.thread_time()
+            start = time.monotonic()
             try:
                 delivery = delivery or self._make()
                 self.page = delivery.page
@@ -262,4 +265,4 @@ class Tracker:
                     f"MLflow could not be written ({self.failed}). The search goes on; "
                     "'actsearch task=deliver' with the same words delivers what is missing."
                 )
-            self.seconds += time.thread_time() - start
+            self.seconds += time.monotonic() - start
