@@ -19,7 +19,7 @@ from actsearch.activations.spec import Spec, parse_net, print_net
 from actsearch.data import Data
 from actsearch.errors import ActSearchError
 from actsearch.recipe import Recipe
-from actsearch.search_space import Candidate, SearchSpace
+from actsearch.search_space import Candidate, SearchSpace, candidate_key
 from actsearch.statistics import PairedDifference, mean, paired_difference, std
 from actsearch.study import (
     FRESH_SEED,
@@ -142,7 +142,7 @@ def tune(
     if not space.recipe:
         return list(candidates)
     study = _side_study(storage, f"{name}/tuning")
-    done = {r.candidate: r for r in _side_records(study, TrialRecord)}
+    done = {r.key: r for r in _side_records(study, TrialRecord)}
     points = space.recipe_points(options.tune_trials)
     specs = list(dict.fromkeys(candidate.specs for candidate in candidates))
     for place, spec in enumerate(specs):
@@ -151,7 +151,7 @@ def tune(
             TrialRecord(place * len(points) + i, c.activation, dict(c.recipe), "complete", [], Curves())
             for i, c in enumerate(grid)
         ]
-        new = [(r, c) for r, c in zip(records, grid, strict=True) if r.candidate not in done]
+        new = [(r, c) for r, c in zip(records, grid, strict=True) if r.key not in done]
         members = [_Member(r.number, c) for r, c in new]
         yield GenerationStarted("tuning", {m.number: str(m.candidate) for m in members})
         curves = {r.number: r.curves for r, _ in new}
@@ -159,7 +159,7 @@ def tune(
         for record, _ in new:
             record.values = [mean(record.curves.of(objective)[-1])]
             _add(study, record.to_json(), record.values[0])
-            done[record.candidate] = record
+            done[record.key] = record
     tuned = []
     for spec in specs:
         tried = [r for r in done.values() if r.activation == print_net(spec)]
@@ -182,7 +182,7 @@ def confirm(
     Runs already in the storage are not trained again.
     """
     study = _side_study(storage, f"{name}/finalists")
-    key = lambda run: (run.activation, json.dumps(run.recipe, sort_keys=True), run.seed)  # noqa: E731
+    key = lambda run: (*candidate_key(run.activation, run.recipe), run.seed)  # noqa: E731
     done = {key(run): run for run in _side_records(study, FinalistRun)}
     wanted = [
         (candidate, seed)
@@ -240,7 +240,7 @@ def by_candidate(runs: Sequence[FinalistRun]) -> list[list[FinalistRun]]:
     """The runs of each candidate, in order of seed."""
     groups: dict[tuple[str, str], list[FinalistRun]] = {}
     for run in sorted(runs, key=lambda r: r.seed):
-        groups.setdefault((run.activation, json.dumps(run.recipe, sort_keys=True)), []).append(run)
+        groups.setdefault(candidate_key(run.activation, run.recipe), []).append(run)
     return list(groups.values())
 
 

@@ -15,7 +15,7 @@ Sampler = optuna.samplers.BaseSampler
 
 
 class SamplerFactory:
-    """Makes the sampler anew for each trial, seeded from (study.seed, trial number).
+    """Makes the sampler anew for each trial, seeded from (study.seed, trial number, attempt).
 
     A search that was killed therefore proposes what it would have proposed. function: a class of
     optuna.samplers or a user's; it gets `seed` if it takes one.
@@ -24,10 +24,13 @@ class SamplerFactory:
     def __init__(self, function: Callable[..., Any], keywords: dict[str, Any], seed: int) -> None:
         self.function, self.keywords, self.seed = function, keywords, seed
         self.takes_seed = "seed" in inspect.signature(function).parameters
-        self(0)
+        self(0, 0)
 
-    def __call__(self, number: int) -> Sampler:
-        seed = int(np.random.SeedSequence([self.seed, number]).generate_state(1)[0])
+    def seed_of(self, number: int, attempt: int) -> int:
+        return int(np.random.SeedSequence([self.seed, number, attempt]).generate_state(1)[0])
+
+    def __call__(self, number: int, attempt: int) -> Sampler:
+        seed = self.seed_of(number, attempt)
         try:
             sampler = self.function(**self.keywords, **({"seed": seed} if self.takes_seed else {}))
         except Exception as error:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -42,12 +43,21 @@ class Candidate:
     def activation(self) -> str:
         return print_net(self.specs)
 
+    @property
+    def key(self) -> tuple[str, str]:
+        return candidate_key(self.activation, dict(self.recipe))
+
     def __str__(self) -> str:
         values = [f"{k}={number(v) if isinstance(v, float) else v}" for k, v in self.recipe]
         return self.activation + (f"  [{', '.join(values)}]" if values else "")
 
     def recipe_for(self, recipe: Recipe) -> Recipe:
         return dataclasses.replace(recipe, **dict(self.recipe))
+
+
+def candidate_key(activation: str, recipe: Mapping[str, Any]) -> tuple[str, str]:
+    """What makes two candidates the same training, wherever they are stored."""
+    return activation, json.dumps(recipe, sort_keys=True)
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from optuna.trial import FrozenTrial, TrialState
 from actsearch.errors import ActSearchError, unknown
 from actsearch.recipe import Recipe
 from actsearch.samplers import SamplerFactory
-from actsearch.search_space import Candidate, SearchSpace
+from actsearch.search_space import Candidate, SearchSpace, candidate_key
 from actsearch.statistics import mean
 from actsearch.training import Run, Trainer, TrainingBatch
 
@@ -33,6 +33,7 @@ OBJECTIVES: dict[str, Literal["maximize", "minimize"]] = {
     "val_loss": "minimize",
     "latency_us": "minimize",
 }
+ASKS, OF_SAMPLER = 16, 4  # proposals for one trial, from the sampler and then at random, until one is new
 FRESH_SEED = 1000  # finalists' seeds start here; the search's at 0
 
 
@@ -94,8 +95,8 @@ class TrialRecord:
     attrs: dict[str, Any] = field(default_factory=dict)
 
     @property
-    def candidate(self) -> tuple[str, str]:
-        return self.activation, json.dumps(self.recipe, sort_keys=True)
+    def key(self) -> tuple[str, str]:
+        return candidate_key(self.activation, self.recipe)
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))
@@ -201,14 +202,16 @@ def search(
         raise ActSearchError("study.n_trials=null: say how many, e.g. study.n_trials=40.")
     study.sampler = optuna.samplers.RandomSampler()  # its own is never asked: the mirror's is
     while True:
-        mirror = Mirror(study, make_sampler, pruner)
-        generation = _ask(study, mirror, space, options, worker)
-        if not generation:
+        numbers = _ask(study, Mirror(study, make_sampler, pruner), space, options, worker)
+        if not numbers:
             return
+        mirror = Mirror(study, make_sampler, pruner)
+        adopted = [mirror.adopt(number) for number in numbers]
+        generation = [Member(n, trial, space.suggest(trial)) for n, trial in zip(numbers, adopted, strict=True)]
         yield GenerationStarted("search", {member.number: str(member.candidate) for member in generation})
         results = _written(study, generation)
         if results is None:
-            known = {r.candidate: r for r in records(study) if r.state != "duplicate"}
+            known = {r.key: r for r in records(study) if r.state != "duplicate"}
             results = yield from _train(generation, known, mirror, trainer, recipe, options, latency_us)
             _write(study, generation, results)
         trials = study.get_trials(deepcopy=False)
@@ -224,17 +227,33 @@ class Mirror:
     def __init__(self, study: optuna.Study, make_sampler: SamplerFactory, pruner: optuna.pruners.BasePruner) -> None:
         self.make_sampler = make_sampler
         self.study = optuna.create_study(
-            study_name=study.study_name, directions=study.directions, sampler=make_sampler(0), pruner=pruner
+            study_name=study.study_name, directions=study.directions, sampler=make_sampler(0, 0), pruner=pruner
         )
         for trial in study.get_trials(deepcopy=False):
             self.study.add_trial(trial)
 
-    def ask(self, first: Mapping[str, str]) -> optuna.Trial:
-        """A new trial; `first`: the values it must have, the sampler chooses the others."""
-        self.study.sampler = self.make_sampler(len(self.study.get_trials(deepcopy=False)))
-        if first:
-            self.study.enqueue_trial(dict(first))
-        return self.study.ask()
+    def ask(self, space: SearchSpace, number: int, n_trials: int, known: set[tuple[str, str]]) -> FrozenTrial:
+        """A new trial, running and with its parameters: one whose candidate is not `known`, if some can be found.
+
+        Samplers like to propose a good fixed spec again, which would teach nothing. Rejected proposals are
+        failed trials of this mirror, which samplers do not look at.
+        """
+        first = space.opening(number, n_trials)
+        for attempt in range(ASKS):
+            self.study.sampler = self.make_sampler(number, attempt)
+            if attempt >= OF_SAMPLER:
+                self.study.sampler = optuna.samplers.RandomSampler(seed=self.make_sampler.seed_of(number, attempt))
+            if first:
+                self.study.enqueue_trial(dict(first))
+            trial = self.study.ask()
+            candidate = space.suggest(trial)
+            if candidate.key not in known or attempt == ASKS - 1:
+                break
+            trial.storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
+        known.add(candidate.key)
+        trial.set_user_attr("activation", candidate.activation)
+        trial.set_user_attr("recipe", dict(candidate.recipe))
+        return trial.storage.get_trial(trial._trial_id)
 
     def adopt(self, number: int) -> optuna.Trial:
         return optuna.Trial(self.study, self.study.get_trials(deepcopy=False)[number]._trial_id)
@@ -258,32 +277,26 @@ class Member:
     candidate: Candidate
 
 
-def _ask(study: optuna.Study, mirror: Mirror, space: SearchSpace, options: StudyOptions, worker: int) -> list[Member]:
+def _ask(study: optuna.Study, mirror: Mirror, space: SearchSpace, options: StudyOptions, worker: int) -> list[int]:
     """This worker's generation: the trials it left in flight, and as many new ones as are then missing."""
     trials = study.get_trials(deepcopy=False)
     mine = [t for t in trials if t.user_attrs.get("worker") == worker]
     running = [t for t in mine if t.state == TrialState.RUNNING]
+    counted = [t for t in trials if t.state != TrialState.FAIL]
     if running:  # completed to the size it was planned with, also when some of it was told
         index, size = running[0].user_attrs["generation"]
     else:
         index = 1 + max((t.user_attrs["generation"][0] for t in mine), default=-1)
-        counted = [t for t in trials if t.state != TrialState.FAIL]
         size = min(options.generation, (options.n_trials or 0) - len(counted))
-    members = [Member(t.number, trial := mirror.adopt(t.number), space.suggest(trial)) for t in running]
     missing = size - sum(t.user_attrs["generation"][0] == index for t in mine)
+    known = {candidate_key(t.user_attrs["activation"], t.user_attrs["recipe"]) for t in counted}
+    numbers = [t.number for t in running]
     for number in range(len(trials), len(trials) + missing):
-        trial = mirror.ask(space.opening(number, options.n_trials or 0))
-        candidate = space.suggest(trial)
-        asked = optuna.trial.create_trial(
-            state=TrialState.RUNNING,
-            params=trial.params,
-            distributions=trial.distributions,
-            system_attrs=trial.storage.get_trial(trial._trial_id).system_attrs,
-            user_attrs={"activation": candidate.activation, "worker": worker, "generation": [index, size]},
-        )
+        asked = mirror.ask(space, number, options.n_trials or 0, known)
+        asked.user_attrs = {**asked.user_attrs, "worker": worker, "generation": [index, size]}
         trial_id = study._storage.create_new_trial(study._study_id, template_trial=asked)
-        members.append(Member(study._storage.get_trial(trial_id).number, trial, candidate))
-    return members
+        numbers.append(study._storage.get_trial(trial_id).number)
+    return numbers
 
 
 def _written(study: optuna.Study, generation: Sequence[Member]) -> list[TrialRecord] | None:
@@ -332,8 +345,8 @@ def _train(
             member.number, member.candidate.activation, dict(member.candidate.recipe), "", [], Curves()
         )
         results[member.number] = record
-        if record.candidate not in known:
-            known[record.candidate] = record
+        if record.key not in known:
+            known[record.key] = record
             new.append(member)
     curves = {member.number: results[member.number].curves for member in new}
     yield from train_curves("search", new, curves, trainer, recipe, range(options.seeds), _Pruning(mirror, options))
@@ -347,7 +360,7 @@ def _train(
     for member in generation:
         record = results[member.number]
         if not record.state:
-            first = known[record.candidate]
+            first = known[record.key]
             record.state, record.same_as = "duplicate", first.number
             record.values, record.curves = first.values, first.curves
         record.attrs = member.trial.storage.get_trial(member.trial._trial_id).system_attrs
