@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import importlib
 import json
 import threading
@@ -17,10 +18,10 @@ import torch
 from torch import nn
 
 from actsearch import finalists as stage
-from actsearch.activations.spec import parse_net
+from actsearch.activations.spec import Spec, parse_net
 from actsearch.cost import latency_us
 from actsearch.data import Data, as_source
-from actsearch.errors import ActSearchError
+from actsearch.errors import ActSearchError, one_line, unknown
 from actsearch.finalists import Comparison, ConfirmOptions, FinalistRun
 from actsearch.models import Model, cnn1d, cnn2d, mlp, resnet
 from actsearch.processes import Processes
@@ -32,6 +33,7 @@ from actsearch.samplers import SamplerFactory
 from actsearch.search_space import Candidate, SearchSpace
 from actsearch.storage import open_storage, sole_leader
 from actsearch.study import (
+    FRESH_SEED,
     Event,
     GenerationFinished,
     GenerationStarted,
@@ -145,13 +147,17 @@ def run(job: Job, terminal: Terminal, processes: Processes | None = None, starte
     """
     clock = Clock(time.time() if started is None else started)
     device = find_device(job.device)
-    if job.recipe.batch_size > job.data.n_train:
+    searched = dict(job.space.recipe).get("batch_size")
+    largest = max([job.recipe.batch_size] if searched is None else map(int, searched.ends()))
+    if largest > job.data.n_train:
         raise ActSearchError(
-            f"recipe.batch_size={job.recipe.batch_size} is more than the {job.data.n_train} training examples. "
+            f"recipe.batch_size={largest} is more than the {job.data.n_train} training examples. "
             f"Choose at most {job.data.n_train}."
         )
     compare_all = job.confirm.finalists == "all"
     n_trials = 0 if compare_all else job.study.n_trials or len(job.space.enumerate())
+    if isinstance(job.sampler(0, 0), optuna.samplers.GridSampler | optuna.samplers.BruteForceSampler):
+        job.space.enumerate()  # refuses ranges, in words
     everything = stage.with_baseline(job.space.nets(), job.confirm.baseline) if compare_all else []
     check_layers(job)
     make_folder(job.folder)
@@ -218,6 +224,8 @@ def run(job: Job, terminal: Terminal, processes: Processes | None = None, starte
             stage.tune(storage, job.name, chosen, trainer, job.space, job.recipe, job.confirm, job.study.seeds,
                        job.study.objectives[0])
         )  # fmt: skip
+        # who they are at last: the storage may hold runs of others too, from before n_trials was raised
+        study.set_user_attr("finalists", [[c.activation, dict(c.recipe)] for c in chosen])
         threading.Thread(target=importlib.import_module, args=("scipy.stats",), daemon=True).start()  # 1 s, idle here
         runs = drive(stage.confirm(storage, job.name, chosen, trainer, job.data, job.recipe, job.confirm))
         clock.lap("finalists_s")
@@ -248,6 +256,10 @@ def deliver(job: Job) -> Result:
         if summary.study_name == f"{job.name}/finalists"
         for t in optuna.load_study(study_name=summary.study_name, storage=storage).get_trials(deepcopy=False)
     ]
+    chosen = study.user_attrs.get("finalists", [])
+    last = FRESH_SEED + job.confirm.seeds
+    runs = [r for r in runs if [r.activation, r.recipe] in chosen and r.seed < last]
+    runs.sort(key=lambda r: (chosen.index([r.activation, r.recipe]), r.seed))
     if not done and not runs:
         raise ActSearchError(
             f"the study '{job.name}' has no results to deliver yet. Run it without task=deliver first."
@@ -256,15 +268,15 @@ def deliver(job: Job) -> Result:
         delivery = Delivery(job.tracking_uri, job.experiment, study_info(job))
         for record in done:
             delivery.trial(record)
-        complete = {r.seed for r in runs}
-        result = make_result(job, done, runs) if len(complete) >= job.confirm.seeds else None
+        complete = bool(chosen) and len(runs) == len(chosen) * job.confirm.seeds
+        result = make_result(job, done, runs) if complete else None
         if result is not None:
             deliver_end(delivery, result, output_files(job.folder))
             result.page = delivery.page
     except ActSearchError:
         raise
     except Exception as error:
-        raise ActSearchError(f"tracking.uri={job.tracking_uri} does not take it: {error}") from error
+        raise ActSearchError(f"tracking.uri={job.tracking_uri} does not take it: {one_line(error)}") from error
     if result is None:
         raise ActSearchError(f"the study '{job.name}' is not finished: its trials are delivered. Run it to its end.")
     return result
@@ -392,7 +404,12 @@ def search(
     (x, y, x_test, y_test). activations: as in a search space's YAML. tracking_uri: MLflow's, None for none.
     Raises ActSearchError for what a user can put right.
     """
-    recipe = recipe if isinstance(recipe, Recipe) else Recipe(**dict(recipe or {}))
+    if not isinstance(recipe, Recipe):
+        for key in recipe or {}:
+            if key not in Recipe.__dataclass_fields__:
+                raise unknown("recipe value", key, Recipe.__dataclass_fields__)
+        recipe = Recipe(**dict(recipe or {}))
+    contents = _digest(data)
     data = _data(data, n_validation)
     label = model if isinstance(model, str) else getattr(model, "__name__", type(model).__name__)
     if isinstance(model, str):
@@ -402,12 +419,13 @@ def search(
     made = Model(model, label, data.in_shape, data.n_classes)  # pyright: ignore[reportArgumentType]
     options = StudyOptions(name=name, n_trials=n_trials, seeds=seeds)
     identity = {
-        "data": {"name": data.name, "n_train": data.n_train, "n_validation": data.n_validation},
-        "model": {"name": label, "n_parameters": made.n_parameters},
+        "data": {"name": data.name, "contents": contents, "n_train": data.n_train,
+                 "n_validation": data.n_validation, "resample": data.resample},
+        "model": {"name": label, "layers": repr(made.build([Spec.of("relu")], 0, "torch"))},
         "recipe": vars(recipe),
         "activations": list(activations),
         "study": {"seeds": seeds},
-    }
+    }  # fmt: skip
     title = name or study_name(data.name, label, identity)
     target = Path(folder) / title
     job = Job(
@@ -427,6 +445,20 @@ def search(
 def compare(model: Any, data: Any, activations: Sequence[str], *, seeds: int = 20, **keywords: Any) -> Result:
     """All of `activations` against the baseline on the same fresh seeds, no search. keywords: as in `search`."""
     return search(model, data, activations, n_trials=None, finalists="all", finalist_seeds=seeds, **keywords)
+
+
+def _digest(data: Any) -> str:
+    """Sixteen hex digits of the numbers themselves, where a name does not say which they are. The test set of a
+    Data is not read for it.
+    """
+    if isinstance(data, str):
+        return data
+    parts = (data.source.x, data.source.y) if isinstance(data, Data) else data if isinstance(data, tuple) else ()
+    digest = hashlib.sha256()
+    for part in parts:
+        with contextlib.suppress(TypeError, ValueError, RuntimeError):  # what is no array is refused after this
+            digest.update(torch.as_tensor(part).contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
 
 
 def _data(data: Any, n_validation: int | None) -> Data:

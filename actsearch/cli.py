@@ -84,8 +84,10 @@ def _task(cfg: DictConfig) -> None:
     except OmegaConfBaseException as error:
         _fail(_explain(error), 2)
     finally:
-        if folder.is_dir() and not any(folder.iterdir()):
-            folder.rmdir()  # Hydra makes it before anything is checked
+        for made in (folder, *folder.parents):  # Hydra makes them before anything is checked
+            if not made.is_dir() or made == Path.cwd() or any(made.iterdir()):
+                break
+            made.rmdir()
 
 
 def _do(cfg: DictConfig, folder: Path) -> None:
@@ -167,7 +169,10 @@ def _target(group: str, values: Mapping[str, Any]) -> tuple[Callable[..., Any], 
         sys.path.remove(os.getcwd())
     if not callable(function):
         raise ActSearchError(f"{group}._target_={path} is {type(function).__name__}, not a function or class.")
-    parameters = inspect.signature(function).parameters
+    try:
+        parameters = inspect.signature(function).parameters
+    except ValueError:
+        raise ActSearchError(f"{group}._target_={path} is a builtin, whose keywords cannot be seen.") from None
     common = {"data": {"name", "n_validation", "subset", "resample"}, "model": {"name"}}.get(group, set())
     if group == "data":
         keywords = {"n_validation": None, "subset": None, "resample": False, **keywords}
@@ -186,8 +191,8 @@ def _target(group: str, values: Mapping[str, Any]) -> tuple[Callable[..., Any], 
 
 def _identity(cfg: Any) -> dict[str, Any]:
     """What a result depends on, and so the fingerprint: not how long, where or with what it is shown."""
-    plain: Any = OmegaConf.to_container(cfg, resolve=False)
     parts = ("data", "model", "recipe", "search_space", "sampler", "pruner")
+    plain: Any = {part: OmegaConf.to_container(cfg[part], resolve=True) for part in (*parts, "study")}
     identity = {part: plain[part] for part in parts}
     identity["data"] = {k: v for k, v in identity["data"].items() if k not in NOT_IN_RESULT}
     identity["study"] = {k: plain["study"][k] for k in ("seeds", "seed", "generation", "objectives")}
@@ -215,8 +220,11 @@ def _shown_params(config: Config) -> dict[str, Any]:
 
 def _tags() -> dict[str, str]:
     """The commit of the code in the current folder, if it is a git checkout; the command."""
-    git = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
-    commit = {"mlflow.source.git.commit": git.stdout.strip()} if git.returncode == 0 else {}
+    try:
+        git = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+        commit = {"mlflow.source.git.commit": git.stdout.strip()} if git.returncode == 0 else {}
+    except OSError:  # no git on this machine
+        commit = {}
     command = " ".join(["actsearch", *sys.argv[1:]])[:4000]
     return {"command": command, "mlflow.source.name": command, "mlflow.source.type": "LOCAL", **commit}
 
@@ -268,7 +276,8 @@ def _explain(error: BaseException) -> str:
             return str(unknown(f"{group}={option}:", option, known))
     if match := re.search(r"Key '([^']*)' (?:is )?not in '?([\w]*)|Key '([^']*)' is not in struct", text):
         key = next((m[1] for m in [re.search(r"full_key: (\S+)", text)] if m), match[1] or match[3])
-        return str(unknown("config key", key, _known_keys(), see="'actsearch --cfg job' shows all keys."))
+        known = [name for name in _known_keys() if name != key]  # of the default model or data, not of this one
+        return str(unknown("config key", key, known, see="'actsearch --cfg job' shows all keys."))
     if match := re.search(r"Could not override '([^']*)'", text):
         key = match[1]
         group_options = [p.name for p in CONF.iterdir() if p.is_dir()]

@@ -162,7 +162,8 @@ def tune(
             done[record.key] = record
     tuned = []
     for spec in specs:
-        tried = [r for r in done.values() if r.activation == print_net(spec)]
+        mine = {Candidate(spec, point).key for point in points}
+        tried = [r for r in done.values() if r.key in mine]  # not those of another grid, tried before
         best = min(tried, key=rank_key(objective))
         tuned.append(Candidate(spec, tuple(best.recipe.items())))
     return tuned

@@ -23,7 +23,10 @@ class SamplerFactory:
 
     def __init__(self, function: Callable[..., Any], keywords: dict[str, Any], seed: int) -> None:
         self.function, self.keywords, self.seed = function, keywords, seed
-        self.takes_seed = "seed" in inspect.signature(function).parameters
+        try:
+            self.takes_seed = "seed" in inspect.signature(function).parameters
+        except ValueError:  # a builtin
+            self.takes_seed = False
         self(0, 0)
 
     def seed_of(self, number: int, attempt: int) -> int:

@@ -302,6 +302,8 @@ def _domain_of(value: Any, where: str) -> Any:
     if isinstance(value, Sequence) and not isinstance(value, str):
         if not value:
             raise ActSearchError(f"{where}: the list is empty. Name at least one value.")
+        if any(isinstance(v, bool) for v in value):
+            raise ActSearchError(f"{where}: {list(value)} are no numbers. Write e.g. [0.01, 0.02].")
         if any(isinstance(v, Mapping | list) for v in value):
             raise ActSearchError(f"{where}: a list holds values, not further lists or ranges; got {list(value)}.")
         return Choices(tuple(dict.fromkeys(float(v) if isinstance(v, int) else v for v in value)))
@@ -332,6 +334,9 @@ def _recipe_domain(key: str, value: Any, base: Recipe) -> Range | Choices:
     if not isinstance(domain, Range | Choices):
         raise ActSearchError(f"{where}: '{value}' is one value, nothing to search. Set recipe.{key}={value} instead.")
     if key == "batch_size":
+        for end in domain.ends():
+            if not isinstance(end, float) or end != int(end):
+                raise ActSearchError(f"{where}: '{end}' is no whole number. Write e.g. [50, 100].")
         whole = [int(v) for v in domain.ends()]
         domain = Choices(tuple(whole)) if isinstance(domain, Choices) else dataclasses.replace(domain, whole=True)
     for end in domain.ends():

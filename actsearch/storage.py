@@ -52,7 +52,15 @@ def sole_leader(url: str, study_name: str) -> Iterator[None]:
         return
     # a file of its own, and never removed: a lock on the database would meet SQLite's, and one on a file that
     # is unlinked meanwhile would be nobody's
-    with open(path.with_name(f".{path.name}.{study_name.replace('/', '-')}.lock"), "w", encoding="utf-8") as file:
+    lock = path.with_name(f".{path.name}.{study_name.replace('/', '-')}.lock")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        held = open(lock, "w", encoding="utf-8")  # noqa: SIM115
+    except OSError as error:
+        raise ActSearchError(
+            f"storage.url={url}: {lock.parent} cannot be written ({one_line(error)}). Choose another storage.url."
+        ) from None
+    with held as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:

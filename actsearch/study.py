@@ -152,6 +152,7 @@ def open_study(
         study = optuna.load_study(study_name=name, storage=storage)
     except KeyError:
         study = optuna.create_study(study_name=name, storage=storage, directions=directions, load_if_exists=True)
+    if "config" not in study.user_attrs:  # new, or killed right after it was created
         study.set_user_attr("config", json.dumps(config, sort_keys=True, default=str))
     before = flatten(json.loads(study.user_attrs.get("config", "{}")))
     now = flatten(json.loads(json.dumps(config, default=str)))

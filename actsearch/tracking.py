@@ -100,7 +100,7 @@ class Delivery:
         if record.state == "duplicate":
             return
         tags = {"kind": "trial", TRIAL: str(record.number), "state": record.state}
-        run = self._child(f"#{record.number} {record.activation}", tags, fresh_unless_live=True)
+        run = self._child(f"#{record.number} {record.activation}", tags)
         if run is None:
             return
         self._log(run, self._curve_metrics(record.curves, self.written.pop(self._key(tags), 0)), self._params(record))
@@ -111,7 +111,7 @@ class Delivery:
     def live(self, number: int, name: str, metrics: Sequence[tuple[int, Mapping[str, float]]]) -> None:
         """Rungs of a trial in flight: (step, metrics)."""
         tags = {"kind": "trial", TRIAL: str(number)}
-        run = self._child(f"#{number} {name}", tags, fresh_unless_live=True)
+        run = self._child(f"#{number} {name}", tags)
         if run is None:
             return
         self._log(run, [(k, v, step) for step, values in metrics for k, v in values.items()], {})
@@ -142,7 +142,8 @@ class Delivery:
         self.runs[self._key(tags)] = (run, "FINISHED")
 
     def finish(self, description: str, metrics: Mapping[str, float], files: Sequence[Path]) -> None:
-        self._log(self.parent, [(k, v, 0) for k, v in metrics.items()], {})
+        there = self.client.get_run(self.parent).data.metrics
+        self._log(self.parent, [(k, v, 0) for k, v in metrics.items() if there.get(k) != v], {})
         self.client.set_tag(self.parent, "mlflow.note.content", description)
         for file in files:
             if file.exists():
@@ -170,14 +171,14 @@ class Delivery:
             params |= {f"{prefix}{spec.name}.{k}": str(v) for k, v in spec.params.items()}
         return params
 
-    def _child(self, name: str, tags: Mapping[str, str], fresh_unless_live: bool = False) -> str | None:
+    def _child(self, name: str, tags: Mapping[str, str]) -> str | None:
         """The id of the run to write to, or None if it was delivered before."""
         key = self._key(tags)
         if key in self.runs:
             run, status = self.runs[key]
             if status == "FINISHED":
                 return None
-            if not fresh_unless_live or key in self.written:
+            if key in self.written:
                 return run
             self.client.delete_run(run)  # of a search that was killed: it is trained, and written, again
         run = self._create(name, {**tags, "mlflow.parentRunId": self.parent, STUDY: self.info.name})

@@ -4,6 +4,7 @@ import random
 from contextlib import contextmanager
 
 import numpy as np
+import optuna
 import pytest
 import torch
 
@@ -14,6 +15,7 @@ from actsearch.data import Data, Source
 def one_thread():
     """Nets here are tiny, and the training processes use one thread too: so results can be equal bit for bit."""
     torch.set_num_threads(1)
+    optuna.logging.set_verbosity(optuna.logging.WARNING)  # as the command does
 
 
 @pytest.fixture(scope="session")

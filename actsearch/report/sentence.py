@@ -65,4 +65,6 @@ def interval(comparison: Comparison) -> str:
     d = comparison.difference
     if d is None:
         return "baseline"
+    if math.isnan(d.ci_low):
+        return "no interval"
     return f"95 % interval {100 * d.ci_low:+.2f} to {100 * d.ci_high:+.2f}"

@@ -1,0 +1,476 @@
+"""The command: results, files, exit codes, one line for what is wrong. In this process with a fake Trainer, but
+for the tests that kill."""
+
+import csv
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import optuna
+import psutil
+import pytest
+from fake_trainer import FakeTrainer
+from hydra.core.global_hydra import GlobalHydra
+
+import actsearch
+from actsearch import api, cli
+from actsearch.storage import sole_leader
+
+LAB = """
+    import torch
+    from torch import nn
+
+    def blobs(shift=0.0):
+        generator = torch.Generator().manual_seed(5)
+        centres = torch.randn(3, 6, generator=generator)
+        y = torch.arange(120) % 3
+        x = centres[y] + 0.7 * torch.randn(120, 6, generator=generator) + shift
+        return x[:90], y[:90], x[90:], y[90:]
+
+    def three():
+        return 1, 2, 3
+
+    def broken():
+        raise OSError("the disk is gone")
+
+    def net(in_shape, n_classes, activation, width=8):
+        return nn.Sequential(nn.Linear(in_shape[0], width), activation(width), nn.Linear(width, n_classes))
+
+    def plain(in_shape, n_classes):
+        return nn.Linear(in_shape[0], n_classes)
+
+    def wrong(in_shape, n_classes, activation):
+        return nn.Sequential(nn.Linear(in_shape[0], 4), activation(4))
+
+    not_a_function = 3
+"""
+DATA = ["data=digits", "data._target_=labdata.blobs", "data.name=blobs", "data.n_validation=30"]
+TINY = [
+    *DATA, "model.width=8", "model.depth=1", "recipe.steps=20", "recipe.eval_every=10", "recipe.batch_size=15",
+    "study.n_trials=4", "study.seeds=2", "study.generation=2", "confirm.seeds=2", "confirm.finalists=1",
+    "tracking=none", "search_space.activations=[relu,tanh,gelu]",
+]  # fmt: skip
+
+
+@pytest.fixture
+def lab(tmp_path, monkeypatch):
+    """An empty working folder but for a user's own file labdata.py; the Trainer is the fake one."""
+    (tmp_path / "labdata.py").write_text(textwrap.dedent(LAB))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delitem(sys.modules, "labdata", raising=False)
+    monkeypatch.setattr(api, "Trainer", FakeTrainer)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    return tmp_path
+
+
+@pytest.fixture
+def command(lab, monkeypatch, capsys):
+    """Runs `actsearch words…` here: (exit code, stdout, stderr)."""
+
+    def run(*words):
+        monkeypatch.setattr(cli, "exit_code", 0)
+        monkeypatch.setattr(sys, "argv", ["actsearch", *words, *([] if "--help" in words else ["device=cpu"])])
+        if any(w.startswith("device=") for w in words):
+            sys.argv.pop()
+        GlobalHydra.instance().clear()
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+        captured = capsys.readouterr()
+        return stop.value.code or 0, captured.out, captured.err
+
+    return run
+
+
+def left(folder):
+    """All that lies in the folder but the user's own file."""
+    return sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.name != "labdata.py")
+
+
+def rows(path):
+    with open(path) as file:
+        return list(csv.DictReader(file))
+
+
+# --- what it does ---------------------------------------------------------------------------------
+
+
+def test_a_search_leaves_its_files_and_says_where(command, lab):
+    code, out, err = command(*TINY)
+    assert (code, err) == (0, "")
+    (folder,) = (lab / "runs").iterdir()
+    assert re.fullmatch(r"blobs-mlp-[0-9a-f]{8}", folder.name)
+    names = {p.name for p in folder.iterdir() if not p.name.startswith(".")}
+    assert names == {"leaderboard.csv", "finalists.csv", "config.yaml", "timing.json", "study.db"}
+    board, finals = rows(folder / "leaderboard.csv"), rows(folder / "finalists.csv")
+    assert sorted(r["trial"] for r in board) == list("0123")
+    assert [r["rank"] for r in board][:3] == ["1", "2", "3"]
+    assert {r["seed"] for r in finals} == {"1000", "1001"}
+    assert board[0]["activation"] in {r["activation"] for r in finals} >= {"relu"}
+    assert str(folder.relative_to(lab)) in out
+    assert f"study        {folder.name} in sqlite:///" in out  # the folder and the study have one name
+    timing = json.loads((folder / "timing.json").read_text())
+    assert {
+        "wall_s",
+        "first_rung_s",
+        "startup_s",
+        "training_s",
+        "asking_s",
+        "tracking_s",
+        "finalists_s",
+        "report_s",
+    } <= set(timing)
+    best = max(
+        {r["activation"] for r in finals},
+        key=lambda a: sum(float(r["test_accuracy"]) for r in finals if r["activation"] == a),
+    )
+    assert best in out
+
+
+@pytest.mark.parametrize("pruner", ["median", "halving", "hyperband"])
+def test_the_folder_and_the_study_in_it_have_the_same_name(command, lab, pruner):
+    code, _, err = command(*TINY, f"pruner={pruner}")
+    assert (code, err) == (0, "")
+    (folder,) = (lab / "runs").iterdir()
+    names = {s.study_name for s in optuna.get_all_study_summaries(f"sqlite:///{folder}/study.db")}
+    assert names == {folder.name, f"{folder.name}/finalists"}
+
+
+def test_the_same_command_again_trains_nothing_and_prints_its_result_again(command, lab, monkeypatch):
+    code, first, _ = command(*TINY)
+    (folder,) = (lab / "runs").iterdir()
+    before = (folder / "leaderboard.csv").read_bytes(), (folder / "finalists.csv").read_bytes()
+    trained = []
+    monkeypatch.setattr(FakeTrainer, "start", lambda self, runs: trained.extend(runs))
+    code, second, _ = command(*TINY)
+    assert code == 0
+    assert trained == []
+    assert ((folder / "leaderboard.csv").read_bytes(), (folder / "finalists.csv").read_bytes()) == before
+    assert first[first.index("\nLeaderboard") :] == second[second.index("\nLeaderboard") :]
+
+
+def test_two_folders_get_the_same_files(command, lab):
+    for folder in ("a", "b"):
+        assert command(*TINY, f"hydra.run.dir={folder}")[0] == 0
+    for name in ("leaderboard.csv", "finalists.csv"):
+        assert (lab / "a" / name).read_bytes() == (lab / "b" / name).read_bytes()
+
+
+def test_raising_n_trials_goes_on_in_the_same_folder(command, lab):
+    command(*TINY)
+    assert command(*TINY, "study.n_trials=6")[0] == 0
+    (folder,) = (lab / "runs").iterdir()
+    assert len(rows(folder / "leaderboard.csv")) == 6
+
+
+def test_a_grid_compares_the_whole_list_on_fresh_seeds(command, lab):
+    words = ["sampler=grid", "confirm.finalists=all", "study.n_trials=null"]
+    code, out, _ = command(*TINY, *words, 'search_space.activations=[gelu,"elu(alpha=0.5)"]')
+    assert code == 0
+    (folder,) = (lab / "runs").iterdir()
+    finals = rows(folder / "finalists.csv")
+    assert {r["activation"] for r in finals} == {"relu", "gelu", "elu(alpha=0.5)"}
+    assert "no search" in out
+
+
+def test_a_users_own_model_and_its_keys(command, lab):
+    own = ["~model.depth", "~model.norm", "~model.order", "~model.dropout", "model._target_=labdata.net"]
+    code, _, err = command(*TINY, *own, "model.name=mine")
+    assert (code, err) == (0, "")
+    assert next((lab / "runs").iterdir()).name.startswith("blobs-mine-")
+
+
+def test_list_shows_every_activation_with_formula_and_parameters(command, lab):
+    code, out, _ = command("task=list")
+    assert code == 0
+    for a in actsearch.CATALOG.values():
+        line = next(line for line in out.splitlines() if line.startswith(a.name))
+        assert a.formula in line
+    assert "negative_slope" in out
+    assert left(lab) == []
+
+
+def test_help_and_cfg_are_useful_and_leave_nothing(command, lab):
+    _, out, _ = command("--help")
+    for word in ("search_space", "actsearch -m model=mlp,cnn1d", "article", "task=deliver"):
+        assert word in out
+    _, out, _ = command("--cfg", "job")
+    assert "n_trials: 40" in out
+    assert "negative_slope: search" in out
+    assert left(lab) == []
+
+
+def test_multirun_goes_on_after_a_bad_job_and_exits_2(command, lab):
+    code, _out, err = command("-m", *TINY, "recipe.batch_size=15,1000,20")
+    assert code == 2
+    assert err.count("\n") == 1
+    assert "recipe.batch_size=1000" in err
+    finished = [p.parent.name for p in (lab / "runs").glob("*/leaderboard.csv")]
+    assert len(finished) == 2
+    assert len(list((lab / "runs").iterdir())) == 2 or set(os.listdir(lab / "runs")) == {*finished, "multirun.yaml"}
+
+
+def test_the_written_config_is_the_whole_question(command, lab):
+    command(*TINY, "study.name=mine")
+    import yaml
+
+    config = yaml.safe_load((lab / "runs" / "mine" / "config.yaml").read_text())
+    assert config["recipe"]["steps"] == 20
+    assert config["search_space"]["activations"] == ["relu", "tanh", "gelu"]
+    assert config["study"]["name"] == "mine"
+
+
+# --- bad input ------------------------------------------------------------------------------------
+
+NO_KEYS = ["~model.width", "~model.depth", "~model.norm", "~model.order", "~model.dropout"]
+BAD = {
+    "activation": (["search_space.activations=[relu,leaky_rleu]"], "search_space.activations[1]", "'leaky_relu'"),
+    "parameter": (['search_space.activations=["elu(alhpa=1)"]'], "search_space.activations[0]", "'alpha'"),
+    "model": (["model=mpl"], "model=mpl", "'mlp'"),
+    "data": (["data=digit"], "data=digit", "'digits'"),
+    "group option": (["sampler=tpee"], "sampler=tpee", "'tpe'"),
+    "group": (["modle=mlp"], "modle", "'model'"),
+    "added group": (["+modle=mlp"], "modle", "'model'"),
+    "key": (["recipe.sttps=3"], "sttps", "'recipe.steps'"),
+    "key of another model": (["model=torchvision"], "'model.width'", "--cfg job"),
+    "key of the study": (["study.n_trails=3"], "n_trails", "'study.n_trials'"),
+    "key of the model": (["+model.widht=3"], "model.widht", "'width'"),
+    "key of the data": (["+data.shfit=3"], "data.shfit", "'shift'"),
+    "type": (["recipe.steps=many"], "recipe.steps", "many"),
+    "range": (["search_space.activations=[{elu: {alpha: {low: 2, high: 1}}}]"], "elu.alpha", "Exchange"),
+    "log from 0": (
+        ["search_space.activations=[{elu: {alpha: {low: 0, high: 1, log: true}}}]"], "elu.alpha", "log: false",
+    ),
+    "grid over a range": (
+        ["sampler=grid", "confirm.finalists=all", "study.n_trials=null",
+         "search_space.activations=[{elu: {alpha: search}}]"], "'alpha' is a range", "Write a list",
+    ),
+    "grid search over a range": (
+        ["sampler=grid", "search_space.activations=[{elu: {alpha: search}}]"], "'alpha' is a range", "Write a list",
+    ),
+    "empty": (["search_space.activations=[]"], "search_space.activations is empty", "Write e.g."),
+    "unquoted": (["search_space.activations=[relu,elu(alpha=1)]"], "search_space.activations", "quotes inside quotes"),
+    "no brackets": (["search_space.activations=relu,gelu"], "search_space.activations", "brackets"),
+    "space": (["recipe.lr", "=", "3"], "recipe.lr", "No spaces"),
+    "validation": (["data.n_validation=90"], "data.n_validation=90", "data.n_validation=18"),
+    "subset": (["data.subset=61"], "data.subset=61", "1 to 60"),
+    "batch": (["recipe.batch_size=61"], "recipe.batch_size=61", "at most 60"),
+    "zero trials": (["study.n_trials=0"], "study.n_trials=0", "at least 1"),
+    "zero steps": (["recipe.steps=0"], "recipe.steps=0", "at least 1"),
+    "zero seeds": (["study.seeds=0"], "study.seeds=0", "at least 1"),
+    "zero finalist seeds": (["confirm.seeds=0"], "confirm.seeds=0", "at least 1"),
+    "baseline": (["confirm.baseline=rleu"], "confirm.baseline", "'relu'"),
+    "baseline's layers": (["confirm.baseline=relu | tanh"], "confirm.baseline", "the model takes 1"),
+    "device": (["device=cuda:99"], "device=cuda:99", "device=cpu"),
+    "no device": (["device=gpu"], "device=gpu", "cuda"),
+    "study name": (["study.name=a/b"], "study.name='a/b'", "without slashes"),
+    "objective": (["study.objectives=[accuracy]"], "study.objectives", "'val_accuracy'"),
+    "storage": (["storage.url=sqlit:///x"], "storage.url=sqlit:///x", "sqlite:///study.db"),
+    "unreachable storage": (
+        ["storage.url=postgresql+psycopg://localhost:1/x"], "storage.url=postgresql+psycopg://localhost:1/x", "",
+    ),
+    "storage in a file": (["storage.url=sqlite:///labdata.py/x.db"], "storage.url=sqlite:///labdata.py/x.db", ""),
+    "torchvision name": (
+        ["model=torchvision", "model.name=resnet19"], "torchvision model 'resnet19'", "'resnet",
+    ),
+    "target's module": (["data._target_=labdta.blobs"], "data._target_=labdta.blobs", "does not import"),
+    "target's name": (["data._target_=labdata.blobz"], "data._target_=labdata.blobz", "does not import"),
+    "target is no function": (["data._target_=labdata.not_a_function"], "data._target_", "not a function"),
+    "target without a signature": (["sampler._target_=builtins.dict"], "sampler", "dict"),
+    "data of the wrong shape": (["data._target_=labdata.three"], "blobs", "(x, y, x_test, y_test)"),
+    "data that raise": (["data._target_=labdata.broken"], "blobs", "the disk is gone"),
+    "model of the wrong shape": (
+        ["model._target_=labdata.wrong", *NO_KEYS],
+        "mlp", "wanted (2, 3)",
+    ),
+    "net with nothing to swap": (
+        ["model._target_=labdata.plain", *NO_KEYS],
+        "Linear has no activation module to swap", "nn.ReLU()",
+    ),
+    "sampler's key": (["+sampler.n_strtup=3"], "n_strtup", "n_startup_trials"),
+    "pruner's key": (["pruner=median", "+pruner.n_strtup=3"], "n_strtup", "n_startup_trials"),
+    "task": (["task=lsit"], "task=lsit", "'list'"),
+    "nothing to deliver to": (["task=deliver"], "tracking.uri", "tracking.uri=http"),
+    "searched batch": (
+        ["search_space.recipe={batch_size: [15, 1000]}"], "batch_size", "60",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_one_line_with_what_where_and_cure_and_leaves_nothing(command, lab, case):
+    words, where, cure = BAD[case]
+    tiny = [word for word in TINY if not ("model.name=resnet19" in words and word.startswith("model."))]
+    code, out, err = command(*tiny, *words)
+    assert code == 2, err
+    assert err.startswith("actsearch: ")
+    assert err.count("\n") == 1, err
+    assert "Traceback" not in out + err
+    assert where in err
+    assert cure in err
+    named = re.search(r"'([^']*)'.*Did you mean '([^']*)'", err)
+    assert named is None or named[1] != named[2]
+    assert left(lab) == []
+
+
+def test_a_folder_that_cannot_be_written_is_named(command, lab):
+    (lab / "file").touch()
+    code, _out, err = command(*TINY, "hydra.run.dir=file/run")
+    assert code == 2
+    assert err.count("\n") == 1
+    assert "file/run" in err
+    assert "hydra.run.dir" in err
+    assert left(lab) == ["file"]
+
+
+def test_a_damaged_database_is_named_and_left_alone(command, lab):
+    garbage = b"garbage " * 1000
+    (lab / "s.db").write_bytes(garbage)
+    code, _, err = command(*TINY, "storage.url=sqlite:///s.db")
+    assert code == 2
+    assert err.count("\n") == 1
+    assert "s.db is damaged" in err
+    assert (lab / "s.db").read_bytes() == garbage
+    assert not (lab / "runs").exists() or not list((lab / "runs").iterdir())
+
+
+def test_a_study_that_another_worker_holds_is_refused(command, lab):
+    with sole_leader("sqlite:///s.db", "mine"):
+        code, _, err = command(*TINY, "storage.url=sqlite:///s.db", "study.name=mine")
+    assert code == 2
+    assert err.count("\n") == 1
+    assert "'mine' in s.db is held by another process" in err
+    assert command(*TINY, "storage.url=sqlite:///s.db", "study.name=mine")[0] == 0
+
+
+def test_another_config_under_the_same_name_is_refused_naming_the_keys(command, lab):
+    assert command(*TINY, "study.name=mine")[0] == 0
+    before = {p: p.read_bytes() for p in (lab / "runs" / "mine").iterdir()}
+    code, _, err = command(*TINY, "study.name=mine", "recipe.lr=0.5", "model.width=9")
+    assert code == 2
+    assert err.count("\n") == 1
+    assert "recipe.lr: 0.01 then, 0.5 now" in err
+    assert "model.width: 8 then, 9 now" in err
+    assert {p: p.read_bytes() for p in (lab / "runs" / "mine").iterdir()} == before
+
+
+def test_without_git_on_the_machine_it_works_all_the_same(command, lab, monkeypatch):
+    monkeypatch.setenv("PATH", str(lab))
+    code, _, err = command(*TINY)
+    assert (code, err) == (0, "")
+
+
+def test_ctrl_c_between_two_rungs_is_130_and_the_same_command_goes_on(command, lab, monkeypatch):
+    assert command(*TINY, "hydra.run.dir=whole")[0] == 0
+    advance, calls = FakeTrainer.advance, []
+
+    def interrupted(self, stopped):
+        calls.append(1)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return advance(self, stopped)
+
+    monkeypatch.setattr(FakeTrainer, "advance", interrupted)
+    code, _, err = command(*TINY, "hydra.run.dir=cut")
+    assert code == 130
+    assert err.count("\n") == 1
+    assert "the same command goes on" in err
+    assert command(*TINY, "hydra.run.dir=cut")[0] == 0
+    for name in ("leaderboard.csv", "finalists.csv"):
+        assert (lab / "cut" / name).read_bytes() == (lab / "whole" / name).read_bytes()
+
+
+def test_ctrl_c_ends_all_jobs_of_a_multirun(command, lab, monkeypatch):
+    def interrupted(self, stopped):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(FakeTrainer, "advance", interrupted)
+    code, _, err = command("-m", *TINY, "recipe.lr=0.01,0.02")
+    assert code == 130
+    assert err.count("interrupted") == 1
+
+
+# --- killed for real ------------------------------------------------------------------------------
+
+SLOW = [
+    *TINY, "recipe.steps=400", "recipe.eval_every=100", "study.n_trials=8", "pruner=median",
+    "+pruner.interval_steps=1", "search_space.activations=[relu,tanh,{elu: {alpha: search}}]",
+]  # fmt: skip
+
+
+def start(folder):
+    folder.mkdir(exist_ok=True)
+    (folder / "labdata.py").write_text(textwrap.dedent(LAB))
+    env = dict(os.environ, PYTHONPATH=str(Path(actsearch.__file__).parent.parent), PYTHONUNBUFFERED="1")
+    return subprocess.Popen(
+        [sys.executable, "-m", "actsearch", *SLOW], cwd=folder, env=env, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
+    )  # fmt: skip
+
+
+def until(process, words):
+    """Reads its output up to a line with these words; all the processes there are then."""
+    seen = []
+    for line in process.stdout:
+        seen.append(line)
+        if words in line:
+            return [p for p in psutil.Process(process.pid).children(recursive=True)]
+    raise AssertionError("".join(seen))
+
+
+def gone(children):
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        if not any(p.is_running() and p.status() != psutil.STATUS_ZOMBIE for p in children):
+            return True
+        time.sleep(0.1)
+    return False
+
+
+def results(folder):
+    (found,) = (folder / "runs").iterdir()
+    return {name: (found / name).read_bytes() for name in ("leaderboard.csv", "finalists.csv")}
+
+
+def n_done(folder):
+    (path,) = (folder / "runs").glob("*/study.db")
+    study = optuna.load_study(study_name=path.parent.name, storage=f"sqlite:///{path}")
+    return {t.number: t.datetime_complete for t in study.trials if t.state.is_finished()}
+
+
+def test_interrupted_and_killed_for_real_it_ends_as_if_nothing_had_happened(tmp_path):
+    whole = start(tmp_path / "whole")
+    cut = start(tmp_path / "cut")
+    children = until(cut, "best so far")
+    cut.send_signal(signal.SIGINT)
+    out, _ = cut.communicate(timeout=60)
+    assert cut.returncode == 130, out
+    assert "the same command goes on" in out
+    assert "Traceback" not in out
+    assert children
+    assert gone(children)
+    first = n_done(tmp_path / "cut")
+    assert 0 < len(first) < 8
+
+    cut = start(tmp_path / "cut")
+    children = until(cut, "best so far")
+    cut.kill()
+    cut.communicate(timeout=60)
+    assert gone(children)
+    second = n_done(tmp_path / "cut")
+    assert len(second) > len(first)
+    assert {number: second[number] for number in first} == first  # nothing finished is done again
+
+    cut = start(tmp_path / "cut")
+    out, _ = cut.communicate(timeout=120)
+    assert cut.returncode == 0, out
+    third = n_done(tmp_path / "cut")
+    assert {number: third[number] for number in second} == second
+    out, _ = whole.communicate(timeout=120)
+    assert whole.returncode == 0, out
+    assert results(tmp_path / "cut") == results(tmp_path / "whole")

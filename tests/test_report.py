@@ -1,0 +1,210 @@
+"""Tables, sentences and the terminal: order, digits and words that a reader relies on."""
+
+import csv
+import io
+
+import pytest
+
+from actsearch.finalists import FinalistRun, compare
+from actsearch.report.files import finalist_rows, leaderboard_rows, write_csv, write_text
+from actsearch.report.sentence import sentence
+from actsearch.report.terminal import Terminal
+from actsearch.study import Curves, GenerationFinished, GenerationStarted, RungReached, TrialRecord
+
+
+def record(number, activation, accuracies, state="complete", steps=20, same_as=None, recipe=None, diverged=0):
+    losses = [1 - a for a in accuracies]
+    curves = Curves([10, steps], [[0.0] * len(losses), accuracies], [losses, losses], [losses, losses], diverged)
+    value = sum(accuracies) / len(accuracies)
+    return TrialRecord(number, activation, recipe or {}, state, [value], curves, same_as)
+
+
+def run(activation, seed, value, diverged=False, recipe=None):
+    curves = Curves([20], [[value - 0.1]], [[1 - value]], [[1 - value]])
+    return FinalistRun(activation, recipe or {}, seed, value, 1 - value, diverged, curves)
+
+
+def runs(activation, values, **keywords):
+    return [run(activation, 1000 + i, value, **keywords) for i, value in enumerate(values)]
+
+
+DONE = [
+    record(0, "relu", [0.5, 0.6]),
+    record(1, "tanh", [0.2, 0.3], state="pruned", steps=10),
+    record(2, "gelu", [0.7, 0.8], diverged=1),
+    record(3, "gelu", [0.7, 0.8], state="duplicate", same_as=2),
+    record(4, "elu", [0.4, 0.7]),
+    record(5, "sigmoid", [0.25, 0.35], state="pruned", steps=10),
+]
+
+
+# --- tables ---------------------------------------------------------------------------------------
+
+
+def test_the_leaderboard_ranks_what_was_completed_then_the_pruned_then_the_duplicates():
+    rows = leaderboard_rows(DONE, ["val_accuracy"])
+    assert [(r["rank"], r["trial"], r["state"]) for r in rows] == [
+        (1, 2, "complete"), (2, 0, "complete"), (3, 4, "complete"), ("", 5, "pruned"), ("", 1, "pruned"),
+        ("", 3, "duplicate"),
+    ]  # fmt: skip
+    first = rows[0]
+    assert first["activation"] == "gelu"
+    assert first["val_accuracy_mean"] == "0.75"
+    assert first["val_accuracy_std"] == "0.0707107"  # √0.005
+    assert first["val_loss_mean"] == "0.25"
+    assert (first["n_seeds"], first["n_diverged"], first["steps"], first["same_as"]) == (2, 1, 20, "")
+    assert (rows[3]["steps"], rows[5]["same_as"]) == (10, 2)
+
+
+def test_a_loss_ranks_the_other_way_round():
+    done = [record(0, "relu", [0.5]), record(1, "gelu", [0.7])]
+    assert [r["trial"] for r in leaderboard_rows(done, ["val_loss"])] == [0, 1]  # its value is the smaller
+    assert [r["trial"] for r in leaderboard_rows(done, ["val_accuracy"])] == [1, 0]
+
+
+def test_searched_recipe_values_and_latency_have_columns():
+    two = record(0, "relu", [0.5], recipe={"lr": 0.005})
+    two.values = [0.5, 123.4567891]
+    (row,) = leaderboard_rows([two], ["val_accuracy", "latency_us"])
+    assert row["recipe.lr"] == 0.005
+    assert row["latency_us"] == "123.457"
+    assert row["val_accuracy_std"] == ""  # one seed has none
+
+
+def test_finalists_have_one_row_a_run():
+    rows = finalist_rows([run("gelu", 1003, 0.1 + 0.2, diverged=True, recipe={"lr": 0.02})])
+    assert rows == [
+        {"activation": "gelu", "recipe.lr": 0.02, "seed": 1003, "test_accuracy": "0.3", "test_loss": "0.7",
+         "val_accuracy": "0.2", "val_loss": "0.7", "diverged": True},
+    ]  # fmt: skip
+
+
+def test_csv_reads_back_and_is_the_same_bytes_for_the_same_search(tmp_path):
+    rows = leaderboard_rows(
+        [
+            record(0, "relu | leaky_relu(negative_slope=0.02)", [1 / 3, 2 / 3]),
+            record(1, "gelu", [0.1], recipe={"lr": 1e-05}),
+        ],
+        ["val_accuracy"],
+    )
+    write_csv(tmp_path / "a.csv", rows)
+    write_csv(tmp_path / "b.csv", rows)
+    assert (tmp_path / "a.csv").read_bytes() == (tmp_path / "b.csv").read_bytes()
+    back = list(csv.DictReader(io.StringIO((tmp_path / "a.csv").read_text())))
+    assert back[0]["activation"] == "relu | leaky_relu(negative_slope=0.02)"
+    assert back[0]["val_accuracy_mean"] == "0.5"
+    assert back[0]["recipe.lr"] == ""
+    assert back[1]["recipe.lr"] == "1e-05"
+    assert b"\r" not in (tmp_path / "a.csv").read_bytes()
+
+
+def test_a_file_is_replaced_whole_and_nothing_else_is_left(tmp_path):
+    write_text(tmp_path / "a.txt", "old")
+    write_text(tmp_path / "a.txt", "new ±\n")
+    assert (tmp_path / "a.txt").read_text(encoding="utf-8") == "new ±\n"
+    assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]
+
+
+# --- the sentence ---------------------------------------------------------------------------------
+
+BASE = runs("relu", [0.50, 0.60, 0.55])
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        (
+            [0.60, 0.71, 0.65],
+            ["gelu reaches 65.33 %", "10.33 points above relu's 55.00 %", "3 paired seeds", "above zero"],
+        ),
+        ([0.40, 0.51, 0.45], ["gelu reaches 45.33 %", "9.67 points below relu's", "lies below zero"]),
+        ([0.60, 0.50, 0.56], ["0.33 points above", "includes zero, so it may be chance"]),
+    ],
+)
+def test_the_sentence_says_how_far_and_whether_it_may_be_chance(values, words):
+    said = sentence(compare([*runs("gelu", values), *BASE], "relu"), "digits's test set")
+    for word in words:
+        assert word in said
+    assert "on digits's test set" in said
+
+
+def test_the_sentence_gives_the_interval_in_points():
+    # differences 0.1, 0.2, 0.3: mean 20 points, half-width 4.302653 · 10 / √3 = 24.84
+    said = sentence(compare([*runs("gelu", [0.6, 0.8, 0.85]), *BASE], "relu"), "t")
+    assert "95 % interval -4.84 to +44.84" in said
+
+
+def test_the_sentence_speaks_of_the_best_and_of_divergence_and_of_one_seed():
+    three = compare([*runs("tanh", [0.5, 0.5, 0.5]), *BASE, *runs("gelu", [0.9, 0.9, 0.1], diverged=True)], "relu")
+    said = sentence(three, "t")
+    assert said.startswith("gelu reaches")
+    assert "diverged and count as chance: gelu in 3 of 3" in said
+    one = sentence(compare([run("gelu", 1000, 0.6), run("relu", 1000, 0.5)], "relu"), "t")
+    assert "nothing can be said of chance" in one
+    assert "nan" not in one
+    assert sentence(compare(BASE, "relu"), "t") == "Only the baseline was trained: relu reaches 55.00 % on t."
+
+
+def test_where_the_baseline_leads_the_sentence_says_below():
+    said = sentence(compare([*runs("tanh", [0.4, 0.45, 0.43]), *BASE], "relu"), "t")
+    assert "tanh reaches 42.67 %" in said
+    assert "points below relu's 55.00 %" in said
+
+
+# --- the terminal ---------------------------------------------------------------------------------
+
+
+def test_a_log_gets_plain_lines(capsys):
+    terminal = Terminal()
+    terminal.header({"device": "cpu", "search space": "2 [bold]activations[/bold]"})
+    terminal.begin(100, "val_accuracy")
+    terminal.event(GenerationStarted("search", {0: "relu"}))
+    terminal.event(RungReached("search", 10, {}, 50))
+    terminal.event(GenerationFinished("search", [DONE[0], DONE[2], DONE[1]], 25))
+    terminal.end()
+    terminal.warn("the server said: [/none] [red] no")
+    terminal.leaderboard(leaderboard_rows(DONE, ["val_accuracy"]))
+    terminal.finalists(compare([*runs("gelu", [0.6, 0.8, 0.85]), *BASE], "relu"), "digits's test set")
+    terminal.line("[3/4] done")
+    out = capsys.readouterr().out
+    assert "\x1b" not in out
+    assert "\r" not in out
+    assert " 75 %  search  best so far: gelu (val_accuracy 0.7500)" in out
+    assert "search space 2 [bold]activations[/bold]" in out
+    assert "the server said: [/none] [red] no" in out
+    assert "selected from 6 trials: optimistic (3 ranked; 2 pruned, 1 proposed again)" in out
+    assert "[3/4] done" in out
+    lines = out.splitlines()
+    board = [line.split() for line in lines if line.strip().startswith(("1 ", "2 ", "3 "))]
+    assert [line[2] for line in board] == ["gelu", "relu", "elu"]
+    assert board[0][3:] == ["75.00", "%", "7.07", "0.2500", "2", "1"]
+    assert any(line.split()[:1] == ["gelu"] and "+20.00" in line and "-4.84 to +44.84" in line for line in lines)
+    assert any(line.split()[:1] == ["relu"] and line.rstrip().endswith("baseline") for line in lines)
+
+
+def test_a_loss_is_best_when_it_is_smallest(capsys):
+    terminal = Terminal()
+    terminal.begin(10, "val_loss")
+    low, high = record(0, "relu", [0.2]), record(1, "gelu", [0.9])
+    terminal.event(GenerationFinished("search", [high, low], 0))
+    assert "best so far: relu (val_loss 0.2000)" in capsys.readouterr().out
+
+
+def test_a_long_leaderboard_is_cut_and_a_quiet_terminal_says_nothing(capsys):
+    rows = leaderboard_rows([record(i, "relu", [i / 30]) for i in range(25)], ["val_accuracy"])
+    Terminal().leaderboard(rows, n_show=20)
+    out = capsys.readouterr().out
+    assert "… and 5 more in leaderboard.csv" in out
+    quiet = Terminal(quiet=True)
+    quiet.header({"device": "cpu"})
+    quiet.leaderboard(rows)
+    quiet.warn("no")
+    assert capsys.readouterr().out == ""
+
+
+def test_every_seed_diverged_shows_no_nan(capsys):
+    terminal = Terminal()
+    terminal.leaderboard(leaderboard_rows([record(0, "relu", [1 / 3], diverged=1)], ["val_accuracy"]))
+    out = capsys.readouterr().out
+    assert "33.33 %" in out
+    assert "nan" not in out

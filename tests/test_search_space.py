@@ -1,0 +1,272 @@
+"""Search spaces: each form of the YAML, Optuna's names, all candidates, and an error for everything that is wrong."""
+
+import optuna
+import pytest
+import yaml
+
+from actsearch.activations import Spec
+from actsearch.activations.catalog import CATALOG
+from actsearch.activations.spec import parse_net
+from actsearch.errors import ActSearchError
+from actsearch.recipe import Recipe
+from actsearch.search_space import Candidate, SearchSpace, four_digits
+
+BASE = Recipe()
+
+
+def space(activations, recipe=None, scope="network", n_slots=3):
+    """A search space; activations: a list, or the YAML of one."""
+    if isinstance(activations, str):
+        activations = yaml.safe_load(activations)
+    return SearchSpace(activations, recipe, scope, n_slots=n_slots, base=BASE)
+
+
+def suggest(made, values):
+    """The candidate of a trial with these values."""
+    return made.suggest(optuna.trial.FixedTrial(values))
+
+
+def texts(candidates):
+    return [str(c) for c in candidates]
+
+
+# --- forms ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("item", "label", "spec"),
+    [
+        ("relu", "relu", "relu"),
+        ("swish", "silu", "silu"),
+        ("leaky_relu(negative_slope=0.02)", "leaky_relu(negative_slope=0.02)", "leaky_relu(negative_slope=0.02)"),
+        ("elu: {alpha: 0.5}", "elu(alpha=0.5)", "elu(alpha=0.5)"),
+        ("elu: {alpha: 2}", "elu(alpha=2)", "elu(alpha=2)"),
+        ("silu: {beta: learned}", "silu(beta=learned)", "silu(beta=learned)"),
+        ("silu: {beta: learned(2)}", "silu(beta=learned(2))", "silu(beta=learned(2))"),
+        ("gelu: {approximate: tanh}", "gelu(approximate=tanh)", "gelu(approximate=tanh)"),
+        ("relu | gelu | tanh", "relu | gelu | tanh", "relu | gelu | tanh"),
+        ("relu | relu | relu", "relu", "relu"),
+        ("elu: {}", "elu", "elu"),
+    ],
+)
+def test_a_form_without_a_choice_is_one_candidate(item, label, spec):
+    made = space(f"[{item}]" if ":" not in item else f"- {item}")
+    assert [entry.label for entry in made.entries] == [label]
+    candidate = suggest(made, {"activation": label})
+    assert candidate == Candidate(parse_net(spec))
+    assert made.enumerate() == [candidate]
+
+
+def test_choices_are_numbers_in_order_and_named_as_optuna_shows_them():
+    made = space("- leaky_relu: {negative_slope: [0.01, 0.02, 1]}\n- tanh")
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    study.enqueue_trial({"activation": "leaky_relu"})
+    trial = study.ask()
+    chosen = made.suggest(trial)
+    assert set(trial.params) == {"activation", "leaky_relu.negative_slope"}
+    assert trial.distributions["activation"].choices == ("leaky_relu", "tanh")
+    assert trial.distributions["leaky_relu.negative_slope"].choices == (0.01, 0.02, 1.0)
+    assert chosen.specs[0].params["negative_slope"] == trial.params["leaky_relu.negative_slope"]
+    assert texts(made.enumerate()) == [
+        "leaky_relu(negative_slope=0.01)",
+        "leaky_relu(negative_slope=0.02)",
+        "leaky_relu(negative_slope=1)",
+        "tanh",
+    ]
+
+
+@pytest.mark.parametrize("log", [True, False])
+def test_a_range_is_optunas_range(log):
+    made = space([{"elu": {"alpha": {"low": 0.1, "high": 2.0, "log": log}}}])
+    trial = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0)).ask()
+    made.suggest(trial)
+    found = trial.distributions["elu.alpha"]
+    assert (found.low, found.high, found.log) == (0.1, 2.0, log)
+
+
+@pytest.mark.parametrize(
+    ("name", "param"), [(a.name, p.name) for a in CATALOG.values() for p in a.params if p.low is not None or p.choices]
+)
+def test_search_means_the_catalogues_own_range(name, param):
+    made = space([{name: {param: "search"}}])
+    trial = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0)).ask()
+    chosen = made.suggest(trial)
+    found, known = trial.distributions[f"{name}.{param}"], CATALOG[name].param(param)
+    if known.choices:
+        assert found.choices == known.choices
+    else:
+        assert (found.low, found.high, found.log) == (known.low, known.high, known.log)
+    assert Spec.parse(chosen.activation) == chosen.specs[0]
+
+
+def test_fixed_and_searched_parameters_stand_side_by_side():
+    made = space([{"silu": {"beta": [0.5, 2]}}, {"gelu": {"approximate": ["none", "tanh"]}}])
+    assert texts(made.enumerate()) == ["silu(beta=0.5)", "silu(beta=2)", "gelu", "gelu(approximate=tanh)"]
+
+
+def test_each_layer_chooses_and_optunas_names_say_which():
+    made = space("- relu\n- leaky_relu: {negative_slope: [0.01, 0.02]}", scope="per_layer", n_slots=2)
+    chosen = {"layer0.activation": "leaky_relu", "layer0.leaky_relu.negative_slope": 0.02, "layer1.activation": "relu"}
+    candidate = suggest(made, chosen)
+    assert candidate.activation == "leaky_relu(negative_slope=0.02) | relu"
+    trial = optuna.create_study().ask()
+    made.suggest(trial)
+    assert {"layer0.activation", "layer1.activation"} <= set(trial.params)
+    assert len(made.enumerate()) == 3**2
+    assert "relu" in texts(made.enumerate())  # relu | relu is relu
+
+
+def test_recipe_values_are_searched_under_their_names_and_reach_the_recipe():
+    lr, batch_size = {"low": 1e-3, "high": 3e-2, "log": True}, {"low": 10, "high": 20}
+    made = space(["relu"], {"lr": lr, "batch_size": batch_size, "init": ["gain", "torch"]})
+    trial = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=1)).ask()
+    candidate = made.suggest(trial)
+    assert set(trial.params) == {"activation", "recipe.lr", "recipe.batch_size", "recipe.init"}
+    recipe = candidate.recipe_for(BASE)
+    assert recipe.lr == four_digits(trial.params["recipe.lr"])
+    assert isinstance(recipe.batch_size, int)
+    assert (recipe.batch_size, recipe.init) == (trial.params["recipe.batch_size"], trial.params["recipe.init"])
+    assert recipe.steps == BASE.steps
+    assert f"lr={recipe.lr:g}" in str(candidate)
+
+
+def test_enumerate_multiplies_activations_and_recipes():
+    made = space(["relu", {"elu": {"alpha": [0.5, 1]}}], {"lr": [0.01, 0.02], "init": ["gain", "torch"]})
+    assert len(made.enumerate()) == 3 * 4
+    assert len(set(made.enumerate())) == 12
+    assert texts(made.nets()) == ["relu", "elu(alpha=0.5)", "elu"]
+
+
+def test_equal_candidates_are_enumerated_once():
+    made = space(["elu(alpha=2)", {"elu": {"alpha": [1, 2]}}])
+    assert texts(made.enumerate()) == ["elu(alpha=2)", "elu"]
+
+
+# --- the text says what was trained ---------------------------------------------------------------
+
+
+def test_the_text_of_a_searched_value_is_exactly_the_value_trained():
+    made = space([{"leaky_relu": {"negative_slope": "search"}}], {"lr": {"low": 1e-3, "high": 3e-2, "log": True}})
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    for _ in range(50):
+        trial = study.ask()
+        candidate = made.suggest(trial)
+        value = candidate.specs[0].params["negative_slope"]
+        assert Spec.parse(candidate.activation).params["negative_slope"] == value
+        assert value == pytest.approx(trial.params["leaky_relu.negative_slope"], rel=5e-4)
+        assert len(f"{value:.10g}".replace("0.", "").lstrip("0").replace(".", "")) <= 4
+    assert four_digits(0.0123456) == 0.01235
+    assert four_digits(123456.0) == 123500.0
+
+
+# --- the first trials, the tuning grid ------------------------------------------------------------
+
+
+def test_the_first_trials_try_every_entry_once():
+    made = space(["relu", {"elu": {"alpha": "search"}}, "tanh"])
+    assert [made.opening(i, 10) for i in range(5)] == [
+        {"activation": "relu"}, {"activation": "elu"}, {"activation": "tanh"}, {}, {},
+    ]  # fmt: skip
+    assert made.opening(2, 3) == {"activation": "tanh"}
+    assert made.opening(0, 2) == {}  # too few trials for all
+
+
+def test_per_layer_the_first_trials_have_one_entry_in_all_layers():
+    made = space(["relu", "tanh"], scope="per_layer", n_slots=3)
+    assert made.opening(1, 5) == {"layer0.activation": "tanh", "layer1.activation": "tanh", "layer2.activation": "tanh"}
+
+
+def test_recipe_points_spread_over_the_range():
+    made = space(["relu"], {"lr": {"low": 0.001, "high": 0.1, "log": True}})
+    # at 1/8, 3/8, 5/8, 7/8 of two decades
+    assert [dict(p)["lr"] for p in made.recipe_points(4)] == [0.001778, 0.005623, 0.01778, 0.05623]
+    linear = space(["relu"], {"lr": {"low": 0.0001, "high": 0.1001}})
+    assert [dict(p)["lr"] for p in linear.recipe_points(2)] == [0.0251, 0.0751]
+    assert space(["relu"]).recipe_points(6) == [()]
+
+
+def test_recipe_points_of_several_values_differ_repeat_and_stay_inside():
+    made = space(["relu"], {"lr": {"low": 0.001, "high": 0.1, "log": True}, "init": ["gain", "torch"]})
+    points = made.recipe_points(8)
+    assert points == made.recipe_points(8)
+    assert len(points) == 8
+    assert all(0.001 <= dict(p)["lr"] <= 0.1 for p in points)
+    assert {dict(p)["init"] for p in points} == {"gain", "torch"}
+    assert len(space(["relu"], {"lr": [0.01, 0.02]}).recipe_points(6)) == 2  # no value twice
+
+
+def test_str_counts_what_is_searched():
+    made = space(["relu", {"elu": {"alpha": "search"}}, {"silu": {"beta": [1, 2]}}], {"lr": [0.1, 0.2]}, "per_layer", 2)
+    assert str(made) == "3 activations, 1 ranges, 1 lists of values, for each of 2 layers; recipe: lr"
+
+
+# --- errors: place and cure -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("keywords", "place", "cure"),
+    [
+        ({"activations": []}, "search_space.activations is empty", "Write e.g."),
+        ({"activations": "relu,"}, "search_space.activations", "not a list"),
+        ({"activations": ["relu", "leaky_rleu"]}, "search_space.activations[1]", "Did you mean 'leaky_relu'?"),
+        ({"activations": [{"elo": {"alpha": [1, 2]}}]}, "search_space.activations[0]", "Did you mean 'elu'?"),
+        ({"activations": [{"elu": {"alhpa": [1, 2]}}]}, "search_space.activations[0]", "Did you mean 'alpha'?"),
+        ({"activations": ["elu(alpha=)"]}, "search_space.activations[0]", "Write it like"),
+        ({"activations": [{"elu": {"alpha": {"low": 2, "high": 1}}}]}, "activations[0].elu.alpha", "Exchange them"),
+        ({"activations": [{"elu": {"alpha": {"low": 1, "high": 1}}}]}, "activations[0].elu.alpha", "low=1"),
+        (
+            {"activations": [{"elu": {"alpha": {"low": 0, "high": 1, "log": True}}}]},
+            "activations[0].elu.alpha", "Write log: false",
+        ),
+        ({"activations": [{"elu": {"alpha": {"low": 0.1}}}]}, "activations[0].elu.alpha", "{low: 0.01, high: 0.5"),
+        ({"activations": [{"elu": {"alpha": {"low": 0.1, "hihg": 2}}}]}, "activations[0].elu.alpha", "{low: 0.01"),
+        ({"activations": [{"elu": {"alpha": {"low": "a", "high": 2}}}]}, "activations[0].elu.alpha", "no number"),
+        ({"activations": [{"elu": {"alpha": {"low": 1, "high": float("inf")}}}]}, "elu.alpha", "no number"),
+        ({"activations": [{"elu": {"alpha": {"low": 1, "high": 2, "log": "yes"}}}]}, "elu.alpha", "true or false"),
+        ({"activations": [{"elu": {"alpha": []}}]}, "activations[0].elu.alpha", "at least one value"),
+        ({"activations": [{"elu": {"alpha": [[1], 2]}}]}, "activations[0].elu.alpha", "not further lists"),
+        ({"activations": [{"elu": {"alpha": ["one", "two"]}}]}, "activations[0]", "no finite number"),
+        ({"activations": [{"celu": {"alpha": [0, 1]}}]}, "activations[0]", "celu"),
+        ({"activations": [{"relu": {"alpha": "search"}}]}, "activations[0].relu.alpha", "Write {low"),
+        ({"activations": [{"relu": "search"}]}, "activations[0]", "as a mapping"),
+        ({"activations": [{"relu": None, "elu": None}]}, "activations[0]", "cannot read"),
+        ({"activations": [3]}, "search_space.activations[0]", "Write a text like"),
+        ({"activations": ["relu", "tanh", "relu"]}, "search_space.activations[2]", "Remove one"),
+        ({"activations": ["silu", "swish"]}, "search_space.activations[1]", "Remove one"),
+        ({"activations": ["relu | tanh"]}, "search_space.activations[0]", "the model takes 3"),
+        ({"activations": ["relu | tanh | elu"], "scope": "per_layer"}, "search_space.activations[0]", "scope=network"),
+        ({"activations": ["relu"], "scope": "layer"}, "search_space.scope", "Did you mean 'per_layer'?"),
+        ({"activations": ["relu"], "recipe": [0.1]}, "search_space.recipe", "not a mapping"),
+        ({"activations": ["relu"], "recipe": {"steps": [10, 20]}}, "search_space.recipe.steps", "Set recipe.steps"),
+        ({"activations": ["relu"], "recipe": {"eval_every": [1, 2]}}, "search_space.recipe.eval_every", "Set recipe"),
+        ({"activations": ["relu"], "recipe": {"rl": [1, 2]}}, "search_space.recipe.rl", "Did you mean 'lr'?"),
+        ({"activations": ["relu"], "recipe": {"lr": 0.1}}, "search_space.recipe.lr", "Set recipe.lr=0.1"),
+        ({"activations": ["relu"], "recipe": {"lr": [0.0, 0.1]}}, "search_space.recipe.lr", "above 0"),
+        ({"activations": ["relu"], "recipe": {"lr": ["a", "b"]}}, "search_space.recipe.lr", "no value for recipe.lr"),
+        ({"activations": ["relu"], "recipe": {"optimizer": ["sdg"]}}, "search_space.recipe.optimizer", "'sgd'"),
+        ({"activations": ["relu"], "recipe": {"lr": {"low": 1, "high": 0}}}, "search_space.recipe.lr", "Exchange"),
+        ({"activations": ["relu"], "recipe": {"batch_size": ["a"]}}, "search_space.recipe.batch_size", "'a'"),
+        ({"activations": [{"elu": {"alpha": [True, False]}}]}, "activations[0].elu.alpha", "True"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_is_said_with_place_and_cure(keywords, place, cure):
+    with pytest.raises(ActSearchError) as error:
+        space(**keywords)
+    message = str(error.value)
+    assert place in message
+    assert cure in message
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize(
+    ("keywords", "place"),
+    [
+        ({"activations": [{"elu": {"alpha": "search"}}]}, "search_space.activations: elu: 'alpha' is a range"),
+        ({"activations": ["relu"], "recipe": {"lr": {"low": 1, "high": 2}}}, "search_space.recipe: 'lr' is a range"),
+    ],
+)
+def test_a_grid_over_a_range_is_refused(keywords, place):
+    with pytest.raises(ActSearchError) as error:
+        space(**keywords).enumerate()
+    assert place in str(error.value)
+    assert "Write a list" in str(error.value)

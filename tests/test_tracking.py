@@ -1,0 +1,352 @@
+"""MLflow, for real on SQLite: what a study's runs hold, delivering twice, a killed search, a server that is down."""
+
+import json
+import socket
+import time
+
+import mlflow
+import pytest
+from mlflow.entities import ViewType
+
+from actsearch import tracking
+from actsearch.finalists import Comparison, FinalistRun, as_records, compare
+from actsearch.study import Curves, TrialRecord
+from actsearch.tracking import Delivery, StudyInfo, Tracker
+
+INFO = StudyInfo("digits-mlp-12345678", "12345678", {"recipe.lr": 0.01, "device": "cpu"}, {"command": "actsearch"})
+
+
+@pytest.fixture(scope="module")
+def uri(tmp_path_factory):
+    """One migrated database for the whole file: each test has an experiment of its own."""
+    return f"sqlite:///{tmp_path_factory.mktemp('mlflow')}/mlflow.db"
+
+
+@pytest.fixture
+def experiment(uri, request, tmp_path):
+    client = mlflow.MlflowClient(tracking_uri=uri)
+    client.create_experiment(request.node.name, artifact_location=str(tmp_path / "artifacts"))
+    return request.node.name
+
+
+class Seen:
+    """What a person finds in MLflow: the runs of an experiment."""
+
+    def __init__(self, uri, experiment):
+        self.client = mlflow.MlflowClient(tracking_uri=uri)
+        self.experiment = self.client.get_experiment_by_name(experiment).experiment_id
+
+    def runs(self, view=ViewType.ACTIVE_ONLY, **tags):
+        found = self.client.search_runs([self.experiment], run_view_type=view)
+        return [r for r in found if all(r.data.tags.get(k) == v for k, v in tags.items())]
+
+    def one(self, **tags):
+        (run,) = self.runs(**tags)
+        return run
+
+    def history(self, run, key):
+        return [(m.step, m.value) for m in self.client.get_metric_history(run.info.run_id, key)]
+
+    def everything(self):
+        """All that stands there, times left out."""
+        return {
+            r.info.run_id: (r.info.run_name, r.info.status, dict(r.data.tags), dict(r.data.params),
+                            {key: sorted(self.history(r, key)) for key in r.data.metrics})
+            for r in self.runs(ViewType.ALL)
+        }  # fmt: skip
+
+
+def record(number=0, activation="leaky_relu(negative_slope=0.02)", state="complete", same_as=None, recipe=None):
+    curves = Curves(
+        [10, 20], [[0.2, 0.4], [0.5, 0.7]], [[1.2, 1.0], [0.9, 0.7]], [[2.0, None], [1.0, 0.5]], n_diverged=0
+    )
+    return TrialRecord(number, activation, recipe or {}, state, [0.6], curves, same_as)
+
+
+def finalist_runs():
+    out = []
+    for activation, scores in (("gelu", [0.8, 0.7]), ("relu", [0.5, 0.6])):
+        for seed, score in zip((1000, 1001), scores, strict=True):
+            curves = Curves([10, 20], [[0.1], [score]], [[2.0], [1.0]], [[2.0], [1.0]])
+            out.append(FinalistRun(activation, {"lr": 0.02}, seed, score, 1 - score, False, curves))
+    return out
+
+
+def deliver_finalists(delivery, files=()):
+    runs = finalist_runs()
+    curves = {r.activation: r.curves for r in as_records(runs, "val_accuracy")}
+    for comparison in compare(runs, "relu"):
+        theirs = [r for r in runs if r.activation == comparison.activation]
+        delivery.finalist(comparison, theirs, curves[comparison.activation])
+    delivery.finish("gelu leads.", {"test_accuracy": 0.75}, files)
+
+
+# --- what is written ------------------------------------------------------------------------------
+
+
+def test_a_study_is_a_parent_run_that_says_what_it_is(uri, experiment):
+    Delivery(uri, experiment, INFO)
+    parent = Seen(uri, experiment).one(kind="study")
+    assert parent.info.run_name == INFO.name
+    assert parent.data.params == {"recipe.lr": "0.01", "device": "cpu"}
+    assert parent.data.tags["fingerprint"] == "12345678"
+    assert parent.data.tags["command"] == "actsearch"
+    assert parent.info.status == "RUNNING"
+
+
+def test_a_trial_is_a_child_run_with_its_curves_and_parameters(uri, experiment):
+    delivery, seen = Delivery(uri, experiment, INFO), Seen(uri, experiment)
+    delivery.trial(record(3, recipe={"lr": 0.005}))
+    run = seen.one(kind="trial")
+    assert run.data.tags["mlflow.parentRunId"] == seen.one(kind="study").info.run_id
+    assert run.info.run_name == "#3 leaky_relu(negative_slope=0.02)"
+    assert run.info.status == "FINISHED"
+    assert run.data.tags["state"] == "complete"
+    assert run.data.params == {
+        "activation": "leaky_relu(negative_slope=0.02)", "recipe.lr": "0.005", "leaky_relu.negative_slope": "0.02",
+    }  # fmt: skip
+    assert seen.history(run, "val_accuracy") == [(10, pytest.approx(0.3)), (20, pytest.approx(0.6))]
+    assert seen.history(run, "val_loss") == [(10, pytest.approx(1.1)), (20, pytest.approx(0.8))]
+    assert seen.history(run, "train_loss") == [(10, 2.0), (20, 0.75)]  # a diverged seed has none
+    assert seen.history(run, "val_accuracy_seed0") == [(10, 0.2), (20, 0.5)]
+    assert seen.history(run, "train_loss_seed1") == [(20, 0.5)]
+
+
+def test_one_spec_per_layer_has_its_layers_in_the_parameters(uri, experiment):
+    Delivery(uri, experiment, INFO).trial(record(activation="elu(alpha=2) | relu | silu(beta=learned)"))
+    params = Seen(uri, experiment).one(kind="trial").data.params
+    assert (params["layer0.elu.alpha"], params["layer2.silu.beta"]) == ("2.0", "learned(1)")
+
+
+def test_a_pruned_trial_says_so_and_a_duplicate_was_no_training_so_it_is_no_run(uri, experiment):
+    delivery, seen = Delivery(uri, experiment, INFO), Seen(uri, experiment)
+    delivery.trial(record(0, state="pruned"))
+    delivery.trial(record(1, state="duplicate", same_as=0))
+    assert seen.one(kind="trial").data.tags["actsearch.trial"] == "0"
+    assert seen.one(kind="trial").data.tags["state"] == "pruned"
+
+
+def test_the_experiments_table_opens_on_this_study(uri, experiment):
+    page = Delivery(uri, experiment, INFO).page
+    seen = Seen(uri, experiment)
+    tags = seen.client.get_experiment(seen.experiment).tags
+    view = json.loads(tags[f"mlflow.sharedViewState.{page.partition('viewStateShareKey=')[2]}"])
+    assert f"/experiments/{seen.experiment}/" in page
+    assert "metrics.`test_accuracy`" in view["selectedColumns"]
+    Delivery(uri, experiment, StudyInfo("other", "0", {}))
+    found = seen.client.search_runs([seen.experiment], view["searchFilter"])
+    assert [r.info.run_name for r in found] == [INFO.name]
+
+
+def test_finalists_have_test_scores_by_seed_and_the_difference(uri, experiment):
+    delivery, seen = Delivery(uri, experiment, INFO), Seen(uri, experiment)
+    deliver_finalists(delivery)
+    gelu = next(r for r in seen.runs(kind="finalist") if r.data.params["activation"] == "gelu")
+    relu = next(r for r in seen.runs(kind="finalist") if r.data.params["activation"] == "relu")
+    assert gelu.data.params["recipe.lr"] == "0.02"
+    assert gelu.data.metrics["test_accuracy"] == pytest.approx(0.75)
+    assert gelu.data.metrics["test_loss"] == pytest.approx(0.25)
+    assert gelu.data.metrics["test_accuracy_difference"] == pytest.approx(0.2)
+    assert gelu.data.metrics["difference_ci_low"] < 0.2 < gelu.data.metrics["difference_ci_high"]
+    assert "test_accuracy_difference" not in relu.data.metrics
+    assert seen.history(gelu, "test_accuracy_by_seed") == [(1000, 0.8), (1001, 0.7)]
+    assert seen.history(gelu, "val_accuracy") == [(10, pytest.approx(0.1)), (20, pytest.approx(0.75))]
+    assert {r.info.status for r in (gelu, relu)} == {"FINISHED"}
+
+
+def test_the_end_is_on_the_parent_with_the_files(uri, experiment, tmp_path):
+    (tmp_path / "leaderboard.csv").write_text("rank\n1\n")
+    delivery, seen = Delivery(uri, experiment, INFO), Seen(uri, experiment)
+    deliver_finalists(delivery, [tmp_path / "leaderboard.csv", tmp_path / "missing.csv"])
+    parent = seen.one(kind="study")
+    assert parent.info.status == "FINISHED"
+    assert parent.data.tags["mlflow.note.content"] == "gelu leads."
+    assert parent.data.metrics == {"test_accuracy": 0.75}
+    assert [a.path for a in seen.client.list_artifacts(parent.info.run_id)] == ["leaderboard.csv"]
+
+
+def test_a_thousand_metrics_arrive_whole(uri, experiment):
+    steps = list(range(1, 401))
+    rows = [[i / 400, i / 500] for i in steps]
+    delivery, seen = Delivery(uri, experiment, INFO), Seen(uri, experiment)
+    delivery.trial(TrialRecord(0, "relu", {}, "complete", [1.0], Curves(steps, rows, rows, rows)))
+    run = seen.one(kind="trial")
+    assert seen.history(run, "train_loss_seed1") == [(i, i / 500) for i in steps]
+
+
+# --- twice, killed --------------------------------------------------------------------------------
+
+
+def test_delivering_twice_changes_nothing(uri, experiment):
+    def deliver():
+        delivery = Delivery(uri, experiment, INFO)
+        delivery.trial(record(0))
+        delivery.trial(record(1, "gelu", state="pruned"))
+        deliver_finalists(delivery)
+
+    deliver()
+    before = Seen(uri, experiment).everything()
+    assert len(before) == 1 + 2 + 2
+    deliver()
+    assert Seen(uri, experiment).everything() == before
+
+
+def test_two_studies_of_one_experiment_stay_apart(uri, experiment):
+    Delivery(uri, experiment, INFO).trial(record(0))
+    Delivery(uri, experiment, StudyInfo("other", "0", {})).trial(record(0))
+    seen = Seen(uri, experiment)
+    assert len(seen.runs(kind="study")) == 2
+    assert len({r.data.tags["mlflow.parentRunId"] for r in seen.runs(kind="trial")}) == 2
+
+
+def test_the_unfinished_child_of_a_killed_search_is_replaced(uri, experiment):
+    seen = Seen(uri, experiment)
+    killed = Delivery(uri, experiment, INFO)
+    killed.trial(record(0))
+    killed.live(1, "gelu", [(10, {"val_accuracy": 0.123})])
+    half = seen.one(**{"actsearch.trial": "1"}).info.run_id
+    again = Delivery(uri, experiment, INFO)
+    again.live(1, "gelu", [(10, {"val_accuracy": 0.3})])
+    again.trial(record(0))
+    again.trial(record(1, "gelu"))
+    run = seen.one(**{"actsearch.trial": "1"})
+    assert run.info.run_id != half
+    assert [v for _, v in seen.history(run, "val_accuracy")] == pytest.approx([0.3, 0.6])
+    assert seen.client.get_run(half).info.lifecycle_stage == "deleted"
+    assert len(seen.runs(kind="trial")) == 2
+
+
+def test_rungs_written_live_are_not_written_again_at_the_end(uri, experiment):
+    delivery, seen = Delivery(uri, experiment, INFO), Seen(uri, experiment)
+    delivery.live(0, "leaky_relu(negative_slope=0.02)", [(10, {"val_accuracy": 0.3, "val_loss": 1.1})])
+    run = seen.one(kind="trial")
+    assert run.info.status == "RUNNING"
+    assert seen.history(run, "val_accuracy") == [(10, 0.3)]
+    delivery.trial(record(0))
+    assert seen.one(kind="trial").info.run_id == run.info.run_id
+    assert seen.history(run, "val_accuracy") == [(10, 0.3), (20, pytest.approx(0.6))]
+    assert seen.history(run, "val_accuracy_seed0") == [(10, 0.2), (20, 0.5)]
+
+
+def test_a_finalist_cut_off_in_the_middle_is_completed_without_a_value_twice(uri, experiment):
+    seen, runs = Seen(uri, experiment), finalist_runs()
+    first = Delivery(uri, experiment, INFO)
+    comparison = compare(runs, "relu")[0]
+    theirs = [r for r in runs if r.activation == "gelu"]
+    curves = as_records(runs, "val_accuracy")[0].curves
+    first.client.set_terminated = lambda *a, **k: 1 / 0
+    with pytest.raises(ZeroDivisionError):
+        first.finalist(comparison, theirs, curves)
+    Delivery(uri, experiment, INFO).finalist(comparison, theirs, curves)
+    run = seen.one(kind="finalist")
+    assert run.info.status == "FINISHED"
+    assert seen.history(run, "test_accuracy_by_seed") == [(1000, 0.8), (1001, 0.7)]
+
+
+# --- in a thread ----------------------------------------------------------------------------------
+
+
+def test_the_tracker_delivers_what_it_is_given_and_live_rungs_in_time(uri, experiment, monkeypatch):
+    monkeypatch.setattr(tracking, "LIVE_SECONDS", 0.0)
+    warnings = []
+    tracker = Tracker(lambda: Delivery(uri, experiment, INFO), warnings.append)
+    tracker.rung(10, {0: "leaky_relu(negative_slope=0.02)", 1: "gelu"}, {n: {"val_accuracy": 0.3} for n in (0, 1)})
+    tracker.trials([record(0)])
+    tracker.close(lambda delivery: delivery.finish("done", {}, []))
+    tracker.close()
+    seen = Seen(uri, experiment)
+    assert warnings == []
+    assert seen.one(kind="study").info.status == "FINISHED"
+    assert seen.one(**{"actsearch.trial": "0"}).info.status == "FINISHED"
+    live = seen.one(**{"actsearch.trial": "1"})
+    assert (live.info.status, live.info.run_name) == ("RUNNING", "#1 gelu")
+    assert seen.history(live, "val_accuracy") == [(10, 0.3)]
+
+
+def test_rungs_are_gathered_not_written_one_by_one():
+    calls = []
+
+    class Recorder:
+        page = "/"
+
+        def live(self, number, name, metrics):
+            calls.append(("live", number, [step for step, _ in metrics]))
+
+        def trial(self, record):
+            calls.append(("trial", record.number))
+
+    tracker = Tracker(Recorder, calls.append)
+    for step in (10, 20, 30):
+        tracker.rung(step, {0: "relu"}, {0: {"val_accuracy": step / 100}})
+    tracker._flushed -= tracking.LIVE_SECONDS + 1
+    tracker.rung(40, {0: "relu"}, {0: {"val_accuracy": 0.4}})
+    tracker.rung(50, {0: "relu"}, {0: {"val_accuracy": 0.5}})
+    tracker.trials([record(0)])
+    tracker.close()
+    assert calls == [("live", 0, [10, 20, 30, 40]), ("trial", 0)]
+
+
+def closed_port():
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        return taken.getsockname()[1]
+
+
+def test_a_server_that_is_down_is_one_warning_and_blocks_nobody(monkeypatch):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    warnings = []
+    url = f"http://127.0.0.1:{closed_port()}"
+    asked = []
+
+    def make():
+        asked.append(time.monotonic())
+        return Delivery(url, "x", INFO)
+
+    tracker = Tracker(make, warnings.append)
+    for number in range(30):
+        tracker.trials([record(number)])  # returns at once: it only puts things into a queue
+    tracker.close(lambda delivery: delivery.finish("done", {}, []))
+    assert len(warnings) == 1
+    assert "task=deliver" in warnings[0]
+    assert "\n" not in warnings[0]
+    assert len(asked) == 1  # not once per trial: each would wait for the server again
+
+
+def test_a_server_that_dies_midway_is_one_warning_and_the_rest_can_be_delivered(uri, experiment):
+    warnings, seen = [], Seen(uri, experiment)
+
+    def make():
+        delivery = Delivery(uri, experiment, INFO)
+        log_batch, calls = delivery.client.log_batch, []
+
+        def dying(*args, **keywords):
+            calls.append(args)
+            if len(calls) > 2:  # the parent's parameters, the first trial
+                raise ConnectionError("the server is gone")
+            log_batch(*args, **keywords)
+
+        delivery.client.log_batch = dying
+        return delivery
+
+    tracker = Tracker(make, warnings.append)
+    tracker.trials([record(0), record(1), record(2)])
+    tracker.close()
+    assert len(warnings) == 1
+    assert "the server is gone" in warnings[0]
+    assert [r.info.status for r in seen.runs(**{"actsearch.trial": "0"})] == ["FINISHED"]
+    later = Delivery(uri, experiment, INFO)
+    for number in range(3):
+        later.trial(record(number))
+    for number in range(3):
+        run = seen.one(**{"actsearch.trial": str(number)})
+        assert run.info.status == "FINISHED"
+        assert [v for _, v in seen.history(run, "val_accuracy")] == pytest.approx([0.3, 0.6])
+
+
+def test_comparison_of_the_baseline_has_no_difference_to_write(uri, experiment):
+    delivery = Delivery(uri, experiment, INFO)
+    base = Comparison("relu", {}, 0.5, 0.1, 2, 1, True, None)
+    delivery.finalist(base, [FinalistRun("relu", {}, 1000, 0.5, 0.5, True)], Curves())
+    metrics = Seen(uri, experiment).one(kind="finalist").data.metrics
+    assert metrics["n_diverged"] == 1
+    assert not any("difference" in key for key in metrics)
