@@ -31,7 +31,7 @@ from actsearch.report.sentence import markdown_table, sentence
 from actsearch.report.terminal import Terminal
 from actsearch.samplers import SamplerFactory
 from actsearch.search_space import Candidate, SearchSpace
-from actsearch.storage import open_storage, sole_leader
+from actsearch.storage import open_storage, sole_leader, sqlite_path
 from actsearch.study import (
     FRESH_SEED,
     Event,
@@ -247,7 +247,10 @@ def deliver(job: Job) -> Result:
     """Writes a study to its tracking server, from the storage alone: what is there already stays as it is."""
     if job.tracking_uri is None:
         raise ActSearchError("tracking.uri=null: there is nowhere to deliver to. Write tracking.uri=http://… .")
-    storage = open_storage(job.storage_url)
+    path = sqlite_path(job.storage_url)
+    storage = open_storage(job.storage_url) if path is None or path.exists() else None
+    if storage is None or job.name not in optuna.get_all_study_names(storage):
+        raise ActSearchError(f"there is no study '{job.name}' in {job.storage_url} to deliver. Run it first.")
     study = open_study(storage, job.name, job.study.objectives, job.identity)
     done = records(study)
     runs = [

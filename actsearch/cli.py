@@ -83,6 +83,8 @@ def _task(cfg: DictConfig) -> None:
         _fail(str(error), 2)
     except OmegaConfBaseException as error:
         _fail(_explain(error), 2)
+    except OSError as error:
+        _fail(f"{one_line(error)}. Is the disk full? What was finished is saved: the same command goes on.", 2)
     finally:
         for made in (folder, *folder.parents):  # Hydra makes them before anything is checked
             if not made.is_dir() or made == Path.cwd() or any(made.iterdir()):

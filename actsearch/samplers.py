@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -35,7 +36,9 @@ class SamplerFactory:
     def __call__(self, number: int, attempt: int) -> Sampler:
         seed = self.seed_of(number, attempt)
         try:
-            sampler = self.function(**self.keywords, **({"seed": seed} if self.takes_seed else {}))
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # BruteForceSampler, for years
+                sampler = self.function(**self.keywords, **({"seed": seed} if self.takes_seed else {}))
         except Exception as error:
             raise ActSearchError(f"sampler: it cannot be made: {one_line(error)}") from error
         if not isinstance(sampler, Sampler):

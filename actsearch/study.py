@@ -60,8 +60,10 @@ class StudyOptions:
         for objective in self.objectives:
             if objective not in OBJECTIVES:
                 raise unknown("objective in study.objectives:", objective, OBJECTIVES)
-        if self.name is not None and (not self.name.strip() or set(self.name) & set("/\\\0\n")):
-            raise ActSearchError(f"study.name='{self.name}': a name without slashes, e.g. study.name=my-search.")
+        if self.name is not None and (not self.name.strip() or set(self.name) & set("/\\\0\n'\"`")):
+            raise ActSearchError(
+                f"study.name={self.name!r}: a name without slashes or quotes, e.g. study.name=my-search."
+            )
 
 
 @dataclass

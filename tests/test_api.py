@@ -239,8 +239,9 @@ def test_delivering_what_is_not_there_or_not_finished_says_so(fake, blobs, tmp_p
     uri = f"sqlite:///{tmp_path}/m.db"
     monkeypatch.chdir(tmp_path)
     empty = job(tmp_path / "empty", blobs, tracking_uri=uri)
-    with pytest.raises(ActSearchError, match="no results to deliver yet"):
+    with pytest.raises(ActSearchError, match="there is no study"):
         api.deliver(empty)
+    assert not (tmp_path / "empty").exists()  # asking made none
     with pytest.raises(ActSearchError, match=r"tracking\.uri"):
         api.deliver(replace(empty, tracking_uri=None))
     cut = job(tmp_path / "cut", blobs)
