@@ -24,6 +24,7 @@ from actsearch.errors import ActSearchError, one_line, unknown
 from actsearch.processes import Processes, core_count
 
 if TYPE_CHECKING:  # imported where needed: torch, which they import, takes seconds
+    from actsearch.api import Job
     from actsearch.config import Config
 
 HERE = Path(__file__).parent
@@ -86,8 +87,9 @@ def _task(cfg: DictConfig) -> None:
     except OSError as error:
         _fail(f"{one_line(error)}. Is the disk full? What was finished is saved: the same command goes on.", 2)
     finally:
-        for made in (folder, *folder.parents):  # Hydra makes them before anything is checked
-            if not made.is_dir() or made == Path.cwd() or any(made.iterdir()):
+        below = [p for p in folder.parents if p.is_relative_to(Path.cwd()) and p != Path.cwd()]
+        for made in (folder, *below):  # Hydra makes them before anything is checked
+            if not made.is_dir() or any(made.iterdir()):
                 break
             made.rmdir()
 
@@ -124,7 +126,7 @@ def _do(cfg: DictConfig, folder: Path) -> None:
         terminal.line(f"dashboard    {_dashboard(job.tracking_uri, result.page)}")
 
 
-def _job(config: Config, folder: Path, config_yaml: str):
+def _job(config: Config, folder: Path, config_yaml: str) -> Job:
     """A Job of the API from the config's values."""
     from actsearch.api import Job
     from actsearch.data import make_data

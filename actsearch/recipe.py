@@ -20,7 +20,7 @@ INITS = ("gain", "kaiming_relu", "torch")
 class Recipe:
     """lr: the peak of the schedule. steps: batches in all. eval_every: steps from rung to rung.
     momentum: SGD's and RMSprop's. grad_clip: largest norm of a run's gradient, None for no clipping.
-    init: DESIGN of the initial weights, see models/initialise.py.
+    init: of the weights, see models/initialise.py.
     """
 
     optimizer: str = "adamw"
