@@ -83,8 +83,8 @@ class Job:
 @dataclass
 class Result:
     """leaderboard: rows as in leaderboard.csv. best: the activation that leads on test. comparisons: finalists
-    against the baseline, best first. runs: one per finalist and seed. summary: one sentence. page: the study's
-    table in MLflow, below its server's address.
+    against the baseline, best first. runs: one per finalist and seed. summary: one sentence. searched: the
+    finalists were selected from trials. page: the study's table in MLflow, below its server's address.
     """
 
     leaderboard: list[dict[str, Any]]
@@ -93,6 +93,7 @@ class Result:
     summary: str
     folder: Path
     test_name: str
+    searched: bool
     page: str | None = None
 
     @property
@@ -102,7 +103,7 @@ class Result:
     def report(self) -> None:
         """Prints the leaderboard, the finalists and the sentence."""
         terminal = Terminal()
-        terminal.leaderboard(self.leaderboard)
+        terminal.leaderboard(self.leaderboard, self.searched)
         terminal.finalists(self.comparisons, self.test_name)
         terminal.line(f"\n{self.summary}")
 
@@ -307,7 +308,7 @@ def make_result(job: Job, done: Sequence[TrialRecord], runs: Sequence[FinalistRu
     )
     comparisons = stage.compare(runs, job.confirm.baseline)
     test_name = f"{job.data.name}'s test set"
-    return Result(rows, comparisons, list(runs), sentence(comparisons, test_name), job.folder, test_name)
+    return Result(rows, comparisons, list(runs), sentence(comparisons, test_name), job.folder, test_name, bool(done))
 
 
 def write_files(job: Job, result: Result) -> list[Path]:

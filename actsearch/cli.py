@@ -117,7 +117,7 @@ def _do(cfg: DictConfig, folder: Path) -> None:
         terminal.line(f"delivered {job.name} to {job.tracking_uri}")
     else:
         result = api.run(job, terminal, early, psutil.Process().create_time())
-        terminal.leaderboard(result.leaderboard)
+        terminal.leaderboard(result.leaderboard, result.searched)
     terminal.finalists(result.comparisons, result.test_name)
     terminal.line(f"\n{result.summary}")
     shown = folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder

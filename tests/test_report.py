@@ -163,7 +163,7 @@ def test_a_log_gets_plain_lines(capsys):
     terminal.event(GenerationFinished("search", [DONE[0], DONE[2], DONE[1]], 25))
     terminal.end()
     terminal.warn("the server said: [/none] [red] no")
-    terminal.leaderboard(leaderboard_rows(DONE, ["val_accuracy"]))
+    terminal.leaderboard(leaderboard_rows(DONE, ["val_accuracy"]), searched=True)
     terminal.finalists(compare([*runs("gelu", [0.6, 0.8, 0.85]), *BASE], "relu"), "digits's test set")
     terminal.line("[3/4] done")
     out = capsys.readouterr().out
@@ -192,19 +192,19 @@ def test_a_loss_is_best_when_it_is_smallest(capsys):
 
 def test_a_long_leaderboard_is_cut_and_a_quiet_terminal_says_nothing(capsys):
     rows = leaderboard_rows([record(i, "relu", [i / 30]) for i in range(25)], ["val_accuracy"])
-    Terminal().leaderboard(rows, n_show=20)
+    Terminal().leaderboard(rows, searched=True, n_show=20)
     out = capsys.readouterr().out
     assert "… and 5 more in leaderboard.csv" in out
     quiet = Terminal(quiet=True)
     quiet.header({"device": "cpu"})
-    quiet.leaderboard(rows)
+    quiet.leaderboard(rows, searched=True)
     quiet.warn("no")
     assert capsys.readouterr().out == ""
 
 
 def test_every_seed_diverged_shows_no_nan(capsys):
     terminal = Terminal()
-    terminal.leaderboard(leaderboard_rows([record(0, "relu", [1 / 3], diverged=1)], ["val_accuracy"]))
+    terminal.leaderboard(leaderboard_rows([record(0, "relu", [1 / 3], diverged=1)], ["val_accuracy"]), searched=True)
     out = capsys.readouterr().out
     assert "33.33 %" in out
     assert "nan" not in out

@@ -98,17 +98,16 @@ class Terminal:
     def line(self, message: str) -> None:
         self.console.print(message, markup=False)
 
-    def leaderboard(self, rows: Sequence[Mapping[str, object]], n_show: int = 20) -> None:
-        """rows: as in leaderboard.csv."""
+    def leaderboard(self, rows: Sequence[Mapping[str, object]], searched: bool, n_show: int = 20) -> None:
+        """rows: as in leaderboard.csv. searched: the best of them were selected from many."""
         ranked = [row for row in rows if row["rank"] != ""]
         counts = {state: sum(row["state"] == state for row in rows) for state in ("pruned", "duplicate")}
         more = [
             f"{n} {word}" for n, word in ((counts["pruned"], "pruned"), (counts["duplicate"], "proposed again")) if n
         ]
         note = f"; {', '.join(more)}" if more else ""
-        self.console.print(
-            f"\nLeaderboard: validation, selected from {len(rows)} trials: optimistic ({len(ranked)} ranked{note})"
-        )
+        how = f"validation, selected from {len(rows)} trials: optimistic" if searched else "validation, all compared"
+        self.console.print(f"\nLeaderboard: {how} ({len(ranked)} ranked{note})")
         recipe = [name for name in (rows[0] if rows else {}) if name.startswith("recipe.")]
         extra = [name for name in (rows[0] if rows else {}) if name == "latency_us"]
         table = Table(box=None, pad_edge=False, header_style="bold")
