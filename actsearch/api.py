@@ -9,7 +9,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -47,8 +47,9 @@ from actsearch.study import (
 )
 from actsearch.study import search as search_stage
 from actsearch.tracking import Delivery, StudyInfo, Tracker
-from actsearch.training import Trainer, find_device
+from actsearch.training import Plan, Run, Trainer, choose, find_device, tune
 
+TUNE_STEPS = 50  # of each plan that engine=tune times
 T = TypeVar("T")
 
 
@@ -71,6 +72,7 @@ class Job:
     experiment: str = "actsearch"
     config_yaml: str = ""
     device: str = "auto"
+    engine: str = "auto"
     worker: int = 0
     params: Mapping[str, Any] = field(default_factory=dict)
     tags: Mapping[str, str] = field(default_factory=dict)
@@ -170,7 +172,8 @@ def run(job: Job, terminal: Terminal, processes: Processes | None = None, starte
             write_text(job.folder / "config.yaml", job.config_yaml)
         before = records(study)
         trainer = stack.enter_context(Trainer(device, processes=processes if device.type == "cpu" else None))
-        trainer.load(job.model, job.data)
+        trainer.load(job.model, job.data, choose(job.engine, job.model, largest, device, trainer.cores))
+        settle_plan(job, study, trainer)
         job.data.source.prepare_test()
         terminal.header(header(job, trainer, n_trials, len(everything), len(before)))
         tracker = None
@@ -242,6 +245,18 @@ def run(job: Job, terminal: Terminal, processes: Processes | None = None, starte
         timing = clock.summary(tracker.seconds if tracker else 0.0)
         write_text(job.folder / "timing.json", json.dumps(timing, indent=2) + "\n")
     return result
+
+
+def settle_plan(job: Job, study: optuna.Study, trainer: Trainer) -> None:
+    """Trains as the study was trained before; else as chosen, or as tuned, and notes it in the study."""
+    key = f"plan_{trainer.device.type}"
+    if key in study.user_attrs:
+        trainer.plan = Plan.from_json(study.user_attrs[key])
+        return
+    if job.engine == "tune":
+        recipe = replace(job.recipe, eval_every=min(job.recipe.eval_every, TUNE_STEPS))
+        tune(trainer, job.model, [Run(c.specs, recipe, s) for c in job.space.typical() for s in range(job.study.seeds)])
+    study.set_user_attr(key, trainer.plan.to_json())
 
 
 def deliver(job: Job) -> Result:
@@ -370,6 +385,7 @@ def header(job: Job, trainer: Trainer, n_trials: int, n_all: int, n_before: int)
         "model": f"{job.model.name}, {job.model.n_parameters:,} parameters, {job.model.n_slots} activations; "
         f"initial weights: {r.init}",
         "data": str(job.data),
+        "training": str(trainer.plan),
         "recipe": f"{r.optimizer}, lr {r.lr:g}, {r.schedule}, {r.steps} steps of {r.batch_size}",
         "search space": str(job.space),
         "search": search_row,
@@ -399,6 +415,7 @@ def search(
     folder: str | Path = "runs",
     tracking_uri: str | None = None,
     device: str = "auto",
+    engine: str = "auto",
     quiet: bool = False,
 ) -> Result:
     """Which activation for this model and data? The same as the command `actsearch`.
@@ -429,6 +446,7 @@ def search(
         "recipe": vars(recipe),
         "activations": list(activations),
         "study": {"seeds": seeds},
+        "engine": engine,
     }  # fmt: skip
     title = name or study_name(data.name, label, identity)
     target = Path(folder) / title
@@ -437,7 +455,7 @@ def search(
         study=options, confirm=ConfirmOptions(finalists=finalists, seeds=finalist_seeds, baseline=baseline),
         sampler=SamplerFactory(optuna.samplers.TPESampler, {}, 0), pruner=optuna.pruners.NopPruner(), identity=identity,
         folder=target, storage_url=f"sqlite:///{target / 'study.db'}", tracking_uri=tracking_uri, device=device,
-        params={"model": label, "data": data.name},
+        engine=engine, params={"model": label, "data": data.name},
     )  # fmt: skip
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     result = run(job, Terminal(quiet))

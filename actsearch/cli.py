@@ -153,7 +153,7 @@ def _job(config: Config, folder: Path, config_yaml: str) -> Job:
         pruner=make_pruner(*_target("pruner", config.pruner)), identity=_identity(OmegaConf.structured(config)),
         folder=folder, config_yaml=config_yaml, storage_url=config.storage.url, tracking_uri=uri,
         experiment=config.tracking.experiment,
-        device=config.device, worker=config.worker, params=_shown_params(config), tags=_tags(),
+        device=config.device, engine=config.engine, worker=config.worker, params=_shown_params(config), tags=_tags(),
     )  # fmt: skip
 
 
@@ -197,7 +197,7 @@ def _identity(cfg: Any) -> dict[str, Any]:
     """What a result depends on, and so the fingerprint: not how long, where or with what it is shown."""
     parts = ("data", "model", "recipe", "search_space", "sampler", "pruner")
     plain: Any = {part: OmegaConf.to_container(cfg[part], resolve=True) for part in (*parts, "study")}
-    identity = {part: plain[part] for part in parts}
+    identity = {part: plain[part] for part in parts} | {"engine": str(cfg.engine)}
     identity["data"] = {k: v for k, v in identity["data"].items() if k not in NOT_IN_RESULT}
     identity["study"] = {k: plain["study"][k] for k in ("seeds", "seed", "generation", "objectives")}
     return identity

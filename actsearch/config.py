@@ -49,4 +49,5 @@ class Config:
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     task: TaskConfig = field(default_factory=TaskConfig)
     device: str = "auto"
+    engine: str = "auto"
     worker: int = 0

@@ -180,20 +180,17 @@ def confirm(
 ) -> Generator[Event, None, list[FinalistRun]]:
     """Trains each candidate on options.seeds fresh seeds, scores the last step on test; returns the runs.
 
-    Runs already in the storage are not trained again.
+    Runs already in the storage are not trained again, except beside others of their block that are missing: a
+    block is always trained whole, because in float32 a run's last digits may depend on what it is fused with.
     """
     study = _side_study(storage, f"{name}/finalists")
     key = lambda run: (*candidate_key(run.activation, run.recipe), run.seed)  # noqa: E731
     done = {key(run): run for run in _side_records(study, FinalistRun)}
-    wanted = [
-        (candidate, seed)
-        for seed in range(FRESH_SEED, FRESH_SEED + options.seeds)
-        for candidate in candidates
-        if key(_empty(candidate, seed)) not in done
-    ]
-    at_once = SEEDS_AT_ONCE * len(candidates)
-    for start in range(0, len(wanted), at_once):
-        part = wanted[start : start + at_once]
+    seeds = range(FRESH_SEED, FRESH_SEED + options.seeds)
+    for start in range(0, options.seeds, SEEDS_AT_ONCE):
+        part = [(candidate, seed) for seed in seeds[start : start + SEEDS_AT_ONCE] for candidate in candidates]
+        if all(key(_empty(candidate, seed)) in done for candidate, seed in part):
+            continue
         yield GenerationStarted("finalists", {i: f"{c}, seed {s}" for i, (c, s) in enumerate(part)})
         batch = TrainingBatch(trainer, [Run(c.specs, c.recipe_for(recipe), s) for c, s in part])
         runs, before = [_empty(c, s) for c, s in part], 0
@@ -210,13 +207,10 @@ def confirm(
         test_metric, test_loss = batch.score(*data.test())
         for i, run in enumerate(runs):
             run.test_metric, run.test_loss = test_metric[i].item(), test_loss[i].item()
-            _add(study, run.to_json(), run.test_metric)
-            done[key(run)] = run
-    return [
-        done[key(_empty(candidate, seed))]
-        for candidate in candidates
-        for seed in range(FRESH_SEED, FRESH_SEED + options.seeds)
-    ]
+            if key(run) not in done:
+                _add(study, run.to_json(), run.test_metric)
+                done[key(run)] = run
+    return [done[key(_empty(candidate, seed))] for candidate in candidates for seed in seeds]
 
 
 def compare(runs: Sequence[FinalistRun], baseline: str) -> list[Comparison]:

@@ -114,6 +114,10 @@ class Entry:
         chosen = {param: domain.suggest(trial, f"{prefix}{self.label}.{param}") for param, domain in self.free}
         return (Spec.of(self.name, {**dict(self.fixed), **chosen}),)
 
+    def middle(self) -> tuple[Spec, ...]:
+        chosen = {param: domain.at(0.5) for param, domain in self.free}
+        return self.specs or (Spec.of(self.name, {**dict(self.fixed), **chosen}),)
+
     def all(self) -> Iterator[tuple[Spec, ...]]:
         if self.specs is not None:
             yield self.specs
@@ -185,6 +189,10 @@ class SearchSpace:
         label = self.entries[number].label
         slots = [f"layer{i}." for i in range(self.n_slots)] if self.scope == "per_layer" else [""]
         return {f"{slot}activation": label for slot in slots}
+
+    def typical(self) -> list[Candidate]:
+        """One of each entry, at the middle of its ranges."""
+        return [Candidate(entry.middle()) for entry in self.entries]
 
     def nets(self) -> list[Candidate]:
         """All activations, without recipe values. Raises ActSearchError if a range makes them endless."""

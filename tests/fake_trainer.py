@@ -7,6 +7,7 @@ import torch
 
 from actsearch.activations.spec import print_net
 from actsearch.training import Evaluation
+from actsearch.training.plan import SERIAL
 
 N_CLASSES = 3
 
@@ -40,8 +41,8 @@ class FakeTrainer:
         self.started, self.scored, self.advances = [], [], 0
         self.die_at, self.on_start = die_at, on_start
 
-    def load(self, model, data):
-        self.data = data
+    def load(self, model, data, plan=SERIAL):
+        self.data, self.plan = data, plan
 
     def start(self, runs):
         if self.on_start is not None:

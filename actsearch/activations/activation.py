@@ -34,7 +34,9 @@ class Param:
 class Activation:
     """A catalogue entry: one broadcasting function `fn(x, **params)` and the facts about it.
 
-    Parameters may be floats, or tensors that broadcast against x. `kind` is `elementwise`, or
+    Parameters may be floats, or tensors that broadcast against x. backward: optionally its
+    backward pass for tensors, `(grad, x, **params) → (grad_x, {parameter: grad of x's shape})`, faster than autograd
+    where many runs are trained at once. `kind` is `elementwise`, or
     `channelwise` where an output depends on the other channels (dimension 1) of its input.
     """
 
@@ -45,6 +47,7 @@ class Activation:
     source: str
     params: tuple[Param, ...] = ()
     kind: Kind = "elementwise"
+    backward: Callable[..., tuple[Tensor, dict[str, Tensor]]] | None = None
     aliases: tuple[str, ...] = ()
 
     def param(self, name: str) -> Param | None:

@@ -111,8 +111,10 @@ class Spec:
 class ActivationModule(nn.Module):
     """A spec as a module. Learned parameters are `nn.Parameter`s of shape (channels,) or ().
 
-    Input (N, C) or (N, C, …): channels are dimension 1, as in torch.nn.PReLU.
+    Input (N, C) or (N, C, …): channels are dimension 1, as in torch.nn.PReLU. place: among a net's activations.
     """
+
+    place = 0
 
     def __init__(self, spec: Spec, channels: int | None = None) -> None:
         super().__init__()

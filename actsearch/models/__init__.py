@@ -31,7 +31,7 @@ class Model:
     """A net still without activations and weights, for one data set's shapes.
 
     function: a model function, or an nn.Module that serves as the pattern (it is copied, never trained).
-    in_shape: one example's shape. n_slots: how many activations it takes.
+    in_shape: one example's shape. n_slots: how many activations it takes. channels: of each, as it was asked for.
     Raises ActSearchError if the function does not give an nn.Module that maps the data to n_classes outputs.
     """
 
@@ -52,7 +52,7 @@ class Model:
         relu, slots = Spec.of("relu"), []
         with torch.random.fork_rng(devices=[]):
             net = self._assemble(lambda channels=None: slots.append(channels) or relu.module(channels))
-        self.n_slots = len(slots)
+        self.n_slots, self.channels = len(slots), slots
         self.n_parameters = sum(p.numel() for p in net.parameters())
         self._try(net)
 
@@ -62,10 +62,17 @@ class Model:
             raise ActSearchError(
                 f"{len(specs)} activations for {self.name}, which takes {self.n_slots}. Give one, or one per layer."
             )
-        each = iter(specs if len(specs) == self.n_slots else list(specs) * self.n_slots)
+        each = enumerate(specs if len(specs) == self.n_slots else list(specs) * self.n_slots)
+
+        def activation(channels: int | None = None) -> nn.Module:
+            place, spec = next(each)
+            module = spec.module(channels)
+            module.place = place
+            return module
+
         with torch.random.fork_rng(devices=[]):  # a net may have parameters that no reset_parameters draws
             torch.default_generator.manual_seed(seed)
-            net = self._assemble(lambda channels=None: next(each).module(channels))
+            net = self._assemble(activation)
         initialise(net, init, seed)
         return net
 

@@ -12,6 +12,7 @@ Knows neither Optuna nor MLflow.
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -24,10 +25,13 @@ from actsearch.data import Data
 from actsearch.errors import ActSearchError, one_line
 from actsearch.models import Model
 from actsearch.processes import Processes, TrainingError, core_count
+from actsearch.training.plan import SERIAL, Plan, candidates, choose, fastest
 from actsearch.training.reference import Evaluation, Run
 from actsearch.training.worker import Worker
 
-__all__ = ["Evaluation", "Run", "Rung", "Trainer", "TrainingBatch", "TrainingError", "find_device"]
+__all__ = [
+    "Evaluation", "Plan", "Run", "Rung", "Trainer", "TrainingBatch", "TrainingError", "choose", "find_device", "tune",
+]  # fmt: skip
 
 
 def find_device(text: str) -> torch.device:
@@ -51,18 +55,20 @@ def find_device(text: str) -> torch.device:
 class Trainer:
     """On a CPU one lasting single-threaded process per core; on an accelerator this process itself.
 
-    processes: those already started, if any; they are closed with the Trainer.
+    processes: those already started, if any; they are closed with the Trainer. plan: how it trains, set by `load`.
     """
 
     def __init__(self, device: torch.device, cores: int | None = None, processes: Processes | None = None) -> None:
         self.device = device
+        self.plan = SERIAL
         self._processes = processes
         if device.type == "cpu" and processes is None:
             self._processes = Processes(cores or core_count())
         self.cores = len(self._processes) if self._processes is not None else 1
 
-    def load(self, model: Model, data: Data) -> None:
-        """Gives the model and the data, without the test set, to whoever trains."""
+    def load(self, model: Model, data: Data, plan: Plan = SERIAL) -> None:
+        """Gives the model and the data, without the test set, to whoever trains, and says how."""
+        self.plan = plan
         if self._processes is None:
             self._worker = Worker(model, data.without_test(), self.device)
             return
@@ -75,10 +81,10 @@ class Trainer:
     def start(self, runs: Sequence[Run]) -> None:
         numbered = list(enumerate(runs))
         if self._processes is None:
-            self._worker.start(numbered)
+            self._worker.start(numbered, self.plan)
         else:
             parts = [numbered[i :: self.cores] for i in range(self.cores)]
-            list(self._processes.ask([cloudpickle.dumps(("start", part)) for part in parts]))
+            list(self._processes.ask([cloudpickle.dumps(("start", part, self.plan)) for part in parts]))
 
     def advance(self, stopped: set[int]) -> Iterator[tuple[int, Evaluation]]:
         return self._each("advance", stopped)
@@ -148,3 +154,19 @@ class TrainingBatch:
             if index not in self.stopped:
                 values[:, index] = torch.tensor(scored, dtype=torch.float64)
         return values[0], values[1]
+
+
+def tune(trainer: Trainer, model: Model, runs: Sequence[Run]) -> Plan:
+    """Times some plans on the first rung of these runs, twice each, one after the other, and takes the fastest."""
+    first = runs[0].recipe
+    plans = candidates(model, first.batch_size, trainer.device, trainer.cores)
+    seconds = [math.inf] * len(plans)
+    for _ in range(2):
+        for i, plan in enumerate(plans):
+            trainer.plan = plan
+            trainer.start(runs)
+            begin = time.perf_counter()
+            list(trainer.advance(set()))
+            seconds[i] = min(seconds[i], time.perf_counter() - begin)
+    trainer.plan = fastest(plans, seconds)
+    return trainer.plan

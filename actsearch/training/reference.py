@@ -97,13 +97,13 @@ def _evaluation(net: nn.Module, split: Split, step: int, train_loss: float) -> E
     metric, val_loss = score(net, split.x_val, split.y_val)
     if math.isfinite(train_loss) and math.isfinite(val_loss):
         return Evaluation(step, metric, val_loss, train_loss)
-    return Evaluation(step, *chance(net, split), train_loss=math.nan, diverged=True)
-
-
-def chance(net: nn.Module, split: Split) -> tuple[float, float]:
-    """What guessing scores: (accuracy, loss). A run that diverged is counted as this, never dropped."""
     with torch.no_grad():
         n_classes = net(split.x_val[:1]).shape[1]
+    return Evaluation(step, *chance(n_classes), train_loss=math.nan, diverged=True)
+
+
+def chance(n_classes: int) -> tuple[float, float]:
+    """What guessing scores: (accuracy, loss). A run that diverged is counted as this, never dropped."""
     return 1 / n_classes, math.log(n_classes)
 
 

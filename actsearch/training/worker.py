@@ -6,6 +6,7 @@ single-threaded processes: the first imports torch once and forks the others, wh
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import threading
@@ -18,28 +19,39 @@ import cloudpickle
 import torch
 from torch import Tensor, nn
 
-from actsearch.data import Data
+from actsearch.activations.spec import print_net
+from actsearch.data import Data, Split
 from actsearch.models import Model
+from actsearch.training.fused import Fused, Traced, trace
+from actsearch.training.plan import SERIAL, Plan
 from actsearch.training.reference import WEIGHTS, Evaluation, Run, chance, score, stream, train
 
 
-class Worker:
-    """Runs in flight in one process. An index is the run's place in the generation."""
+class Serial:
+    """Some runs in flight, each by the plain loop. An index is the run's place in the generation."""
 
-    def __init__(self, model: Model, data: Data, device: torch.device) -> None:
-        self.model, self.data, self.device = model, data, device
-        self._split = None if data.resample else data.split(0).to(device)
+    def __init__(
+        self, model: Model, data: Data, runs: Sequence[tuple[int, Run]], device: torch.device, channels_last: bool
+    ) -> None:
+        self.model, self.device, self.channels_last = model, device, channels_last
         self._live: dict[int, Iterator[Evaluation]] = {}
         self._nets: dict[int, nn.Module] = {}
         self._last: dict[int, Evaluation] = {}
-
-    def start(self, runs: Sequence[tuple[int, Run]]) -> None:
-        self._live, self._nets, self._last = {}, {}, {}
+        splits: dict[int, Split] = {}
         for index, run in runs:
-            net = self.model.build(run.specs, stream(run.seed, WEIGHTS), run.recipe.init)
-            split = self._split or self.data.split(run.seed).to(self.device)
+            seed = run.seed if data.resample else 0
+            if seed not in splits:
+                split = data.split(seed).to(device)
+                splits[seed] = Split(self._laid(split.x_train), split.y_train, self._laid(split.x_val), split.y_val)
+            net = model.build(run.specs, stream(run.seed, WEIGHTS), run.recipe.init)
+            if channels_last:
+                net = net.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
             self._nets[index] = net
-            self._live[index] = train(net, split, run, self.device)
+            self._live[index] = train(net, splits[seed], run, device)
+
+    def _laid(self, x: Tensor) -> Tensor:
+        images = self.channels_last and x.dim() == 4
+        return x.contiguous(memory_format=torch.channels_last) if images else x
 
     def advance(self, stopped: set[int]) -> Iterator[tuple[int, Evaluation]]:
         """Takes each live run to its next rung. A run that diverged repeats its last evaluation."""
@@ -51,12 +63,50 @@ class Worker:
 
     def score(self, x: Tensor, y: Tensor) -> Iterator[tuple[int, tuple[float, float]]]:
         """(metric, loss) of every live run's net on the test set; chance for those that diverged."""
-        x, y = x.to(self.device), y.to(self.device)
+        x, y = self._laid(x.to(self.device)), y.to(self.device)
         for index, net in self._nets.items():
-            if self._last[index].diverged:
-                yield index, chance(net, self._split or self.data.split(0).to(self.device))
-            else:
-                yield index, score(net, x, y)
+            yield index, chance(self.model.n_classes) if self._last[index].diverged else score(net, x, y)
+
+
+class Worker:
+    """Trains the runs it is given as the plan says."""
+
+    def __init__(self, model: Model, data: Data, device: torch.device) -> None:
+        self.model, self.data, self.device = model, data, device
+        self.traced: Traced | None = None
+        self.plan = SERIAL
+        self._parts: list[Serial | Fused] = []
+
+    def start(self, runs: Sequence[tuple[int, Run]], plan: Plan) -> None:
+        self.plan = plan
+        self._parts = [self._part(part) for part in self._divide(runs)]
+
+    def _divide(self, runs: Sequence[tuple[int, Run]]) -> list[list[tuple[int, Run]]]:
+        """Runs that train together: of one optimizer and batch size, like activations side by side, at most k."""
+        if self.plan.engine == "serial":
+            return [list(runs)] if runs else []
+        programs: dict[tuple[str, int], list[tuple[int, Run]]] = {}
+        for index, run in sorted(runs, key=lambda item: (print_net(item[1].specs), item[1].seed)):
+            programs.setdefault((run.recipe.optimizer, run.recipe.batch_size), []).append((index, run))
+        parts = []
+        for together in programs.values():
+            n = math.ceil(len(together) / self.plan.k)
+            parts += [together[i * len(together) // n : (i + 1) * len(together) // n] for i in range(n)]
+        return parts
+
+    def _part(self, runs: list[tuple[int, Run]]) -> Serial | Fused:
+        if self.plan.engine == "serial":
+            return Serial(self.model, self.data, runs, self.device, self.plan.channels_last)
+        self.traced = self.traced or trace(self.model)
+        return Fused(self.model, self.traced, self.data, runs, self.device)
+
+    def advance(self, stopped: set[int]) -> Iterator[tuple[int, Evaluation]]:
+        for part in self._parts:
+            yield from part.advance(stopped)
+
+    def score(self, x: Tensor, y: Tensor) -> Iterator[tuple[int, tuple[float, float]]]:
+        for part in self._parts:
+            yield from part.score(x, y)
 
 
 def serve(connection: Connection, worker: Worker) -> None:

@@ -1,0 +1,450 @@
+"""K runs as one tensor program: weights as rows (K, n), one call per layer, forward, backward and update written out.
+
+`trace` reads a net's layers once; `Fused` holds some runs in flight, as worker.py holds those of the plain loop.
+Equal to the plain loop (reference.py) in float64; what one run does never depends on its neighbours.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+import torch.fx
+from torch import Tensor, nn
+
+from actsearch.activations.spec import ActivationModule, Learned, Spec
+from actsearch.data import Data
+from actsearch.errors import one_line
+from actsearch.models import Model
+from actsearch.training.layers import (
+    FUNCTIONS,
+    TABLE,
+    Activations,
+    Add,
+    Binding,
+    Flatten,
+    Folded,
+    Layer,
+    Node,
+    NotFusable,
+    Slot,
+    Value,
+)
+from actsearch.training.reference import NOISE, WEIGHTS, Evaluation, Run, batch_order, chance, stream
+from actsearch.training.update import Update
+
+ALIGN = 16  # pieces of a row start at 64 bytes
+EAGER_STEPS = 3  # on a GPU before the step is captured
+
+
+@dataclass
+class Traced:
+    """A net as a list of layers. before: what only reshapes the data, applied to all of it at once."""
+
+    before: list[Callable[[Tensor], Tensor]]
+    start: Value
+    nodes: list[Node]
+
+
+class _Tracer(torch.fx.Tracer):
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return isinstance(m, ActivationModule) or super().is_leaf_module(m, module_qualified_name)
+
+
+class _Shapes(torch.fx.Interpreter):
+    """Notes the shape of each value, without the batch."""
+
+    def run_node(self, n: torch.fx.Node) -> Any:
+        out = super().run_node(n)
+        n.meta["shape"] = tuple(out.shape[1:]) if isinstance(out, Tensor) else None
+        return out
+
+
+def trace(model: Model) -> Traced:
+    """The layers of a model's net. Raises NotFusable with the reason if one is not in the table (layers.py)."""
+    net = model.build([Spec.of("relu")], 0, "torch")
+    try:
+        in_training = str(_Tracer().trace(net.train()))
+        graph = _Tracer().trace(net.eval())
+        with torch.no_grad():
+            _Shapes(torch.fx.GraphModule(net, graph)).run(torch.zeros(2, *model.in_shape))
+    except Exception as error:  # control flow that depends on values, whatever a user's forward does
+        raise NotFusable(f"its forward cannot be traced ({one_line(error)})") from error
+    if str(graph) != in_training:
+        raise NotFusable("its forward differs between training and evaluation")
+    traced = _read(graph, net, model)
+    used = [slot.name for node in traced.nodes for slot in node.slots if slot.kind == "weight"]
+    if sorted(used) != sorted(name for name, _ in net.named_parameters()):
+        raise NotFusable("it has weights that are shared, or used outside of its layers")
+    return traced
+
+
+def _read(graph: torch.fx.Graph, net: nn.Module, model: Model) -> Traced:
+    """The graph's nodes as ours."""
+    values: dict[torch.fx.Node, Value] = {}
+    before: list[Callable[[Tensor], Tensor]] = []
+    nodes: list[Node] = []
+    orders: dict[int, Tensor] = {}  # of values that are a flattened view in another order: by id
+    start = Value(model.in_shape)
+    for n in graph.nodes:
+        if n.op == "placeholder":
+            values[n] = start
+            continue
+        if n.op == "output":
+            end = values[n.args[0]] if isinstance(n.args[0], torch.fx.Node) else None
+            if end is None or not nodes or nodes[-1].out is not end:
+                raise NotFusable("it does not return its last layer's output")
+            break
+        sources = [a for a in n.all_input_nodes if a in values]
+        inputs = [values[a] for a in sources]
+        module = net.get_submodule(str(n.target)) if n.op == "call_module" else None
+        if isinstance(module, nn.Identity) or (isinstance(module, nn.Dropout) and module.p == 0):
+            values[n] = inputs[0]
+            continue
+        if not nodes and isinstance(module, nn.Flatten | nn.Unflatten) and inputs == [start]:
+            before.append(module)
+            start.shape = n.meta["shape"]
+            values[n] = start
+            continue
+        kind = TABLE.get(type(module)) if module is not None else FUNCTIONS.get(n.target)
+        if kind is None or n.op == "get_attr":
+            what = type(module).__name__ if module is not None else getattr(n.target, "__name__", n.target)
+            raise NotFusable(f"it has {what}, which has no fused form")
+        out = Value(n.meta["shape"])
+        node = Node(kind, inputs, out, module, str(n.target))
+        order = next((orders[id(value)] for value in inputs if id(value) in orders), None)
+        if kind is Flatten:
+            order = _order(inputs[0].shape, out.shape)
+        if kind in (Flatten, Activations):  # the order stays
+            if order is not None:
+                orders[id(out)] = order
+        else:
+            node.slots = kind.slots(str(n.target), module, inputs[0].shape, order)
+        if isinstance(module, ActivationModule):
+            node.place, node.width = module.place, model.channels[module.place] or 1
+        elif kind is Folded:
+            node.module = module if module is not None else _of_one(n)
+        elif kind is Add and (len(inputs) != 2 or inputs[0].shape != inputs[1].shape or n.kwargs):
+            raise NotFusable("it adds what has not one shape")
+        for value in inputs:
+            value.n_consumers += 1
+        values[n] = out
+        nodes.append(node)
+    if len(nodes[-1].out.shape) != 1:
+        raise NotFusable("its outputs are not one number per class")
+    return Traced(before, start, nodes)
+
+
+def _order(shape: tuple[int, ...], flat: tuple[int, ...]) -> Tensor | None:
+    """The net's order of features behind a flatten, channels last: its linear layer will take its columns so."""
+    if len(flat) != 1 or math.prod(shape) != flat[0]:
+        raise NotFusable("it flattens other than to (batch, features)")
+    if len(shape) == 1 or shape[0] == 1:
+        return None
+    return torch.arange(flat[0]).view(shape).movedim(0, -1).reshape(-1)
+
+
+def _of_one(n: torch.fx.Node) -> Callable[[Tensor], Tensor]:
+    """A call of the graph as a function of its one tensor."""
+    if not isinstance(n.args[0], torch.fx.Node) or len(n.all_input_nodes) != 1 or not callable(n.target):
+        raise NotFusable(f"{n.target} is called with several tensors")
+    function, rest, keywords = n.target, n.args[1:], dict(n.kwargs)
+    if getattr(function, "__name__", "") == "getitem":
+        index = rest[0] if isinstance(rest[0], tuple) else (rest[0],)
+        if index[0] != slice(None):
+            raise NotFusable("it slices the batch")
+    return lambda x: function(x, *rest, **keywords)
+
+
+class Fused:
+    """Some runs in flight as one program. An index is a run's place in the generation.
+
+    runs: with one batch size and one optimizer. dtype: of weights and data. vectorised: in the form for
+    accelerators, where nothing is done run by run and steps are counted on the device.
+    """
+
+    def __init__(
+        self, model: Model, traced: Traced, data: Data, runs: Sequence[tuple[int, Run]], device: torch.device,
+        dtype: torch.dtype = torch.float32, vectorised: bool | None = None,
+    ) -> None:  # fmt: skip
+        self.model, self.traced, self.data, self.device, self.dtype = model, traced, data, device, dtype
+        self.vectorised = device.type != "cpu" if vectorised is None else vectorised
+        self.indices, self.runs = [index for index, _ in runs], [run for _, run in runs]
+        self.recipe = self.runs[0].recipe
+        self.last: dict[int, Evaluation] = {}
+        self.step = 0
+        self._rungs = iter(self.recipe.rungs())
+        self.nodes = [_with_learned(node, self.runs) for node in traced.nodes]
+        self._lay_out()
+        self.rows = torch.zeros(len(self.runs), self.n_row, dtype=dtype, device=device)
+        self._load_weights()
+        self._load_data()
+        self._bind(None)
+
+    # --- rows -------------------------------------------------------------------------------------
+
+    def _lay_out(self) -> None:
+        """Where each slot lies in a row: weights, then learned parameters, which have no decay, then buffers."""
+        kinds = ("weight", "learned", "buffer")
+        self.slots = [slot for kind in kinds for node in self.nodes for slot in node.slots if slot.kind == kind]
+        self.where: dict[str, slice] = {}
+        ends, at = {}, 0
+        for slot in self.slots:
+            self.where[slot.name] = slice(at, at + slot.size)
+            at = -(-(at + slot.size) // ALIGN) * ALIGN
+            ends[slot.kind] = at
+        self.n_weights = ends["weight"]
+        self.n_trained = ends.get("learned", self.n_weights)
+        self.n_row = at
+
+    def _load_weights(self) -> None:
+        """The initial weights, as the plain loop would have them."""
+        places = {node.name: node for node in self.nodes if node.layer is Activations}
+        for k, run in enumerate(self.runs):
+            net = self.model.build(run.specs, stream(run.seed, WEIGHTS), run.recipe.init).to(self.dtype)
+            state = net.state_dict()
+            for slot in self.slots:
+                if slot.kind != "learned":
+                    self.rows[k, self.where[slot.name]] = slot.read(state[slot.name]).to(self.device)
+            for name, node in places.items():
+                learned = list(net.get_submodule(name).parameters())
+                if learned:
+                    start = self.where[node.slots[0].name].start
+                    flat = torch.cat([p.detach().reshape(-1) for p in learned]).to(self.device)
+                    self.rows[k, start : start + len(flat)] = flat
+
+    def state_dict(self, index: int) -> dict[str, Tensor]:
+        """The net of one run as it is now, by the net's own names."""
+        k = self.indices.index(index)
+        net = self.model.build(self.runs[k].specs, 0, "torch").to(self.dtype)
+        state = net.state_dict()
+        for slot in self.slots:
+            if slot.kind != "learned":
+                state[slot.name] = slot.write(self.rows[k, self.where[slot.name]].cpu(), state[slot.name].shape)
+        for node in self.nodes:
+            if node.layer is Activations and node.slots:
+                at = self.where[node.slots[0].name].start
+                for name, p in net.get_submodule(node.name).named_parameters():
+                    state[f"{node.name}.{name}"] = self.rows[k, at : at + p.numel()].cpu().view(p.shape).clone()
+                    at += p.numel()
+        return state
+
+    # --- data -------------------------------------------------------------------------------------
+
+    def _load_data(self) -> None:
+        """Training data of all seeds as one pool, and where each step's batches lie in it."""
+        self.seeds = sorted({run.seed for run in self.runs})
+        splits = [self.data.split(seed) for seed in (self.seeds if self.data.resample else self.seeds[:1])]
+        x = torch.cat([self._as_rows(split.x_train) for split in splits])
+        y = torch.cat([split.y_train for split in splits]).to(self.device)
+        self.pool_x = x
+        self.pool_y = nn.functional.one_hot(y, self.model.n_classes).to(self.dtype)
+        n, r = len(splits[0].x_train), self.recipe
+        orders = [batch_order(n, r.batch_size, r.steps, seed) for seed in self.seeds]
+        shift = n if self.data.resample else 0
+        self.order = torch.stack([order + i * shift for i, order in enumerate(orders)], 1).flatten(1).to(self.device)
+        self.x_val = torch.stack([self._as_rows(split.x_val) for split in splits])
+        self.y_val = torch.stack([split.y_val for split in splits]).to(self.device)
+        self.noise = [
+            torch.Generator(self.device).manual_seed(stream(seed, NOISE)) for seed in self.seeds
+        ]  # as the plain loop draws it: a generator of its own for each seed
+
+    def _as_rows(self, x: Tensor) -> Tensor:
+        """(n, *shape) → (n, features), channels last, on the device."""
+        for reshape in self.traced.before:
+            x = reshape(x)
+        return x.movedim(1, -1).reshape(len(x), -1).to(self.device, self.dtype)
+
+    # --- the program ------------------------------------------------------------------------------
+
+    def _bind(self, state: tuple[Tensor, Tensor] | None) -> None:
+        """Gives each layer its memory, for as many runs as there are now."""
+        k, batch = len(self.runs), self.recipe.batch_size
+        new = lambda *shape: torch.zeros(*shape, dtype=self.dtype, device=self.device)  # noqa: E731
+        self.graph: Any = None
+        self.weights = self.rows[:, : self.n_trained]
+        self.gradients = new(k, self.n_trained)
+        self.update = Update(
+            self.weights, self.gradients, self.n_weights, [run.recipe for run in self.runs], self.vectorised, state
+        )
+        self.seed_of = torch.tensor([self.seeds.index(run.seed) for run in self.runs], device=self.device)
+        self.counter = torch.full((1,), self.step, device=self.device)
+        start = self.traced.start
+        start.data = new(k, *start.fused_shape, batch)
+        for node in self.nodes:
+            node.out.grad = None
+            if node.layer is Flatten:
+                node.out.data = node.inputs[0].data.view(k, *node.out.shape, batch)
+            else:
+                node.out.data = new(k, *node.out.fused_shape, batch)
+        end = self.nodes[-1].out
+        end.grad = torch.zeros_like(end.data)
+        bound = Binding(k, batch, [run.specs for run in self.runs], self._views, self._keep_mask, self.vectorised)
+        self.layers: list[Layer] = []
+        self.sums: list[Tensor] = []  # gradients of values with several consumers
+        for node in reversed(self.nodes):
+            layer = node.layer(node, bound)
+            gradients = [self._gradient_for(node, value) for value in node.inputs]
+            layer.gx = gradients[0]
+            if isinstance(layer, Add):
+                layer.gx_other = gradients[1]
+            layer.adds = [
+                (v.grad, g) for v, g in zip(node.inputs, gradients, strict=True) if g is not None and v.n_consumers > 1
+            ]  # pyright: ignore[reportAttributeAccessIssue]
+            self.layers.insert(0, layer)
+        # what the loss and the batches need
+        self.logits, self.g_logits = end.data, end.grad
+        n_seeds = len(self.seeds)
+        self.target = new(k, *end.shape, batch)
+        self.input = start.data.view(k, -1, batch)
+        self._x, self._y = new(n_seeds, self.input.shape[1], batch), new(n_seeds, *end.shape, batch)
+        self.losses = new(k)
+
+    def _gradient_for(self, node: Node, value: Value) -> Tensor | None:
+        """Where a layer writes the gradient of one of its inputs."""
+        if value is self.traced.start:
+            return None
+        if value.n_consumers > 1:
+            if value.grad is None:
+                value.grad = torch.zeros_like(value.data)
+                self.sums.append(value.grad)
+            return torch.zeros_like(value.data)
+        assert node.out.grad is not None
+        if node.layer is Flatten:
+            value.grad = node.out.grad.view(value.data.shape)
+        else:
+            value.grad = node.out.grad if node.layer.in_place else torch.zeros_like(value.data)
+        return value.grad
+
+    def _views(self, slot: Slot) -> tuple[Tensor, Tensor]:
+        where = self.where[slot.name]
+        k = len(self.runs)
+        values = self.rows[:, where].view(k, *slot.shape)
+        return values, values if slot.kind == "buffer" else self.gradients[:, where].view(k, *slot.shape)
+
+    def _keep_mask(self, shape: tuple[int, ...], p: float) -> Tensor:
+        """Dropout's factors (K, *positions, C, B): drawn once per seed, in the net's own layout, as torch draws them."""
+        masks = []
+        for generator in self.noise:
+            kept = torch.empty(self.recipe.batch_size, *shape, dtype=self.dtype, device=self.device)
+            kept.bernoulli_(1 - p, generator=generator).div_(1 - p)
+            masks.append(kept.permute(*range(2, kept.dim()), 1, 0))
+        return torch.stack(masks).index_select(0, self.seed_of)
+
+    def _forward(self, training: bool) -> None:
+        for layer in self.layers:
+            layer.forward(training)
+
+    def _backward(self) -> None:
+        for total in self.sums:
+            total.zero_()
+        for layer in reversed(self.layers):
+            layer.backward()
+            for total, part in layer.adds:
+                total.add_(part)
+
+    def _one_step(self) -> None:
+        """The whole step: batch, forward, loss, backward, update."""
+        at: Any = self.counter if self.vectorised else self.step
+        batch = self.order.index_select(0, at).view(-1) if self.vectorised else self.order[at]
+        for pool, per_seed, per_run in ((self.pool_x, self._x, self.input), (self.pool_y, self._y, self.target)):
+            per_seed.copy_(pool.index_select(0, batch).view(len(self.seeds), -1, pool.shape[1]).mT)
+            torch.index_select(per_seed, 0, self.seed_of, out=per_run)
+        self._forward(training=True)
+        log_p = torch.log_softmax(self.logits, 1)
+        self.losses.sub_((log_p * self.target).sum((1, 2)), alpha=1 / self.recipe.batch_size)
+        torch.exp(log_p, out=self.g_logits).sub_(self.target).mul_(1 / self.recipe.batch_size)
+        self._backward()
+        self.update.step(at)
+        if self.vectorised:
+            self.counter.add_(1)
+
+    def _advance_to(self, stop: int) -> None:
+        with torch.no_grad():
+            while self.step < stop:
+                if self.device.type == "cuda" and self.step >= EAGER_STEPS:
+                    self._replay()
+                else:
+                    self._one_step()
+                self.step += 1
+
+    def _replay(self) -> None:
+        """One step by a captured CUDA graph: one launch instead of a hundred."""
+        if self.graph is None:
+            torch.cuda.synchronize(self.device)
+            self.graph = torch.cuda.CUDAGraph()
+            for generator in self.noise:
+                self.graph.register_generator_state(generator)
+            with torch.cuda.graph(self.graph):
+                self._one_step()
+        self.graph.replay()
+
+    # --- rungs ------------------------------------------------------------------------------------
+
+    def advance(self, stopped: set[int]) -> Iterator[tuple[int, Evaluation]]:
+        """Takes all runs to their next rung. A run that diverged repeats its last evaluation."""
+        for index in stopped:
+            self.last.pop(index, None)
+        gone = stopped | {index for index, at in self.last.items() if at.diverged}
+        self._keep([k for k, index in enumerate(self.indices) if index not in gone])
+        if self.runs:
+            before, stop = self.step, next(self._rungs)
+            self.losses.zero_()
+            self._advance_to(stop)
+            train_loss = (self.losses / (stop - before)).tolist()
+            metric, val_loss = self._score(self.x_val, self.y_val)
+            for index, m, v, t in zip(self.indices, metric, val_loss, train_loss, strict=True):
+                if math.isfinite(t) and math.isfinite(v):
+                    self.last[index] = Evaluation(stop, m, v, t)
+                else:
+                    self.last[index] = Evaluation(stop, *chance(self.model.n_classes), math.nan, diverged=True)
+        yield from self.last.items()
+
+    def score(self, x: Tensor, y: Tensor) -> Iterator[tuple[int, tuple[float, float]]]:
+        """(metric, loss) of every run's net on the test set; what guessing scores for those that diverged."""
+        scores: dict[int, tuple[float, float]] = {}
+        if self.runs:
+            metric, losses = self._score(self._as_rows(x)[None], y.to(self.device)[None])
+            scores = dict(zip(self.indices, zip(metric, losses, strict=True), strict=True))
+        for index, at in self.last.items():
+            yield index, chance(self.model.n_classes) if at.diverged else scores[index]
+
+    def _score(self, x: Tensor, y: Tensor) -> tuple[list[float], list[float]]:
+        """x: (1 or seeds, n, features), y: (1 or seeds, n)."""
+        n, batch, k = x.shape[1], self.recipe.batch_size, len(self.runs)
+        right, loss = torch.zeros(k, device=self.device), torch.zeros(k, dtype=self.dtype, device=self.device)
+        rows = self.seed_of if len(x) > 1 else torch.zeros_like(self.seed_of)
+        with torch.no_grad():
+            for start in range(0, n, batch):
+                size = min(batch, n - start)
+                xs = x[:, start : start + size].mT
+                self.input[:, :, :size].copy_(xs.index_select(0, rows) if len(x) > 1 else xs)
+                ys = y[:, start : start + size].index_select(0, rows)
+                self._forward(training=False)
+                logits = self.logits[:, :, :size]
+                right += (logits.argmax(1) == ys).sum(1)
+                loss -= torch.log_softmax(logits, 1).gather(1, ys[:, None]).sum((1, 2))
+        return (right.double() / n).tolist(), (loss / n).tolist()
+
+    def _keep(self, rows: list[int]) -> None:
+        """Compacts the program to these rows."""
+        if len(rows) == len(self.runs):
+            return
+        keep = torch.tensor(rows, dtype=torch.long, device=self.device)
+        self.indices, self.runs = [self.indices[k] for k in rows], [self.runs[k] for k in rows]
+        if rows:
+            self.rows, state = self.rows[keep], self.update.kept(keep)
+            self._bind(state)
+
+
+def _with_learned(node: Node, runs: Sequence[Run]) -> Node:
+    """An activation with room in the rows for what some run trains there."""
+    if node.layer is not Activations:
+        return node
+    specs = [run.specs[node.place] if len(run.specs) > 1 else run.specs[0] for run in runs]
+    most = max(sum(isinstance(v, Learned) for v in spec.values) for spec in specs)
+    slots = [Slot(f"{node.name}.", (most * node.width,), kind="learned")] if most else []
+    return replace(node, slots=slots)

@@ -1,0 +1,542 @@
+"""The table of layers that are trained fused: for each, K runs at once, its forward and its backward pass.
+
+Every value is one tensor (K, *positions, channels, batch): a batch of features (K, F, B), of sequences
+(K, L, C, B), of images (K, H, W, C, B). With the batch last, a product with weights (out, in) fills the lanes
+of a CPU whatever the widths are (25 channels: 80 GF/s against 52 with the batch first), a window of a
+convolution is a view, and what has no weights does not care.
+
+A layer is bound to its tensors once and then called; forward and backward write into memory that is there.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import operator
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from actsearch.activations.activation import Activation
+from actsearch.activations.kernels import KERNELS, Kernel
+from actsearch.activations.spec import ActivationModule, Learned, Spec
+
+
+class NotFusable(Exception):
+    """Why a model trains one run after the other."""
+
+
+@dataclass
+class Value:
+    """What flows between layers. shape: one example's, as the net has it: (F,), (C, L) or (C, H, W)."""
+
+    shape: tuple[int, ...]
+    n_consumers: int = 0
+    data: Tensor = field(init=False)
+    grad: Tensor | None = None
+
+    @property
+    def fused_shape(self) -> tuple[int, ...]:
+        """(*positions, channels)."""
+        return (*self.shape[1:], self.shape[0])
+
+
+@dataclass(frozen=True)
+class Slot:
+    """A parameter or buffer of the net as a piece of each run's row.
+
+    name: in the net's state_dict. shape: in the row. order: of the net's elements there, None if it is theirs.
+    kind: weight, learned (of an activation: no weight decay) or buffer (not trained).
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    order: Tensor | None = None
+    kind: str = "weight"
+
+    @property
+    def size(self) -> int:
+        return math.prod(self.shape)
+
+    def read(self, tensor: Tensor) -> Tensor:
+        flat = tensor.detach().reshape(-1)
+        return flat if self.order is None else flat[self.order]
+
+    def write(self, flat: Tensor, shape: torch.Size) -> Tensor:
+        """The other way: the net's own tensor from its piece of a row."""
+        if self.order is None:
+            return flat.clone().view(shape)
+        return torch.empty_like(flat).index_copy_(0, self.order, flat).view(shape)
+
+
+@dataclass
+class Node:
+    """A layer of the net before it is bound: what it is, on which values, with which slots."""
+
+    layer: type[Layer]
+    inputs: list[Value]
+    out: Value
+    module: Any = None
+    name: str = ""
+    slots: list[Slot] = field(default_factory=list)
+    place: int = 0  # of an activation among the net's
+    width: int = 1  # of its learned parameters: one per channel, or one in all
+
+
+@dataclass
+class Binding:
+    """What a layer is bound to. of: (values, gradients) of a slot, each (K, *slot.shape); gradients None for buffers.
+    noise: (batch, *shape) uniform draws of each run's own stream, one call after the other.
+    """
+
+    n_runs: int
+    batch: int
+    specs: Sequence[Sequence[Spec]]
+    of: Callable[[Slot], tuple[Tensor, Tensor]]
+    keep_mask: Callable[[tuple[int, ...], float], Tensor]
+    vectorised: bool
+
+
+class Layer:
+    """in_place: its backward may write its input's gradient over its output's."""
+
+    in_place = False
+
+    @classmethod
+    def slots(cls, name: str, module: Any, shape: tuple[int, ...], order: Tensor | None) -> list[Slot]:
+        """What it keeps in the rows. shape: of an input. order: of its features, None if it is the net's own.
+
+        Raises NotFusable for what this layer has no fused form of.
+        """
+        if order is not None:
+            raise NotFusable(f"{name}: something but a linear layer stands behind a flatten of several channels")
+        return []
+
+    def __init__(self, node: Node, bound: Binding) -> None:
+        self.x, self.y = node.inputs[0].data, node.out.data
+        self.gx: Tensor | None = None  # set before the first backward; None: the input is the data
+        self.adds: list[Any] = []  # (sum, gx) where other layers have the same input
+        self.gy: Tensor = node.out.grad  # pyright: ignore[reportAttributeAccessIssue]
+
+    def forward(self, training: bool) -> None:
+        raise NotImplementedError
+
+    def backward(self) -> None:
+        raise NotImplementedError
+
+
+class Linear(Layer):
+    """y = W x + b."""
+
+    @classmethod
+    def slots(cls, name: str, module: Any, shape: tuple[int, ...], order: Tensor | None) -> list[Slot]:
+        if len(shape) != 1:
+            raise NotFusable(f"{name}: a linear layer on inputs of several dimensions has no fused form")
+        n, m = module.out_features, module.in_features
+        columns = None if order is None else (torch.arange(n)[:, None] * m + order).reshape(-1)
+        bias = [] if module.bias is None else [Slot(f"{name}.bias", (n, 1))]
+        return [Slot(f"{name}.weight", (n, m), columns), *bias]
+
+    def __init__(self, node: Node, bound: Binding) -> None:
+        super().__init__(node, bound)
+        self.w, self.gw = bound.of(node.slots[0])
+        self.b, self.gb = bound.of(node.slots[1]) if len(node.slots) > 1 else (None, None)
+
+    def forward(self, training: bool) -> None:
+        if self.b is None:
+            torch.bmm(self.w, self.x, out=self.y)
+        else:
+            torch.baddbmm(self.b, self.w, self.x, out=self.y)
+
+    def backward(self) -> None:
+        torch.bmm(self.gy, self.x.mT, out=self.gw)
+        if self.gb is not None:
+            torch.sum(self.gy, -1, keepdim=True, out=self.gb)
+        if self.gx is not None:
+            torch.bmm(self.w.mT, self.gy, out=self.gx)
+
+
+class Conv(Layer):
+    """1-D and 2-D convolution, output position by output position.
+
+    The taps of a window that lie side by side in memory are one matrix (taps × channels, batch), a view of the
+    input; padding is a window with fewer taps. Products add to what is there, so overlaps cost no pass of their own.
+    """
+
+    @classmethod
+    def slots(cls, name: str, module: Any, shape: tuple[int, ...], order: Tensor | None) -> list[Slot]:
+        super().slots(name, module, shape, order)
+        if (
+            len(shape) != len(module.kernel_size) + 1
+            or module.groups != 1
+            or set(module.dilation) != {1}
+            or module.padding_mode != "zeros"
+        ):
+            raise NotFusable(f"{name}: a convolution with groups, dilation or padding_mode has no fused form")
+        if isinstance(module.padding, str):
+            raise NotFusable(f"{name}: padding='{module.padding}' has no fused form; write it as a number")
+        n, m, *kernel = module.weight.shape
+        inner = torch.arange(module.weight.numel()).view(n, m, -1).transpose(1, 2).reshape(-1)
+        bias = [] if module.bias is None else [Slot(f"{name}.bias", (n, 1))]
+        return [Slot(f"{name}.weight", (n, math.prod(kernel) * m), inner), *bias]
+
+    def __init__(self, node: Node, bound: Binding) -> None:
+        super().__init__(node, bound)
+        self.w, self.gw = bound.of(node.slots[0])
+        self.b, self.gb = bound.of(node.slots[1]) if len(node.slots) > 1 else (None, None)
+        module, channels = node.module, node.inputs[0].shape[0]
+        self._calls = [
+            (self._positions(self.y, out), self._taps(self.w, taps, channels), self._window(self.x, where), taps, where,
+             out, first)
+            for out, first, taps, where in self._windows(module, node.inputs[0].shape[1:], node.out.shape[1:])
+        ]  # fmt: skip
+        self._channels = channels
+        self._back: list[tuple[Tensor, ...]] | None = None
+
+    @staticmethod
+    def _windows(module: Any, size: tuple[int, ...], out_size: tuple[int, ...]):
+        """(output position, first of it, range of taps, where they read): taps side by side in memory at a time."""
+        *outer_kernel, last_kernel = module.kernel_size
+        for out in itertools.product(*map(range, out_size)):
+            at = [o * s - p for o, s, p in zip(out, module.stride, module.padding, strict=True)]
+            low, high = max(0, -at[-1]), min(last_kernel, size[-1] - at[-1])
+            first = True
+            for outer in itertools.product(*map(range, outer_kernel)):
+                place = [a + k for a, k in zip(at[:-1], outer, strict=True)]
+                if low >= high or any(not 0 <= p < n for p, n in zip(place, size[:-1], strict=True)):
+                    continue
+                row = 0
+                for k, n in zip(outer, outer_kernel, strict=True):
+                    row = row * n + k
+                taps = (row * last_kernel + low, row * last_kernel + high)
+                yield out, first, taps, (*place, slice(at[-1] + low, at[-1] + high))
+                first = False
+            if first:
+                raise NotFusable("a convolution has windows that lie wholly in its padding")
+
+    @staticmethod
+    def _positions(tensor: Tensor, out: tuple[int, ...]) -> Tensor:
+        return tensor[(slice(None), *out)]
+
+    @staticmethod
+    def _taps(weight: Tensor, taps: tuple[int, int], channels: int) -> Tensor:
+        return weight[:, :, taps[0] * channels : taps[1] * channels]
+
+    @staticmethod
+    def _window(tensor: Tensor, where: tuple[Any, ...]) -> Tensor:
+        part = tensor[(slice(None), *where)]
+        return part.view(len(part), -1, part.shape[-1])
+
+    def forward(self, training: bool) -> None:
+        for y, w, x, _, _, _, first in self._calls:
+            if first and self.b is None:
+                torch.bmm(w, x, out=y)
+            else:
+                torch.baddbmm(self.b if first else y, w, x, out=y)  # pyright: ignore[reportArgumentType]
+
+    def backward(self) -> None:
+        if self._back is None:
+            self._back = [
+                (self._positions(self.gy, out), self._taps(self.gw, taps, self._channels), x.mT, w.mT)
+                + (() if self.gx is None else (self._window(self.gx, where),))
+                for _, w, x, taps, where, out, _ in self._calls
+            ]
+        self.gw.zero_()
+        for gy, gw, x, *_ in self._back:
+            torch.baddbmm(gw, gy, x, out=gw)
+        if self.gb is not None:
+            torch.sum(self.gy, (*range(1, self.gy.dim() - 2), self.gy.dim() - 1), out=self.gb.squeeze(-1))
+        if self.gx is not None:
+            self.gx.zero_()
+            for gy, _, _, w, gx in self._back:
+                torch.baddbmm(gx, w, gy, out=gx)
+
+
+class Norm(Layer):
+    """Batch norm over positions and batch (Ioffe & Szegedy 2015), layer norm over features (Ba et al. 2016)."""
+
+    @classmethod
+    def slots(cls, name: str, module: Any, shape: tuple[int, ...], order: Tensor | None) -> list[Slot]:
+        super().slots(name, module, shape, order)
+        if module.weight is None or module.bias is None:
+            raise NotFusable(f"{name}: a norm without weight and bias has no fused form")
+        width = tuple(module.weight.shape)
+        if len(width) != 1 or (isinstance(module, nn.LayerNorm) and len(shape) != 1):
+            raise NotFusable(f"{name}: a layer norm over other than features has no fused form")
+        slots = [Slot(f"{name}.weight", (*width, 1)), Slot(f"{name}.bias", (*width, 1))]
+        if isinstance(module, nn.LayerNorm):
+            return slots
+        if module.running_mean is None or module.momentum is None:
+            raise NotFusable(f"{name}: a batch norm without running statistics or momentum has no fused form")
+        return [*slots, *(Slot(f"{name}.running_{what}", (*width, 1), kind="buffer") for what in ("mean", "var"))]
+
+    def __init__(self, node: Node, bound: Binding) -> None:
+        super().__init__(node, bound)
+        per_run = (-1, *[1] * (self.x.dim() - 3), node.out.shape[0], 1)
+        tensors = [bound.of(slot) for slot in node.slots]
+        (self.w, self.gw), (self.b, self.gb) = [(t.view(per_run), g.view(per_run)) for t, g in tensors[:2]]
+        self.running = [t.view(per_run) for t, _ in tensors[2:]]
+        self.eps, self.momentum = node.module.eps, getattr(node.module, "momentum", 0.0)
+        outside = (*range(1, self.x.dim() - 2), self.x.dim() - 1)
+        self.outside = outside  # what a weight is shared by
+        self.over = outside if self.running else (self.x.dim() - 2,)  # what is normalised over
+        self.n = math.prod(self.x.shape[d] for d in self.over)
+
+    def forward(self, training: bool) -> None:
+        if self.running and not training:
+            mean, var = self.running
+        else:
+            var, mean = torch.var_mean(self.x, self.over, correction=0, keepdim=True)
+            for into, new in zip(self.running, (mean, var * (self.n / max(self.n - 1, 1))), strict=False):
+                into.lerp_(new, self.momentum)
+        self.scale = (var + self.eps).rsqrt_()
+        self.normed = (self.x - mean).mul_(self.scale)
+        torch.addcmul(self.b, self.normed, self.w, out=self.y)
+
+    def backward(self) -> None:
+        torch.sum(self.gy, self.outside, keepdim=True, out=self.gb)
+        torch.sum(self.gy * self.normed, self.outside, keepdim=True, out=self.gw)
+        if self.gx is not None:
+            g = self.gy * self.w
+            g.sub_(g.mean(self.over, keepdim=True) + self.normed * (g * self.normed).mean(self.over, keepdim=True))
+            torch.mul(g, self.scale, out=self.gx)
+
+
+class Dropout(Layer):
+    in_place = True
+
+    def __init__(self, node: Node, bound: Binding) -> None:
+        super().__init__(node, bound)
+        self.p, self.shape, self.keep_mask = node.module.p, node.out.shape, bound.keep_mask
+
+    def forward(self, training: bool) -> None:
+        if not training:
+            self.y.copy_(self.x)
+            return
+        self.mask = self.keep_mask(self.shape, self.p)
+        torch.mul(self.x, self.mask, out=self.y)
+
+    def backward(self) -> None:
+        if self.gx is not None:
+            torch.mul(self.gy, self.mask, out=self.gx)
+
+
+class Folded(Layer):
+    """What has no parameters and treats each example alone (pooling, padding, slicing): runs become examples.
+
+    Its backward pass is autograd's of this function alone.
+    """
+
+    def __init__(self, node: Node, bound: Binding) -> None:
+        super().__init__(node, bound)
+        self.fn, self.n_runs = node.module, bound.n_runs
+
+    def _natural(self, tensor: Tensor) -> Tensor:
+        """(K, *positions, C, B) → (K·B, C, *positions)."""
+        d = tensor.dim()
+        return tensor.permute(0, d - 1, d - 2, *range(1, d - 2)).flatten(0, 1)
+
+    def _fused(self, tensor: Tensor) -> Tensor:
+        parts = tensor.unflatten(0, (self.n_runs, -1))
+        return parts.permute(0, *range(3, parts.dim()), 2, 1)
+
+    def forward(self, training: bool) -> None:
+        x = self._natural(self.x)
+        if training and self.gx is not None:
+            with torch.enable_grad():
+                self._in = x.detach().requires_grad_()
+                self._out = self.fn(self._in)
+            self.y.copy_(self._fused(self._out.detach()))
+        else:
+            self.y.copy_(self._fused(self.fn(x)))
+
+    def backward(self) -> None:
+        if self.gx is not None:
+            (grad,) = torch.autograd.grad(self._out, self._in, self._natural(self.gy))
+            self.gx.copy_(self._fused(grad))
+
+
+class Flatten(Layer):
+    """A view: the layer behind it has its weights' columns in this order."""
+
+    def forward(self, training: bool) -> None: ...
+    def backward(self) -> None: ...
+
+
+class Add(Layer):
+    """A residual sum. gx: one gradient per summand."""
+
+    def __init__(self, node: Node, bound: Binding) -> None:
+        super().__init__(node, bound)
+        self.other = node.inputs[1].data
+        self.gx_other: Tensor | None = None
+
+    def forward(self, training: bool) -> None:
+        torch.add(self.x, self.other, out=self.y)
+
+    def backward(self) -> None:
+        for gx in (self.gx, self.gx_other):
+            if gx is not None:
+                gx.copy_(self.gy)
+
+
+class Activations(Layer):
+    """A slot of the net: runs side by side with the same activation share one call."""
+
+    in_place = True
+
+    def __init__(self, node: Node, bound: Binding) -> None:
+        super().__init__(node, bound)
+        learned = bound.of(node.slots[0]) if node.slots else None
+        specs = [row[node.place] if len(row) > 1 else row[0] for row in bound.specs]
+        self.parts: list[Fixed | Trained] = []
+        for at, spec, params in calls(specs, bound.vectorised, self.x):
+            x, y = self.x[at], self.y[at]
+            kernel = KERNELS.get(spec.activation.fn)
+            plain = not any(isinstance(v, Tensor | Learned) for v in params.values())
+            if kernel is not None and plain:
+                self.parts.append(Fixed(kernel, params, x, y, at))
+            else:
+                self.parts.append(Trained(spec.activation, params, x, y, at, learned, node.width))
+
+    def forward(self, training: bool) -> None:
+        for part in self.parts:
+            part.forward(training and self.gx is not None)
+
+    def backward(self) -> None:
+        if self.gx is not None:
+            for part in self.parts:
+                part.backward(self.gy[part.at], self.gx[part.at])
+
+
+def calls(specs: Sequence[Spec], vectorised: bool, like: Tensor) -> list[tuple[slice, Spec, dict[str, Any]]]:
+    """Which runs side by side are one call, and with which parameters.
+
+    On a CPU those with equal values, which then are numbers: torch's kernels take those (leaky_relu: 0.3 ms
+    against 2.2 ms with a tensor). Vectorised, for accelerators: all of one activation, where values differ as
+    a tensor (K_g, 1, …).
+    """
+
+    def together(a: Spec, b: Spec) -> bool:
+        if a.name != b.name or not vectorised:
+            return a == b
+        pairs = list(zip(a.values, b.values, strict=True))
+        return all(x == y or (isinstance(x, float) and isinstance(y, float)) for x, y in pairs)
+
+    out, start = [], 0
+    for stop in range(1, len(specs) + 1):
+        if stop < len(specs) and together(specs[start], specs[stop]):
+            continue
+        group = specs[start:stop]
+        params: dict[str, Any] = {}
+        for i, param in enumerate(group[0].activation.params):
+            values: list[Any] = [spec.values[i] for spec in group]
+            same = len(set(values)) == 1
+            params[param.name] = values[0] if same else like.new_tensor(values).view(-1, *[1] * (like.dim() - 1))
+        out.append((slice(start, stop), group[0], params))
+        start = stop
+    return out
+
+
+class Fixed:
+    """Runs of one activation with fixed parameters: torch's own kernels."""
+
+    def __init__(self, kernel: Kernel, params: dict[str, Any], x: Tensor, y: Tensor, at: slice) -> None:
+        self.kernel, self.params, self.x, self.y, self.at = kernel, params, x, y, at
+
+    def forward(self, training: bool) -> None:
+        self.kernel.forward(self.x, self.y, **self.params)
+
+    def backward(self, gy: Tensor, gx: Tensor) -> None:
+        self.kernel.backward(gy, self.x, self.y, gx, **self.params)
+
+
+class Trained:
+    """Runs of one activation with learned parameters, or parameters that differ: the catalogue's function.
+
+    Its backward pass is the catalogue's where it has one, else autograd's of this function alone.
+    """
+
+    def __init__(
+        self, activation: Activation, params: dict[str, Any], x: Tensor, y: Tensor, at: slice,
+        learned: tuple[Tensor, Tensor] | None, width: int,
+    ) -> None:  # fmt: skip
+        self.activation, self.x, self.y, self.at = activation, x, y, at
+        self.fixed = {name: value for name, value in params.items() if not isinstance(value, Learned)}
+        self.learned: dict[str, tuple[Tensor, Tensor]] = {}
+        names = [name for name, value in params.items() if isinstance(value, Learned)]
+        for i, name in enumerate(names):
+            assert learned is not None
+            shape = (-1, *[1] * (x.dim() - 3), width, 1)
+            piece = (at, slice(i * width, (i + 1) * width))
+            self.learned[name] = (learned[0][piece].view(shape), learned[1][piece].view(shape))
+
+    def _call(self, x: Tensor, **learned: Tensor) -> Tensor:
+        if self.activation.kind == "channelwise":  # channels are dimension 1 there
+            return self.activation.fn(x.movedim(-2, 1), **self.fixed, **learned).movedim(1, -2)
+        return self.activation.fn(x, **self.fixed, **learned)
+
+    def forward(self, training: bool) -> None:
+        if not training or self.activation.backward is not None:
+            self.y.copy_(self._call(self.x, **{name: value for name, (value, _) in self.learned.items()}))
+            return
+        with torch.enable_grad():
+            self._in = [self.x.detach().requires_grad_()]
+            # copies: autograd counts changes of the rows, of which batch norm changes its part meanwhile
+            self._in += [value.clone().requires_grad_() for value, _ in self.learned.values()]
+            self._out = self._call(self._in[0], **dict(zip(self.learned, self._in[1:], strict=True)))
+        self.y.copy_(self._out.detach())
+
+    def backward(self, gy: Tensor, gx: Tensor) -> None:
+        if self.activation.backward is None:
+            grads = torch.autograd.grad(self._out, self._in, gy)
+            for (_, into), grad in zip(self.learned.values(), grads[1:], strict=True):
+                into.copy_(grad)
+            gx.copy_(grads[0])
+            return
+        params = {**self.fixed, **{name: value for name, (value, _) in self.learned.items()}}
+        grad_x, grads = self.activation.backward(gy, self.x, **params)
+        for name, (value, into) in self.learned.items():
+            into.copy_(grads[name].sum_to_size(value.shape))
+        gx.copy_(grad_x)
+
+
+TABLE: dict[type[nn.Module], type[Layer]] = {
+    nn.Linear: Linear,
+    nn.Conv1d: Conv,
+    nn.Conv2d: Conv,
+    nn.BatchNorm1d: Norm,
+    nn.BatchNorm2d: Norm,
+    nn.LayerNorm: Norm,
+    nn.Dropout: Dropout,
+    nn.MaxPool1d: Folded,
+    nn.MaxPool2d: Folded,
+    nn.AvgPool1d: Folded,
+    nn.AvgPool2d: Folded,
+    nn.AdaptiveAvgPool1d: Folded,
+    nn.AdaptiveAvgPool2d: Folded,
+    nn.AdaptiveMaxPool1d: Folded,
+    nn.AdaptiveMaxPool2d: Folded,
+    nn.Flatten: Flatten,
+    ActivationModule: Activations,
+}
+
+FUNCTIONS: dict[Any, type[Layer]] = {
+    operator.add: Add,
+    operator.iadd: Add,
+    torch.add: Add,
+    torch.flatten: Flatten,
+    "flatten": Flatten,
+    operator.getitem: Folded,
+    F.pad: Folded,
+    F.max_pool1d: Folded,
+    F.max_pool2d: Folded,
+    F.avg_pool1d: Folded,
+    F.avg_pool2d: Folded,
+    F.adaptive_avg_pool1d: Folded,
+    F.adaptive_avg_pool2d: Folded,
+}
