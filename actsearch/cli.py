@@ -197,7 +197,7 @@ def _identity(cfg: Any) -> dict[str, Any]:
     """What a result depends on, and so the fingerprint: not how long, where or with what it is shown."""
     parts = ("data", "model", "recipe", "search_space", "sampler", "pruner")
     plain: Any = {part: OmegaConf.to_container(cfg[part], resolve=True) for part in (*parts, "study")}
-    identity = {part: plain[part] for part in parts} | {"engine": str(cfg.engine)}
+    identity: dict[str, Any] = {part: plain[part] for part in parts} | {"engine": str(cfg.engine)}
     identity["data"] = {k: v for k, v in identity["data"].items() if k not in NOT_IN_RESULT}
     identity["study"] = {k: plain["study"][k] for k in ("seeds", "seed", "generation", "objectives")}
     return identity

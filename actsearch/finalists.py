@@ -180,17 +180,28 @@ def confirm(
 ) -> Generator[Event, None, list[FinalistRun]]:
     """Trains each candidate on options.seeds fresh seeds, scores the last step on test; returns the runs.
 
-    Runs already in the storage are not trained again, except beside others of their block that are missing: a
-    block is always trained whole, because in float32 a run's last digits may depend on what it is fused with.
+    Runs already in the storage are not trained again. What was in flight when a search was killed is trained again
+    as it was: in float32 a run's last digits may depend on what it is fused with.
     """
     study = _side_study(storage, f"{name}/finalists")
     key = lambda run: (*candidate_key(run.activation, run.recipe), run.seed)  # noqa: E731
     done = {key(run): run for run in _side_records(study, FinalistRun)}
     seeds = range(FRESH_SEED, FRESH_SEED + options.seeds)
-    for start in range(0, options.seeds, SEEDS_AT_ONCE):
-        part = [(candidate, seed) for seed in seeds[start : start + SEEDS_AT_ONCE] for candidate in candidates]
-        if all(key(_empty(candidate, seed)) in done for candidate, seed in part):
-            continue
+    flight = [
+        (Candidate(parse_net(activation), tuple(values.items())), seed)
+        for activation, values, seed in study.user_attrs.get("in_flight", [])
+    ]
+    parts = [] if all(key(_empty(*run)) in done for run in flight) else [flight]
+    wanted = [
+        (candidate, seed)
+        for seed in seeds
+        for candidate in candidates
+        if key(_empty(candidate, seed)) not in done and not (parts and (candidate, seed) in flight)
+    ]
+    at_once = SEEDS_AT_ONCE * len(candidates)
+    parts += [wanted[start : start + at_once] for start in range(0, len(wanted), at_once)]
+    for part in parts:
+        study.set_user_attr("in_flight", [[c.activation, dict(c.recipe), s] for c, s in part])
         yield GenerationStarted("finalists", {i: f"{c}, seed {s}" for i, (c, s) in enumerate(part)})
         batch = TrainingBatch(trainer, [Run(c.specs, c.recipe_for(recipe), s) for c, s in part])
         runs, before = [_empty(c, s) for c, s in part], 0

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from actsearch.activations.spec import parse_net
-from actsearch.data import Source, Split
+from actsearch.data import Source
 from actsearch.errors import ActSearchError
 from actsearch.models import Model, mlp
 from actsearch.recipe import OPTIMIZERS, Recipe
@@ -173,7 +173,6 @@ def test_score_is_accuracy_and_mean_loss_in_eval_mode_whatever_the_batches(monke
 
 
 def test_chance_is_one_of_n_classes():
-    split = Split(*(torch.zeros(4, 2),) * 4)
     assert reference.chance(7) == (1 / 7, math.log(7))
 
 

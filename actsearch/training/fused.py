@@ -32,6 +32,7 @@ from actsearch.training.layers import (
     NotFusable,
     Slot,
     Value,
+    spec_at,
 )
 from actsearch.training.reference import NOISE, WEIGHTS, Evaluation, Run, batch_order, chance, stream
 from actsearch.training.update import Update
@@ -326,7 +327,7 @@ class Fused:
         return values, values if slot.kind == "buffer" else self.gradients[:, where].view(k, *slot.shape)
 
     def _keep_mask(self, shape: tuple[int, ...], p: float) -> Tensor:
-        """Dropout's factors (K, *positions, C, B): drawn once per seed, in the net's own layout, as torch draws them."""
+        """Dropout's factors (K, *positions, C, B): drawn once per seed, in the net's layout, as torch draws them."""
         masks = []
         for generator in self.noise:
             kept = torch.empty(self.recipe.batch_size, *shape, dtype=self.dtype, device=self.device)
@@ -444,7 +445,7 @@ def _with_learned(node: Node, runs: Sequence[Run]) -> Node:
     """An activation with room in the rows for what some run trains there."""
     if node.layer is not Activations:
         return node
-    specs = [run.specs[node.place] if len(run.specs) > 1 else run.specs[0] for run in runs]
+    specs = [spec_at(run.specs, node.place) for run in runs]
     most = max(sum(isinstance(v, Learned) for v in spec.values) for spec in specs)
     slots = [Slot(f"{node.name}.", (most * node.width,), kind="learned")] if most else []
     return replace(node, slots=slots)

@@ -392,7 +392,7 @@ class Activations(Layer):
     def __init__(self, node: Node, bound: Binding) -> None:
         super().__init__(node, bound)
         learned = bound.of(node.slots[0]) if node.slots else None
-        specs = [row[node.place] if len(row) > 1 else row[0] for row in bound.specs]
+        specs = [spec_at(row, node.place) for row in bound.specs]
         self.parts: list[Fixed | Trained] = []
         for at, spec, params in calls(specs, bound.vectorised, self.x):
             x, y = self.x[at], self.y[at]
@@ -411,6 +411,11 @@ class Activations(Layer):
         if self.gx is not None:
             for part in self.parts:
                 part.backward(self.gy[part.at], self.gx[part.at])
+
+
+def spec_at(specs: Sequence[Spec], place: int) -> Spec:
+    """Of a run with one spec per layer, or one for all."""
+    return specs[place] if len(specs) > 1 else specs[0]
 
 
 def calls(specs: Sequence[Spec], vectorised: bool, like: Tensor) -> list[tuple[slice, Spec, dict[str, Any]]]:

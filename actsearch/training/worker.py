@@ -77,7 +77,7 @@ class Worker:
         self.plan = SERIAL
         self._parts: list[Serial | Fused] = []
 
-    def start(self, runs: Sequence[tuple[int, Run]], plan: Plan) -> None:
+    def start(self, runs: Sequence[tuple[int, Run]], plan: Plan = SERIAL) -> None:
         self.plan = plan
         self._parts = [self._part(part) for part in self._divide(runs)]
 
