@@ -1,7 +1,7 @@
 """The script that an able user would otherwise write: Optuna, DataLoader, AdamW, MLflow, one process.
 
-The yardstick of search_vs_script.py, which gives it plan.json (the candidates and seeds that actsearch trained)
-and data.npz (the same split) in its working folder. Imports nothing of actsearch. All time is booked to a part.
+The yardstick of throughput.py, which calls `train`, and of search_vs_script.py, which gives it plan.json (the
+candidates and seeds that actsearch trained) and data.npz (the same split) in its working folder. Imports nothing of actsearch. All time is booked to a part.
 """
 
 import time
@@ -84,30 +84,37 @@ def make_net(model: str, name: str, params: dict[str, float]) -> nn.Module:
         for size in (40, 100, 100):
             layers += [nn.Linear(size, 100), activation(name, params, 100)]
         return nn.Sequential(*layers, nn.Linear(100, 10))
+    if model == "cnn2d":
+        for channels, out in ((1, 16), (16, 32)):
+            layers += [nn.Conv2d(channels, out, 3, padding=1), activation(name, params, out), nn.MaxPool2d(2)]
+        return nn.Sequential(*layers, nn.Flatten(), nn.Linear(32 * 7 * 7, 10))
     layers.append(nn.Unflatten(1, (1, 40)))
     for channels, kernel in ((1, 5), (25, 3), (25, 3)):
         layers += [nn.Conv1d(channels, 25, kernel, stride=2, padding=1), activation(name, params, 25)]
     return nn.Sequential(*layers, nn.Flatten(), nn.Linear(25 * 5, 10))
 
 
-def evaluate(net: nn.Module, loader: DataLoader) -> tuple[float, float]:
+def evaluate(net: nn.Module, loader: DataLoader, device: str = "cpu") -> tuple[float, float]:
     """(accuracy, mean loss)"""
     net.eval()
     right, total, n = 0, 0.0, 0
     with torch.no_grad():
         for x, y in loader:
-            outputs = net(x)
-            right += (outputs.argmax(1) == y).sum().item()
-            total += F.cross_entropy(outputs, y, reduction="sum").item()
+            outputs, labels = net(x.to(device)), y.to(device)
+            right += (outputs.argmax(1) == labels).sum().item()
+            total += F.cross_entropy(outputs, labels, reduction="sum").item()
             n += len(y)
     net.train()
     return right / n, total / n
 
 
-def train(plan: dict, name: str, params: dict[str, float], seed: int, train_set, val_loader) -> tuple[nn.Module, float]:
+def train(
+    plan: dict, name: str, params: dict[str, float], seed: int, train_set, val_loader, log=mlflow.log_metrics
+) -> tuple[nn.Module, float]:
     """One net, evaluated and logged every eval_every steps. Returns it with its last validation accuracy."""
+    device = plan.get("device", "cpu")
     torch.manual_seed(seed)
-    net = make_net(plan["model"], name, params)
+    net = make_net(plan["model"], name, params).to(device)
     optimizer = torch.optim.AdamW(net.parameters(), lr=plan["lr"], weight_decay=plan["weight_decay"])
     scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, plan["lr"], total_steps=plan["steps"])
     loader = DataLoader(train_set, batch_size=plan["batch_size"], shuffle=True)
@@ -115,7 +122,7 @@ def train(plan: dict, name: str, params: dict[str, float], seed: int, train_set,
     while step < plan["steps"]:
         for x, y in loader:
             optimizer.zero_grad()
-            loss = F.cross_entropy(net(x), y)
+            loss = F.cross_entropy(net(x.to(device)), y.to(device))
             loss.backward()
             optimizer.step()
             scheduler.step()
@@ -123,10 +130,10 @@ def train(plan: dict, name: str, params: dict[str, float], seed: int, train_set,
             step, since = step + 1, since + 1
             if step % plan["eval_every"] == 0 or step == plan["steps"]:
                 watch.lap("training")
-                accuracy, val_loss = evaluate(net, val_loader)
+                accuracy, val_loss = evaluate(net, val_loader, device)
                 watch.lap("evaluation")
                 metrics = {"val_accuracy": accuracy, "val_loss": val_loss, "train_loss": running / since}
-                mlflow.log_metrics({f"seed {seed}/{key}": value for key, value in metrics.items()}, step=step)
+                log({f"seed {seed}/{key}": value for key, value in metrics.items()}, step=step)
                 watch.lap("mlflow")
                 since, running = 0, 0.0
             if step == plan["steps"]:

@@ -180,6 +180,8 @@ class Conv(Layer):
         if isinstance(module.padding, str):
             raise NotFusable(f"{name}: padding='{module.padding}' has no fused form; write it as a number")
         n, m, *kernel = module.weight.shape
+        if any(p >= k for p, k in zip(module.padding, kernel, strict=True)):
+            raise NotFusable(f"{name}: a convolution with windows wholly in its padding has no fused form")
         inner = torch.arange(module.weight.numel()).view(n, m, -1).transpose(1, 2).reshape(-1)
         bias = [] if module.bias is None else [Slot(f"{name}.bias", (n, 1))]
         return [Slot(f"{name}.weight", (n, math.prod(kernel) * m), inner), *bias]
@@ -215,8 +217,6 @@ class Conv(Layer):
                 taps = (row * last_kernel + low, row * last_kernel + high)
                 yield out, first, taps, (*place, slice(at[-1] + low, at[-1] + high))
                 first = False
-            if first:
-                raise NotFusable("a convolution has windows that lie wholly in its padding")
 
     @staticmethod
     def _positions(tensor: Tensor, out: tuple[int, ...]) -> Tensor:
