@@ -1,7 +1,8 @@
 """The script that an able user would otherwise write: Optuna, DataLoader, AdamW, MLflow, one process.
 
 The yardstick of throughput.py, which calls `train`, and of search_vs_script.py, which gives it plan.json (the
-candidates and seeds that actsearch trained) and data.npz (the same split) in its working folder. Imports nothing of actsearch. All time is booked to a part.
+candidates and seeds that actsearch trained) and data.npz (the same split) in its working folder. Imports
+nothing of actsearch. All time is booked to a part.
 """
 
 import time
