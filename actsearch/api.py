@@ -24,7 +24,7 @@ from actsearch.data import Data, as_source
 from actsearch.errors import ActSearchError, one_line, unknown
 from actsearch.finalists import Comparison, ConfirmOptions, FinalistRun
 from actsearch.models import Model, cnn1d, cnn2d, mlp, resnet
-from actsearch.processes import Processes
+from actsearch.processes import Processes, core_count
 from actsearch.recipe import Recipe
 from actsearch.report.files import finalist_rows, leaderboard_rows, write_csv, write_text
 from actsearch.report.sentence import markdown_table, sentence
@@ -40,13 +40,14 @@ from actsearch.study import (
     RungReached,
     StudyOptions,
     TrialRecord,
+    check_sampler,
     fingerprint,
     open_study,
     records,
     study_name,
 )
 from actsearch.study import search as search_stage
-from actsearch.tracking import Delivery, StudyInfo, Tracker
+from actsearch.tracking import Delivery, StudyInfo, Tracker, check_tracking
 from actsearch.training import Plan, Run, Trainer, choose, find_device, tune
 
 TUNE_STEPS = 50  # of each plan that engine=tune times
@@ -150,19 +151,11 @@ def run(job: Job, terminal: Terminal, processes: Processes | None = None, starte
     """
     clock = Clock(time.time() if started is None else started)
     device = find_device(job.device)
-    searched = dict(job.space.recipe).get("batch_size")
-    largest = max([job.recipe.batch_size] if searched is None else map(int, searched.ends()))
-    if largest > job.data.n_train:
-        raise ActSearchError(
-            f"recipe.batch_size={largest} is more than the {job.data.n_train} training examples. "
-            f"Choose at most {job.data.n_train}."
-        )
+    check(job)
     compare_all = job.confirm.finalists == "all"
     n_trials = 0 if compare_all else job.study.n_trials or len(job.space.enumerate())
-    if isinstance(job.sampler(0, 0), optuna.samplers.GridSampler | optuna.samplers.BruteForceSampler):
-        job.space.enumerate()  # refuses ranges, in words
     everything = stage.with_baseline(job.space.nets(), job.confirm.baseline) if compare_all else []
-    check_layers(job)
+    plan = choose(job.engine, job.model, largest_batch(job), device, len(processes or ()) or core_count())
     make_folder(job.folder)
     with contextlib.ExitStack() as stack:
         stack.enter_context(sole_leader(job.storage_url, job.name))
@@ -172,7 +165,7 @@ def run(job: Job, terminal: Terminal, processes: Processes | None = None, starte
             write_text(job.folder / "config.yaml", job.config_yaml)
         before = records(study)
         trainer = stack.enter_context(Trainer(device, processes=processes if device.type == "cpu" else None))
-        trainer.load(job.model, job.data, choose(job.engine, job.model, largest, device, trainer.cores))
+        trainer.load(job.model, job.data, plan)
         settle_plan(job, study, trainer)
         job.data.source.prepare_test()
         terminal.header(header(job, trainer, n_trials, len(everything), len(before)))
@@ -348,7 +341,29 @@ def make_folder(folder: Path) -> None:
         ) from None
 
 
-def check_layers(job: Job) -> None:
+def largest_batch(job: Job) -> int:
+    searched = dict(job.space.recipe).get("batch_size")
+    return max([job.recipe.batch_size] if searched is None else map(int, searched.ends()))
+
+
+def check(job: Job) -> None:
+    """Refuses, before anything is made, what the parts of a job cannot do together."""
+    largest = largest_batch(job)
+    if largest > job.data.n_train:
+        raise ActSearchError(
+            f"recipe.batch_size={largest} is more than the {job.data.n_train} training examples. "
+            f"Choose at most {job.data.n_train}."
+        )
+    if job.worker < 0:
+        raise ActSearchError(f"worker={job.worker}: workers are numbered from 0.")
+    if len(job.study.objectives) > 1 and not isinstance(job.pruner, optuna.pruners.NopPruner):
+        raise ActSearchError("pruner: Optuna prunes where there is one objective. Write pruner=none.")
+    if isinstance(job.sampler(0, 0), optuna.samplers.GridSampler | optuna.samplers.BruteForceSampler):
+        job.space.enumerate()  # refuses ranges, in words
+    if job.confirm.finalists != "all":
+        check_sampler(job.sampler, job.space, job.study.objectives)
+    if job.tracking_uri is not None:
+        check_tracking(job.tracking_uri, job.experiment)
     layers = len(parse_net(job.confirm.baseline))
     if layers not in (1, job.model.n_slots):
         raise ActSearchError(

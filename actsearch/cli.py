@@ -33,6 +33,7 @@ QUOTED = (
     "On the command line a list stands in brackets, and a spec with parentheses in quotes inside quotes: "
     "'search_space.activations=[relu,\"leaky_relu(negative_slope=0.02)\"]'."
 )
+TASKS = ("search", "list", "deliver")
 NOT_IN_RESULT = ("root", "download")  # of data: where it lies, not what it is
 
 exit_code = 0
@@ -107,6 +108,8 @@ def _do(cfg: DictConfig, folder: Path) -> None:
     plain = OmegaConf.to_container(cfg, resolve=True)
     config: Any = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), plain))
     assert isinstance(config, Config)
+    if config.task.name not in TASKS:
+        raise unknown("task", config.task.name, TASKS)
     if config.task.name == "list":
         _list()
         return
@@ -135,10 +138,10 @@ def _job(config: Config, folder: Path, config_yaml: str) -> Job:
     from actsearch.search_space import SearchSpace
 
     data_function, data_keywords = _target("data", config.data)
-    label = str(data_keywords.pop("name", data_function.__name__))
+    label = _label("data", data_keywords.pop("name", None), data_function)
     data = make_data(data_function, label, **data_keywords)
     model_function, model_keywords = _target("model", config.model)
-    model_label = str(model_keywords.get("name", model_function.__name__))
+    model_label = _label("model", model_keywords.get("name"), model_function)
     if "name" not in inspect.signature(model_function).parameters:
         model_keywords.pop("name", None)
     model = Model(model_function, model_label, data.in_shape, data.n_classes, model_keywords)
@@ -155,6 +158,16 @@ def _job(config: Config, folder: Path, config_yaml: str) -> Job:
         experiment=config.tracking.experiment,
         device=config.device, engine=config.engine, worker=config.worker, params=_shown_params(config), tags=_tags(),
     )  # fmt: skip
+
+
+def _label(group: str, name: Any, function: Callable[..., Any]) -> str:
+    """What a data set or model is called, in names of studies and so of folders."""
+    from actsearch.study import check_name
+
+    if name is None:
+        return getattr(function, "__name__", group)
+    check_name(f"{group}.name", str(name))
+    return str(name)
 
 
 def _target(group: str, values: Mapping[str, Any]) -> tuple[Callable[..., Any], dict[str, Any]]:
@@ -205,13 +218,18 @@ def _identity(cfg: Any) -> dict[str, Any]:
 
 def _study_name_of(*, _root_: DictConfig) -> str:
     """${study_name:} in the config: the study's name, or data, model and fingerprint."""
-    from actsearch.study import study_name
+    from actsearch.study import check_name, study_name
 
     name = OmegaConf.select(_root_, "study.name")
-    if name:
+    if name is not None:
+        check_name("study.name", str(name))  # before a folder of that name is made
         return str(name)
     identity = _identity(OmegaConf.masked_copy(_root_, [str(k) for k in _root_ if k != "hydra"]))
-    return study_name(str(identity["data"].get("name")), str(identity["model"].get("name")), identity)
+    data, model = [
+        str(identity[part].get("name") or str(identity[part].get("_target_")).rpartition(".")[2])
+        for part in ("data", "model")
+    ]
+    return study_name(data, model, identity)
 
 
 def _shown_params(config: Config) -> dict[str, Any]:
@@ -268,6 +286,9 @@ def _explain(error: BaseException) -> str:
     while at is not None and at not in chain:
         chain.append(at)
         at = at.__cause__ or at.__context__
+    ours = next((e for e in chain if isinstance(e, ActSearchError)), None)
+    if ours is not None:  # raised while the config was resolved
+        return str(ours)
     text = "\n".join(str(e) for e in chain)
     if isinstance(error, hydra.errors.OverrideParseException):
         return f"cannot read '{error.override}' on the command line. No spaces around '='. {QUOTED}"

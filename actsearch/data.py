@@ -72,6 +72,11 @@ class Data:
     ) -> None:
         self.source, self.name, self.resample = source, name, resample
         total = len(source.x)
+        for key, value in (("n_validation", n_validation), ("subset", subset)):
+            if not isinstance(value, int | None) or isinstance(value, bool):
+                raise ActSearchError(f"data.{key}={value}: write a whole number of examples.")
+        if not isinstance(resample, bool):
+            raise ActSearchError(f"data.resample={resample}: write true or false.")
         if n_validation < 1:
             raise ActSearchError(f"data.n_validation={n_validation}: the search needs at least 1 validation example.")
         if n_validation >= total:

@@ -102,19 +102,16 @@ def rank_key(objective: str):
 
 
 def choose(records: Sequence[TrialRecord], k: int, baseline: str, objective: str) -> list[Candidate]:
-    """The k best distinct specs among the completed trials, each with its best recipe, and the baseline."""
+    """The k best distinct specs besides the baseline among the completed trials, each with its best recipe; and it."""
     done = sorted((r for r in records if r.state == "complete"), key=rank_key(objective))
     best: dict[str, TrialRecord] = {}
     for record in done:
         best.setdefault(record.activation, record)
-    chosen = list(best.values())[:k]
     home = print_net(parse_net(baseline))
-    if home in best and best[home] not in chosen:
-        chosen.append(best[home])
+    base = best.pop(home, None)
+    chosen = [*list(best.values())[:k], *([base] if base else [])]
     candidates = [Candidate(parse_net(r.activation), tuple(r.recipe.items())) for r in chosen]
-    if home not in best:
-        candidates.append(Candidate(parse_net(home)))
-    return candidates
+    return candidates if base else [*candidates, Candidate(parse_net(home))]
 
 
 def with_baseline(candidates: Sequence[Candidate], baseline: str) -> list[Candidate]:

@@ -21,7 +21,7 @@ from typing import Any, Literal, Protocol
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from actsearch.errors import ActSearchError, unknown
+from actsearch.errors import ActSearchError, one_line, unknown
 from actsearch.recipe import Recipe
 from actsearch.samplers import SamplerFactory
 from actsearch.search_space import Candidate, SearchSpace, candidate_key
@@ -55,15 +55,23 @@ class StudyOptions:
                 raise ActSearchError(f"study.{key}={value}: it must be at least 1.")
         if self.seeds > FRESH_SEED:
             raise ActSearchError(f"study.seeds={self.seeds}: at most {FRESH_SEED}; the seeds after are the finalists'.")
+        if self.seed < 0:
+            raise ActSearchError(f"study.seed={self.seed}: it must be at least 0.")
         if not self.objectives:
             raise ActSearchError("study.objectives is empty. Write e.g. study.objectives=[val_accuracy].")
         for objective in self.objectives:
             if objective not in OBJECTIVES:
                 raise unknown("objective in study.objectives:", objective, OBJECTIVES)
-        if self.name is not None and (not self.name.strip() or set(self.name) & set("/\\\0\n'\"`")):
-            raise ActSearchError(
-                f"study.name={self.name!r}: a name without slashes or quotes, e.g. study.name=my-search."
-            )
+        if len(set(self.objectives)) < len(self.objectives):
+            raise ActSearchError(f"study.objectives={list(self.objectives)}: one stands there twice. Remove it.")
+        if self.name is not None:
+            check_name("study.name", self.name)
+
+
+def check_name(key: str, name: str) -> None:
+    """A name becomes a folder's: raises ActSearchError if it cannot."""
+    if not name.strip() or set(name) & set("/\\\0\n'\"`") or not name.strip("."):
+        raise ActSearchError(f"{key}={name!r}: write a name without slashes and quotes, e.g. {key}=mine.")
 
 
 @dataclass
@@ -249,7 +257,10 @@ class Mirror:
             if first:
                 self.study.enqueue_trial(dict(first))
             trial = self.study.ask()
-            candidate = space.suggest(trial)
+            try:
+                candidate = space.suggest(trial)
+            except (ValueError, NotImplementedError, RuntimeError) as error:  # a sampler that is not for such a space
+                raise ActSearchError(f"sampler: it cannot propose: {one_line(error)} Try sampler=tpe.") from error
             if candidate.key not in known or attempt == ASKS - 1:
                 break
             trial.storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
@@ -260,6 +271,12 @@ class Mirror:
 
     def adopt(self, number: int) -> optuna.Trial:
         return optuna.Trial(self.study, self.study.get_trials(deepcopy=False)[number]._trial_id)
+
+
+def check_sampler(make_sampler: SamplerFactory, space: SearchSpace, objectives: Sequence[str]) -> None:
+    """Raises ActSearchError if the sampler cannot propose for this space and these objectives."""
+    study = optuna.create_study(directions=[OBJECTIVES[objective] for objective in objectives])
+    Mirror(study, make_sampler, optuna.pruners.NopPruner()).ask(space, len(space.entries), 0, set())
 
 
 class Numbered(Protocol):

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from actsearch.activations.spec import parse_net
-from actsearch.errors import one_line
+from actsearch.errors import ActSearchError, one_line
 from actsearch.finalists import Comparison, FinalistRun
 from actsearch.statistics import mean
 from actsearch.storage import sqlite_path
@@ -43,6 +43,19 @@ VIEW_STATE = {
     ],
     "runsPinned": [], "runsHidden": [], "runsHiddenMode": "FIRST_10_RUNS", "groupBy": None,
 }  # fmt: skip
+
+
+STORES = ("sqlite", "postgresql", "mysql", "mssql", "http", "https", "databricks")
+
+
+def check_tracking(uri: str, experiment: str) -> None:
+    """Raises ActSearchError for what is no address of a tracking store; says nothing of whether it answers."""
+    if uri.split(":", maxsplit=1)[0].split("+", maxsplit=1)[0] not in STORES:
+        raise ActSearchError(
+            f"tracking.uri={uri}: MLflow has no such store. Write sqlite:///mlflow.db, http://…, or null for none."
+        )
+    if not experiment.strip():
+        raise ActSearchError("tracking.experiment is empty. Write e.g. tracking.experiment=actsearch.")
 
 
 @dataclass(frozen=True)

@@ -48,6 +48,10 @@ LAB = """
     def wrong(in_shape, n_classes, activation):
         return nn.Sequential(nn.Linear(in_shape[0], 4), activation(4))
 
+    def normed(in_shape, n_classes, activation):
+        norm = nn.GroupNorm(2, 4)
+        return nn.Sequential(nn.Linear(in_shape[0], 4), norm, activation(4), nn.Linear(4, n_classes))
+
     not_a_function = 3
 """
 DATA = ["data=digits", "data._target_=labdata.blobs", "data.name=blobs", "data.n_validation=30"]
@@ -296,6 +300,28 @@ BAD = {
     "pruner's key": (["pruner=median", "+pruner.n_strtup=3"], "n_strtup", "n_startup_trials"),
     "task": (["task=lsit"], "task=lsit", "'list'"),
     "nothing to deliver to": (["task=deliver"], "tracking.uri", "tracking.uri=http"),
+    "validation in words": (["data.n_validation=many"], "data.n_validation=many", "a whole number"),
+    "half an example": (["data.n_validation=10.5"], "data.n_validation=10.5", "a whole number"),
+    "resample": (["data.resample=maybe"], "data.resample=maybe", "true or false"),
+    "no width": (["model.width=0"], "model.width=0", "at least 1"),
+    "width in words": (["model.width=wide"], "model.width=wide", "a whole number"),
+    "name of the data": (["data.name=a/b"], "data.name='a/b'", "without slashes"),
+    "name of the model": (["model.name=''"], "model.name=''", "without slashes"),
+    "study named after a folder": (["study.name=.."], "study.name='..'", "without slashes"),
+    "sampler's seed": (["study.seed=-1"], "study.seed=-1", "at least 0"),
+    "objective twice": (["study.objectives=[val_loss,val_loss]"], "study.objectives", "Remove"),
+    "worker": (["worker=-1"], "worker=-1", "from 0"),
+    "task's name": (["task.name=serach"], "serach", "'search'"),
+    "tracking's scheme": (["tracking.uri=foo://bar"], "tracking.uri=foo://bar", "sqlite:///"),
+    "tracking's experiment": (["tracking.uri=http://localhost:1", "tracking.experiment=''"], "experiment", "Write"),
+    "pruner for two objectives": (
+        ["pruner=median", "study.objectives=[val_accuracy,val_loss]"], "pruner", "pruner=none",
+    ),
+    "sampler for two objectives": (
+        ["sampler=cmaes", "study.objectives=[val_accuracy,val_loss]"], "sampler", "sampler=tpe",
+    ),
+    "engine": (["engine=fuse"], "engine 'fuse'", "'fused'"),
+    "no fused form": (["engine=fused", "model._target_=labdata.normed", *NO_KEYS], "GroupNorm", "no fused form"),
     "searched batch": (
         ["search_space.recipe={batch_size: [15, 1000]}"], "batch_size", "60",
     ),
@@ -398,7 +424,7 @@ def test_ctrl_c_ends_all_jobs_of_a_multirun(command, lab, monkeypatch):
 # --- killed for real ------------------------------------------------------------------------------
 
 SLOW = [
-    *TINY, "recipe.steps=400", "recipe.eval_every=100", "study.n_trials=8", "pruner=median",
+    *TINY, "recipe.steps=2000", "recipe.eval_every=500", "study.n_trials=8", "pruner=median",
     "+pruner.interval_steps=1", "search_space.activations=[relu,tanh,{elu: {alpha: search}}]",
 ]  # fmt: skip
 

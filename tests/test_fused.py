@@ -287,9 +287,15 @@ class Tied(Gated):
         return self.last(self.act(self.first(self.first(x))))
 
 
+class Twice(Gated):
+    def forward(self, x):
+        return self.last(self.act(self.act(self.first(x))))
+
+
 @pytest.mark.parametrize(
     ("function", "reason"),
     [
+        (Twice, "called twice"),
         (Gated, "mul"),
         (Branching, "cannot be traced"),
         (Training, "differs between training and evaluation"),

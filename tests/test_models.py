@@ -158,9 +158,9 @@ def test_a_grey_image_is_read_row_by_row_by_cnn1d():
     [
         (mlp, (4,), {"norm": "bacth"}, r"model\.norm 'bacth'.*Did you mean 'batch'"),
         (mlp, (4,), {"order": "x"}, r"model\.order 'x'.*activation_norm, norm_activation"),
-        (mlp, (4,), {"depth": 0}, "never called its `activation`"),
+        (mlp, (4,), {"depth": 0}, r"model\.depth=0: .*at least 1"),
         (mlp, (4,), {"widht": 3}, "could not be built: TypeError.*widht"),
-        (mlp, (4,), {"width": -1}, "could not be built"),
+        (mlp, (4,), {"width": -1}, r"model\.width=-1: .*at least 1"),
         (mlp, (4,), {"dropout": 2}, "could not be built: ValueError"),
         (cnn1d, (40,), {"norm": "layer"}, r"model\.norm 'layer'"),
         (cnn1d, (2,), {}, r"model=cnn1d: inputs of shape \(2,\) are too short"),

@@ -4,9 +4,16 @@ from __future__ import annotations
 
 from torch import nn
 
-from actsearch.errors import unknown
+from actsearch.errors import ActSearchError, unknown
 
 ORDERS = ("norm_activation", "activation_norm")
+
+
+def check_sizes(**sizes: int) -> None:
+    """Widths and depths are whole numbers from 1."""
+    for key, value in sizes.items():
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise ActSearchError(f"model.{key}={value}: write a whole number, at least 1.")
 
 
 def check_choice(key: str, value: str, known: tuple[str, ...]) -> None:

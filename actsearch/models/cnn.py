@@ -8,7 +8,7 @@ from collections.abc import Callable
 from torch import nn
 
 from actsearch.errors import ActSearchError
-from actsearch.models.blocks import block, check_choice
+from actsearch.models.blocks import block, check_choice, check_sizes
 
 
 def cnn1d(
@@ -24,6 +24,7 @@ def cnn1d(
     in_shape: (length,), (channels, length), or an image, which is read row by row.
     """
     check_choice("model.norm", norm, ("none", "batch"))
+    check_sizes(width=width)
     channels = in_shape[0] if len(in_shape) > 1 else 1
     length = math.prod(in_shape) // channels
     layers: list[nn.Module] = [nn.Flatten(), nn.Unflatten(1, (channels, length))]
@@ -50,6 +51,7 @@ def cnn2d(
     in_shape: (channels, height, width).
     """
     check_choice("model.norm", norm, ("none", "batch"))
+    check_sizes(width=width, depth=depth)
     if len(in_shape) != 3 or min(in_shape[1:]) < 2**depth:
         raise ActSearchError(
             f"model=cnn2d with model.depth={depth} needs images (channels, height, width) of at least "

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from torch import nn
 
-from actsearch.models.blocks import block, check_choice
+from actsearch.models.blocks import block, check_choice, check_sizes
 
 
 def mlp(
@@ -22,6 +22,7 @@ def mlp(
 ) -> nn.Module:
     """`depth` hidden layers of `width` units. in_shape: any, it is flattened. norm: none, batch or layer."""
     check_choice("model.norm", norm, ("none", "batch", "layer"))
+    check_sizes(width=width, depth=depth)
     layers: list[nn.Module] = [nn.Flatten()]
     size = math.prod(in_shape)
     for _ in range(depth):

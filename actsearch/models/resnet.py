@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from actsearch.errors import ActSearchError
+from actsearch.models.blocks import check_sizes
 
 
 class BasicBlock(nn.Module):
@@ -40,6 +41,7 @@ def resnet(
     width: int = 16,
 ) -> nn.Module:
     """ResNet-20, -32, -44, -56 … of He et al. 2016, §4.2. in_shape: (channels, height, width)."""
+    check_sizes(width=width)
     if depth < 8 or (depth - 2) % 6:
         raise ActSearchError(f"model.depth={depth}: a ResNet for small images has depth 8, 14, 20, 26, 32, … (6n + 2).")
     if len(in_shape) != 3:

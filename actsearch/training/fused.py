@@ -125,6 +125,8 @@ def _read(graph: torch.fx.Graph, net: nn.Module, model: Model) -> Traced:
         else:
             node.slots = kind.slots(str(n.target), module, inputs[0].shape, order)
         if isinstance(module, ActivationModule):
+            if any(other.module is module for other in nodes):
+                raise NotFusable(f"{n.target}: an activation module that is called twice has no fused form")
             node.place, node.width = module.place, model.channels[module.place] or 1
         elif kind is Folded:
             node.module = module if module is not None else _of_one(n)
