@@ -24,7 +24,7 @@ from actsearch.data import Data, as_source
 from actsearch.errors import ActSearchError, one_line, unknown
 from actsearch.finalists import Comparison, ConfirmOptions, FinalistRun
 from actsearch.models import Model, cnn1d, cnn2d, mlp, resnet
-from actsearch.processes import Processes, core_count
+from actsearch.processes import Processes
 from actsearch.recipe import Recipe
 from actsearch.report.files import finalist_rows, leaderboard_rows, write_csv, write_text
 from actsearch.report.sentence import markdown_table, sentence
@@ -48,7 +48,7 @@ from actsearch.study import (
 )
 from actsearch.study import search as search_stage
 from actsearch.tracking import Delivery, StudyInfo, Tracker, check_tracking
-from actsearch.training import Plan, Run, Trainer, choose, find_device, tune
+from actsearch.training import Plan, Run, Trainer, choose, devices_of, find_device, tune
 
 TUNE_STEPS = 50  # of each plan that engine=tune times
 T = TypeVar("T")
@@ -155,7 +155,8 @@ def run(job: Job, terminal: Terminal, processes: Processes | None = None, starte
     compare_all = job.confirm.finalists == "all"
     n_trials = 0 if compare_all else job.study.n_trials or len(job.space.enumerate())
     everything = stage.with_baseline(job.space.nets(), job.confirm.baseline) if compare_all else []
-    plan = choose(job.engine, job.model, largest_batch(job), device, len(processes or ()) or core_count())
+    n_processes = len(devices_of(device, len(processes or ()) or None))
+    plan = choose(job.engine, job.model, largest_batch(job), device, n_processes, job.recipe.precision)
     make_folder(job.folder)
     with contextlib.ExitStack() as stack:
         stack.enter_context(sole_leader(job.storage_url, job.name))
@@ -166,7 +167,7 @@ def run(job: Job, terminal: Terminal, processes: Processes | None = None, starte
         before = records(study)
         trainer = stack.enter_context(Trainer(device, processes=processes if device.type == "cpu" else None))
         trainer.load(job.model, job.data, plan)
-        settle_plan(job, study, trainer)
+        noted = settle_plan(job, study, trainer)
         job.data.source.prepare_test()
         terminal.header(header(job, trainer, n_trials, len(everything), len(before)))
         tracker = None
@@ -186,6 +187,7 @@ def run(job: Job, terminal: Terminal, processes: Processes | None = None, starte
 
         def drive(events: Generator[Event, None, T]) -> T:
             """Shows and logs each event; returns what the generator returns."""
+            nonlocal noted
             while True:
                 try:
                     event = next(events)
@@ -193,6 +195,9 @@ def run(job: Job, terminal: Terminal, processes: Processes | None = None, starte
                     return end.value
                 clock.event(event)
                 terminal.event(event)
+                if trainer.plan != noted:
+                    terminal.warn(f"training goes on as: {trainer.plan}")
+                    noted = note_plan(study, trainer)
                 if isinstance(event, GenerationStarted):
                     names.update(event.names)
                 elif tracker is not None and event.stage == "search":
@@ -240,16 +245,26 @@ def run(job: Job, terminal: Terminal, processes: Processes | None = None, starte
     return result
 
 
-def settle_plan(job: Job, study: optuna.Study, trainer: Trainer) -> None:
+def settle_plan(job: Job, study: optuna.Study, trainer: Trainer) -> Plan:
     """Trains as the study was trained before; else as chosen, or as tuned, and notes it in the study."""
-    key = f"plan_{trainer.device.type}"
-    if key in study.user_attrs:
-        trainer.plan = Plan.from_json(study.user_attrs[key])
-        return
+    noted = study.user_attrs.get(plan_key(trainer))
+    if noted is not None:
+        trainer.plan = Plan.from_json(noted)
+        return trainer.plan
     if job.engine == "tune":
         recipe = replace(job.recipe, eval_every=min(job.recipe.eval_every, TUNE_STEPS))
         tune(trainer, job.model, [Run(c.specs, recipe, s) for c in job.space.typical() for s in range(job.study.seeds)])
-    study.set_user_attr(key, trainer.plan.to_json())
+    return note_plan(study, trainer)
+
+
+def plan_key(trainer: Trainer) -> str:
+    """The study's attribute: a study may go on on another kind of device, which has another plan."""
+    return f"plan_{trainer.device.type}"
+
+
+def note_plan(study: optuna.Study, trainer: Trainer) -> Plan:
+    study.set_user_attr(plan_key(trainer), trainer.plan.to_json())
+    return trainer.plan
 
 
 def deliver(job: Job) -> Result:
@@ -354,6 +369,8 @@ def check(job: Job) -> None:
             f"recipe.batch_size={largest} is more than the {job.data.n_train} training examples. "
             f"Choose at most {job.data.n_train}."
         )
+    if job.recipe.precision == "tf32" and find_device(job.device).type != "cuda":
+        raise ActSearchError("recipe.precision=tf32: there is no NVIDIA GPU. Write recipe.precision=float32.")
     if job.worker < 0:
         raise ActSearchError(f"worker={job.worker}: workers are numbered from 0.")
     if len(job.study.objectives) > 1 and not isinstance(job.pruner, optuna.pruners.NopPruner):
@@ -388,7 +405,8 @@ def measured_latency(job: Job, candidate: Candidate, device: torch.device) -> fl
 
 
 def header(job: Job, trainer: Trainer, n_trials: int, n_all: int, n_before: int) -> dict[str, str]:
-    what = f"{trainer.cores} processes of one thread" if trainer.device.type == "cpu" else "one process"
+    cpu = trainer.device.type == "cpu"
+    what = f"{trainer.cores} process{'es' if trainer.cores > 1 else ''}{' of one thread' if cpu else ''}"
     r = job.recipe
     search_row = (
         f"no search: all {n_all} compared on {job.confirm.seeds} seeds"

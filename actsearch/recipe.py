@@ -14,13 +14,15 @@ from actsearch.errors import ActSearchError, unknown
 OPTIMIZERS = ("sgd", "adam", "adamw", "rmsprop")
 SCHEDULES = ("constant", "cosine", "one_cycle")
 INITS = ("gain", "kaiming_relu", "torch")
+PRECISIONS = ("float32", "tf32", "bf16")
 
 
 @dataclass
 class Recipe:
     """lr: the peak of the schedule. steps: batches in all. eval_every: steps from rung to rung.
     momentum: SGD's and RMSprop's. grad_clip: largest norm of a run's gradient, None for no clipping.
-    init: of the weights, see models/initialise.py.
+    init: of the weights, see models/initialise.py. precision: of products and convolutions: float32; tf32, on NVIDIA
+    GPUs; bf16, by autocast, one run after the other. Both others change results more than some activations do.
     """
 
     optimizer: str = "adamw"
@@ -33,9 +35,11 @@ class Recipe:
     momentum: float = 0.9
     grad_clip: float | None = None
     init: str = "gain"
+    precision: str = "float32"
 
     def __post_init__(self) -> None:
-        for key, known in (("optimizer", OPTIMIZERS), ("schedule", SCHEDULES), ("init", INITS)):
+        words = {"optimizer": OPTIMIZERS, "schedule": SCHEDULES, "init": INITS, "precision": PRECISIONS}
+        for key, known in words.items():
             if getattr(self, key) not in known:
                 raise unknown(f"recipe.{key}", getattr(self, key), known)
         for key in ("steps", "batch_size", "eval_every"):

@@ -20,7 +20,7 @@ from actsearch.errors import ActSearchError, unknown
 from actsearch.recipe import Recipe
 
 SCOPES = ("network", "per_layer")
-FIXED_KEYS = ("steps", "eval_every")  # the runs of a generation meet at the same rungs
+FIXED_KEYS = ("steps", "eval_every", "precision")  # the runs of a generation meet at the same rungs, on one machine
 EXAMPLE = "Write e.g. search_space.activations=[relu,gelu]."
 
 

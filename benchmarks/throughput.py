@@ -33,7 +33,7 @@ from actsearch.training import Plan, Run, Trainer, choose, find_device
 
 HERE = Path(__file__).parent
 MODELS = {"mlp": (mlp, (40,)), "cnn1d": (cnn1d, (40,)), "cnn2d": (cnn2d, (1, 28, 28))}
-SHARE_OF_STEPS = {"mlp": 1.0, "cnn1d": 0.5, "cnn2d": 0.1}
+SHARE_OF_STEPS = {"mlp": 1.0, "cnn1d": 0.5, "cnn2d": 0.04}
 TEXTS = [
     "relu", "leaky_relu(negative_slope=0.02)", "leaky_relu6(negative_slope=0.02)", "prelu", "relu6", "elu(alpha=0.5)",
     "selu", "celu(alpha=0.5)", "gelu", "silu(beta=1.5)", "hardswish", "mish", "softplus", "tanh", "sigmoid",
@@ -81,10 +81,14 @@ def main() -> None:
     torch.set_num_threads(1)
     device = find_device(options.device)
     sizes = options.k or ([4, 8, 16, 32] if device.type == "cpu" else [32, 128, 256])
+    images = options.k or ([8] if device.type == "cpu" else sizes)  # on a CPU they are slow, and of no use
     print(machine(device), flush=True)
-    blocks = [compare(name, device, sizes, options.steps, options.repeat) for name in options.models]
+    where, models = machine(device), {}
+    for name in options.models:
+        models[name] = compare(name, device, images if name == "cnn2d" else sizes, options.steps, options.repeat)
     if options.write:
-        write(machine(device), blocks)
+        write(where, [rows for rows, _ in models.values()])
+        plot(where, {name: sides for name, (_, sides) in models.items()})
 
 
 def machine(device: torch.device) -> str:
@@ -97,8 +101,8 @@ def machine(device: torch.device) -> str:
     return f"{cores} cores of {name}{gpu}, torch {torch.__version__}, load {psutil.getloadavg()[0]:.1f} at the start"
 
 
-def compare(name: str, device: torch.device, sizes: list[int], steps: int, repeat: int) -> list[str]:
-    """Measures one model; returns its rows."""
+def compare(name: str, device: torch.device, sizes: list[int], steps: int, repeat: int) -> tuple[list[str], list[Side]]:
+    """Measures one model; returns its table and what was measured."""
     function, shape = MODELS[name]
     g = torch.Generator().manual_seed(0)
     x, y = torch.randn(4000, *shape, generator=g), torch.randint(10, (4000,), generator=g)
@@ -161,7 +165,7 @@ def compare(name: str, device: torch.device, sizes: list[int], steps: int, repea
     best = max(sides, key=lambda s: statistics.median(s.rates))
     rows += ["", roofline(model, data, recipe, device, best), ""]
     print("\n".join(rows), flush=True)
-    return rows
+    return rows, sides
 
 
 def ratio(ours: list[float], theirs: list[float]) -> str:
@@ -207,6 +211,31 @@ def write(machine: str, blocks: list[list[str]]) -> None:
     body = "\n".join(["", f"On {machine}. Ratios: median (least to most) of the interleaved repeats.", "",
                       *[row for rows in blocks for row in rows]])  # fmt: skip
     path.write_text(before + mark + body + end + after)
+
+
+def plot(machine: str, models: dict[str, list[Side]]) -> None:
+    """throughput.png: how many times the ordinary script's speed, with the spread of the repeats."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(1, len(models), figsize=(4.2 * len(models), 3.2), squeeze=False, layout="constrained")
+    for ax, (name, sides) in zip(axes[0], models.items(), strict=True):
+        names = [side.name for side in sides]
+        each = [[a / b for a, b in zip(side.rates, sides[0].rates, strict=True)] for side in sides]
+        middle = [statistics.median(ratios) for ratios in each]
+        spread = [[m - min(r) for m, r in zip(middle, each, strict=True)],
+                  [max(r) - m for m, r in zip(middle, each, strict=True)]]  # fmt: skip
+        colours = ["#8c8c8c" if "fused" not in n else "#2a6f97" for n in names]
+        ax.barh(names, middle, xerr=spread, color=colours, ecolor="#222222", capsize=2)
+        ax.invert_yaxis()
+        ax.set_title(name)
+        ax.spines[["top", "right"]].set_visible(False)
+    figure.supxlabel(
+        f"training speed, the ordinary script = 1   ({machine.split(', load', maxsplit=1)[0]})", fontsize=9
+    )
+    figure.savefig(HERE / "throughput.png", dpi=130)
 
 
 if __name__ == "__main__":

@@ -320,6 +320,9 @@ BAD = {
     "sampler for two objectives": (
         ["sampler=cmaes", "study.objectives=[val_accuracy,val_loss]"], "sampler", "sampler=tpe",
     ),
+    "precision": (["recipe.precision=fp16"], "recipe.precision", "bf16"),
+    "tf32 without a GPU": (["recipe.precision=tf32", "device=cpu"], "recipe.precision=tf32", "float32"),
+    "fused bf16": (["recipe.precision=bf16", "engine=fused"], "bf16 has no fused form", "engine=auto"),
     "engine": (["engine=fuse"], "engine 'fuse'", "'fused'"),
     "no fused form": (["engine=fused", "model._target_=labdata.normed", *NO_KEYS], "GroupNorm", "no fused form"),
     "searched batch": (

@@ -16,7 +16,7 @@ from actsearch.activations.spec import parse_net
 from actsearch.data import Data, Source, Split, loss
 from actsearch.models import Model, cnn1d, cnn2d, mlp, resnet
 from actsearch.recipe import OPTIMIZERS, SCHEDULES, Recipe
-from actsearch.training.fused import Fused, trace
+from actsearch.training.fused import Fused, Rows, trace
 from actsearch.training.layers import NotFusable
 from actsearch.training.reference import NOISE, WEIGHTS, Run, batch_order, score, stream, train
 
@@ -62,8 +62,8 @@ def runs_of(texts, recipe=RECIPE):
     ]
 
 
-def fused(m, d, runs, vectorised=False, dtype=torch.float64):
-    return Fused(m, trace(m), d, list(enumerate(runs)), CPU, dtype, vectorised)
+def fused(m, d, runs, vectorised=False, dtype=torch.float64, device=CPU):
+    return Fused(Rows(m, trace(m), d, device, dtype), list(enumerate(runs)), vectorised)
 
 
 def plain(m, d, run):
@@ -83,11 +83,11 @@ def assert_equal(program, index, net, tolerance=1e-9):
             )
 
 
-def check(name, runs, vectorised=False, tolerance=1e-9, resample=False):
+def check(name, runs, vectorised=False, tolerance=1e-9, resample=False, device=CPU):
     """Weights, buffers and every rung of each run."""
     m = model(name)
     d = data(m.in_shape, resample)
-    program = fused(m, d, runs, vectorised)
+    program = fused(m, d, runs, vectorised, device=device)
     rungs = [dict(program.advance(set())) for _ in runs[0].recipe.rungs()]
     for i, run in enumerate(runs):
         net, evaluations = plain(m, d, run)
@@ -208,6 +208,27 @@ def test_the_full_cross(name, optimizer, schedule, vectorised):
         check(name, runs_of(TEXTS, recipe), vectorised, tolerance=1e-6 if vectorised else 1e-9)
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", [name for name in MODELS if "dropout" not in name])  # other random numbers there
+def test_the_captured_step_on_a_gpu(name):
+    recipe = replace(RECIPE, optimizer="sgd")
+    check(name, runs_of(FEW, recipe), True, tolerance=1e-8, device=torch.device("cuda"))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_a_gpu_captures_anew_after_compaction(optimizer):
+    runs = runs_of(TEXTS, replace(RECIPE, optimizer=optimizer, lr=0.002))
+    m = model("cnn1d")
+    d = data(m.in_shape)
+    program = fused(m, d, runs, True, device=torch.device("cuda"))
+    gone = set(range(0, len(runs), 3))
+    for stopped in (set(), gone, gone):
+        list(program.advance(stopped))
+    for i in set(range(len(runs))) - gone:
+        assert_equal(program, i, plain(m, d, runs[i])[0], 1e-6)
+
+
 # --- float32 --------------------------------------------------------------------------------------
 
 
@@ -246,7 +267,7 @@ def test_whole_trainings_in_float32_have_the_same_distribution():
     m, recipe = model("cnn1d"), replace(RECIPE, steps=300, eval_every=300)
     d = data(m.in_shape)
     runs = [Run(parse_net(text), recipe, seed) for text in ("gelu", "relu") for seed in range(20)]
-    program = Fused(m, trace(m), d, list(enumerate(runs)), CPU)
+    program = fused(m, d, runs, dtype=torch.float32)
     mine = dict(program.advance(set()))
     differences = []
     for i, run in enumerate(runs):

@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 import torch
-from test_fused import CPU, Fused, data, plain, runs_of, trace
+from test_fused import data, fused, plain, runs_of, trace
 from torch import nn
 
 from actsearch.activations.spec import Learned, Spec
@@ -69,7 +69,7 @@ def test_convolutions_train_as_torchs(kernel, stride, padding, bias):
         with pytest.raises(NotFusable, match="wholly in its padding"):
             trace(built)
         return
-    program = Fused(built, trace(built), data(shape), list(enumerate(runs)), CPU, torch.float64)
+    program = fused(built, data(shape), runs)
     list(program.advance(set()))
     list(program.advance(set()))
     list(program.advance(set()))

@@ -10,9 +10,10 @@ from actsearch.activations.spec import parse_net
 from actsearch.errors import ActSearchError
 from actsearch.models import Model, cnn1d, cnn2d, mlp
 from actsearch.recipe import Recipe
-from actsearch.training import Run, Trainer, tune
-from actsearch.training.fused import trace
+from actsearch.training import Run, Trainer, tune, worker
+from actsearch.training.fused import Fused, trace
 from actsearch.training.plan import K_CPU, SERIAL, Plan, candidates, choose, fastest, room
+from actsearch.training.worker import Worker
 
 CPU = torch.device("cpu")
 
@@ -101,3 +102,28 @@ def test_tuning_times_each_plan_and_leaves_the_fastest(blobs):
         plan = tune(trainer, small(), runs)
         assert trainer.plan == plan
     assert "fastest of 5" in str(plan)
+
+
+def test_what_does_not_fit_is_trained_with_half_as_many_at_once(blobs, monkeypatch):
+    """The second rung of a program of more than two runs runs out of memory: all begins again, with the same result."""
+
+    class Narrow(Fused):
+        def advance(self, stopped):
+            if self.step > 0 and len(self.runs) > 2:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            yield from super().advance(stopped)
+
+    recipe = Recipe(steps=9, batch_size=15, eval_every=3)
+    runs = list(enumerate(Run(parse_net(text), recipe, seed) for text in ("relu", "gelu", "tanh") for seed in range(3)))
+    wide, narrow = (Worker(small(), blobs(), CPU) for _ in range(2))
+    wide.start(runs, Plan("fused", 8))
+    wanted = [dict(wide.advance(stopped)) for stopped in (set(), {4}, {4})]
+    monkeypatch.setattr(worker, "Fused", Narrow)
+    narrow.start(runs, Plan("fused", 8))
+    rungs = [dict(narrow.advance(stopped)) for stopped in (set(), {4}, {4})]
+    assert (narrow.plan.k, narrow.plan.why) == (2, "halved, out of memory")
+    for mine, theirs in zip(rungs, wanted, strict=True):
+        assert mine.keys() == theirs.keys()
+        for index, at in mine.items():
+            assert at.step == theirs[index].step
+            assert at.val_loss == pytest.approx(theirs[index].val_loss, rel=1e-4)

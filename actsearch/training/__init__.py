@@ -30,7 +30,8 @@ from actsearch.training.reference import Evaluation, Run
 from actsearch.training.worker import Worker
 
 __all__ = [
-    "Evaluation", "Plan", "Run", "Rung", "Trainer", "TrainingBatch", "TrainingError", "choose", "find_device", "tune",
+    "Evaluation", "Plan", "Run", "Rung", "Trainer", "TrainingBatch", "TrainingError", "choose", "devices_of",
+    "find_device", "tune",
 ]  # fmt: skip
 
 
@@ -52,8 +53,18 @@ def find_device(text: str) -> torch.device:
     return device
 
 
+def devices_of(device: torch.device, cores: int | None = None) -> list[torch.device]:
+    """What trains side by side: this machine's cores, all its GPUs, or the one device that is named."""
+    if device.type == "cpu":
+        return [device] * (cores or core_count())
+    if device.type == "cuda" and device.index is None:
+        return [torch.device("cuda", i) for i in range(torch.cuda.device_count())]
+    return [device]
+
+
 class Trainer:
-    """On a CPU one lasting single-threaded process per core; on an accelerator this process itself.
+    """On a CPU one lasting single-threaded process per core; on an accelerator this process itself; on several GPUs
+    (device=cuda, without a number) a lasting process for each.
 
     processes: those already started, if any; they are closed with the Trainer. plan: how it trains, set by `load`.
     """
@@ -61,10 +72,11 @@ class Trainer:
     def __init__(self, device: torch.device, cores: int | None = None, processes: Processes | None = None) -> None:
         self.device = device
         self.plan = SERIAL
+        self._devices = devices_of(device, len(processes or ()) or cores)
+        self.cores = len(self._devices)
         self._processes = processes
-        if device.type == "cpu" and processes is None:
-            self._processes = Processes(cores or core_count())
-        self.cores = len(self._processes) if self._processes is not None else 1
+        if processes is None and (device.type == "cpu" or self.cores > 1):
+            self._processes = Processes(self.cores)
 
     def load(self, model: Model, data: Data, plan: Plan = SERIAL) -> None:
         """Gives the model and the data, without the test set, to whoever trains, and says how."""
@@ -73,7 +85,7 @@ class Trainer:
             self._worker = Worker(model, data.without_test(), self.device)
             return
         try:
-            message = cloudpickle.dumps((model, data.without_test()))
+            message = cloudpickle.dumps((model, data.without_test(), self._devices))
         except Exception as error:  # pickle, and a user's __reduce__, raise anything
             raise ActSearchError(f"the model or the data cannot go to another process: {one_line(error)}") from error
         self._processes.load(message)
@@ -82,6 +94,7 @@ class Trainer:
         numbered = list(enumerate(runs))
         if self._processes is None:
             self._worker.start(numbered, self.plan)
+            self.plan = self._worker.plan  # with a smaller k where memory was short
         else:
             parts = [numbered[i :: self.cores] for i in range(self.cores)]
             list(self._processes.ask([cloudpickle.dumps(("start", part, self.plan)) for part in parts]))
@@ -94,7 +107,9 @@ class Trainer:
 
     def _each(self, command: str, *arguments: Any) -> Iterator[tuple[int, Any]]:
         if self._processes is None:
-            return getattr(self._worker, command)(*arguments)
+            answers = list(getattr(self._worker, command)(*arguments))
+            self.plan = self._worker.plan
+            return iter(answers)
         return self._processes.ask([cloudpickle.dumps((command, *arguments))] * self.cores)
 
     def close(self) -> None:
@@ -159,7 +174,7 @@ class TrainingBatch:
 def tune(trainer: Trainer, model: Model, runs: Sequence[Run]) -> Plan:
     """Times some plans on the first rung of these runs, twice each, one after the other, and takes the fastest."""
     first = runs[0].recipe
-    plans = candidates(model, first.batch_size, trainer.device, trainer.cores)
+    plans = candidates(model, first.batch_size, trainer.device, trainer.cores, first.precision)
     seconds = [math.inf] * len(plans)
     for _ in range(2):
         for i, plan in enumerate(plans):

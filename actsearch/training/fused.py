@@ -162,27 +162,50 @@ def _of_one(n: torch.fx.Node) -> Callable[[Tensor], Tensor]:
     return lambda x: function(x, *rest, **keywords)
 
 
+class Rows:
+    """The splits of a data set as rows (n, features), channels last, on the device: made once for all programs."""
+
+    def __init__(
+        self, model: Model, traced: Traced, data: Data, device: torch.device, dtype: torch.dtype = torch.float32
+    ) -> None:
+        self.model, self.traced, self.data, self.device, self.dtype = model, traced, data, device, dtype
+        self._splits: dict[int, tuple[Tensor, Tensor, Tensor, Tensor]] = {}
+
+    def of(self, x: Tensor) -> Tensor:
+        """(n, *shape) → (n, features)."""
+        for reshape in self.traced.before:
+            x = reshape(x)
+        return x.movedim(1, -1).reshape(len(x), -1).to(self.device, self.dtype)
+
+    def split(self, seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Training inputs and classes as one-hot rows; validation inputs and classes."""
+        key = seed if self.data.resample else 0
+        if key not in self._splits:
+            split = self.data.split(seed)
+            y = nn.functional.one_hot(split.y_train, self.model.n_classes).to(self.device, self.dtype)
+            self._splits[key] = (self.of(split.x_train), y, self.of(split.x_val), split.y_val.to(self.device))
+        return self._splits[key]
+
+
 class Fused:
     """Some runs in flight as one program. An index is a run's place in the generation.
 
-    runs: with one batch size and one optimizer. dtype: of weights and data. vectorised: in the form for
-    accelerators, where nothing is done run by run and steps are counted on the device.
+    runs: with one batch size and one optimizer. vectorised: in the form for accelerators, where nothing is done run
+    by run and steps are counted on the device.
     """
 
-    def __init__(
-        self, model: Model, traced: Traced, data: Data, runs: Sequence[tuple[int, Run]], device: torch.device,
-        dtype: torch.dtype = torch.float32, vectorised: bool | None = None,
-    ) -> None:  # fmt: skip
-        self.model, self.traced, self.data, self.device, self.dtype = model, traced, data, device, dtype
-        self.vectorised = device.type != "cpu" if vectorised is None else vectorised
+    def __init__(self, rows: Rows, runs: Sequence[tuple[int, Run]], vectorised: bool | None = None) -> None:
+        self.source, self.model, self.traced = rows, rows.model, rows.traced
+        self.device, self.dtype = rows.device, rows.dtype
+        self.vectorised = self.device.type != "cpu" if vectorised is None else vectorised
         self.indices, self.runs = [index for index, _ in runs], [run for _, run in runs]
         self.recipe = self.runs[0].recipe
         self.last: dict[int, Evaluation] = {}
         self.step = 0
         self._rungs = iter(self.recipe.rungs())
-        self.nodes = [_with_learned(node, self.runs) for node in traced.nodes]
+        self.nodes = [_with_learned(node, self.runs) for node in self.traced.nodes]
         self._lay_out()
-        self.rows = torch.zeros(len(self.runs), self.n_row, dtype=dtype, device=device)
+        self.rows = torch.zeros(len(self.runs), self.n_row, dtype=self.dtype, device=self.device)
         self._load_weights()
         self._load_data()
         self._bind(None)
@@ -240,26 +263,18 @@ class Fused:
     def _load_data(self) -> None:
         """Training data of all seeds as one pool, and where each step's batches lie in it."""
         self.seeds = sorted({run.seed for run in self.runs})
-        splits = [self.data.split(seed) for seed in (self.seeds if self.data.resample else self.seeds[:1])]
-        x = torch.cat([self._as_rows(split.x_train) for split in splits])
-        y = torch.cat([split.y_train for split in splits]).to(self.device)
-        self.pool_x = x
-        self.pool_y = nn.functional.one_hot(y, self.model.n_classes).to(self.dtype)
-        n, r = len(splits[0].x_train), self.recipe
+        resample = self.source.data.resample
+        splits = [self.source.split(seed) for seed in (self.seeds if resample else self.seeds[:1])]
+        xs, ys, x_vals, y_vals = zip(*splits, strict=True)
+        self.pool_x, self.pool_y = (p[0] if len(p) == 1 else torch.cat(p) for p in (xs, ys))
+        self.x_val, self.y_val = (p[0][None] if len(p) == 1 else torch.stack(p) for p in (x_vals, y_vals))
+        n, r = len(xs[0]), self.recipe
         orders = [batch_order(n, r.batch_size, r.steps, seed) for seed in self.seeds]
-        shift = n if self.data.resample else 0
+        shift = n if resample else 0
         self.order = torch.stack([order + i * shift for i, order in enumerate(orders)], 1).flatten(1).to(self.device)
-        self.x_val = torch.stack([self._as_rows(split.x_val) for split in splits])
-        self.y_val = torch.stack([split.y_val for split in splits]).to(self.device)
         self.noise = [
             torch.Generator(self.device).manual_seed(stream(seed, NOISE)) for seed in self.seeds
         ]  # as the plain loop draws it: a generator of its own for each seed
-
-    def _as_rows(self, x: Tensor) -> Tensor:
-        """(n, *shape) → (n, features), channels last, on the device."""
-        for reshape in self.traced.before:
-            x = reshape(x)
-        return x.movedim(1, -1).reshape(len(x), -1).to(self.device, self.dtype)
 
     # --- the program ------------------------------------------------------------------------------
 
@@ -410,7 +425,7 @@ class Fused:
         """(metric, loss) of every run's net on the test set; what guessing scores for those that diverged."""
         scores: dict[int, tuple[float, float]] = {}
         if self.runs:
-            metric, losses = self._score(self._as_rows(x)[None], y.to(self.device)[None])
+            metric, losses = self._score(self.source.of(x)[None], y.to(self.device)[None])
             scores = dict(zip(self.indices, zip(metric, losses, strict=True), strict=True))
         for index, at in self.last.items():
             yield index, chance(self.model.n_classes) if at.diverged else scores[index]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import psutil
 import torch
@@ -54,7 +54,9 @@ class Plan:
 SERIAL = Plan("serial")
 
 
-def choose(engine: str, model: Model, batch_size: int, device: torch.device, processes: int) -> Plan:
+def choose(
+    engine: str, model: Model, batch_size: int, device: torch.device, processes: int, precision: str = "float32"
+) -> Plan:
     """The plan for engine=auto, serial or fused (tune begins with auto's).
 
     Raises ActSearchError for engine=fused with a model that has layers without a fused form.
@@ -65,6 +67,10 @@ def choose(engine: str, model: Model, batch_size: int, device: torch.device, pro
     serial = Plan("serial", channels_last=images)
     if engine == "serial":
         return serial
+    if precision == "bf16":
+        if engine == "fused":
+            raise ActSearchError("engine=fused: bf16 has no fused form. Write engine=auto or recipe.precision=float32.")
+        return replace(serial, why="bf16 has no fused form")
     if engine != "fused" and device.type == "cpu" and images:
         return Plan("serial", channels_last=True, why="2-D convolutions gain nothing fused on a CPU")
     if engine != "fused" and device.type != "cpu" and (device.type != "cuda" or model.n_parameters > LARGE):
@@ -79,9 +85,13 @@ def choose(engine: str, model: Model, batch_size: int, device: torch.device, pro
     return Plan("fused", min(most, room(traced, batch_size, device, processes)))
 
 
-def candidates(model: Model, batch_size: int, device: torch.device, processes: int) -> list[Plan]:
+def candidates(
+    model: Model, batch_size: int, device: torch.device, processes: int, precision: str = "float32"
+) -> list[Plan]:
     """The plans that engine=tune times."""
     plans = [choose("serial", model, batch_size, device, processes)]
+    if precision == "bf16":
+        return plans
     try:
         most = room(trace(model), batch_size, device, processes)
     except NotFusable:
@@ -104,4 +114,4 @@ def room(traced: Traced, batch_size: int, device: torch.device, processes: int) 
 
 def fastest(plans: Sequence[Plan], seconds: Sequence[float]) -> Plan:
     best = min(range(len(plans)), key=lambda i: seconds[i])
-    return Plan(**{**asdict(plans[best]), "why": f"the fastest of {len(plans)} timed"})
+    return replace(plans[best], why=f"the fastest of {len(plans)} timed")

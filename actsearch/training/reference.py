@@ -77,7 +77,8 @@ def train(net: nn.Module, split: Split, run: Run, device: torch.device) -> Itera
         losses = torch.zeros((), device=device)
         for step in range(start, stop):
             batch = order[step]
-            value = loss(net(split.x_train[batch]), split.y_train[batch])
+            with torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bf16"):
+                value = loss(net(split.x_train[batch]), split.y_train[batch])
             optimizer.zero_grad()
             value.backward()
             if recipe.grad_clip is not None:

@@ -12,8 +12,10 @@ import signal
 import threading
 import time
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from multiprocessing.connection import Connection
+from typing import Any
 
 import cloudpickle
 import torch
@@ -22,7 +24,7 @@ from torch import Tensor, nn
 from actsearch.activations.spec import print_net
 from actsearch.data import Data, Split
 from actsearch.models import Model
-from actsearch.training.fused import Fused, Traced, trace
+from actsearch.training.fused import Fused, Rows, trace
 from actsearch.training.plan import SERIAL, Plan
 from actsearch.training.reference import WEIGHTS, Evaluation, Run, chance, score, stream, train
 
@@ -73,13 +75,21 @@ class Worker:
 
     def __init__(self, model: Model, data: Data, device: torch.device) -> None:
         self.model, self.data, self.device = model, data, device
-        self.traced: Traced | None = None
+        if not data.resample:
+            data.split(0)  # here, before other processes are forked, which then share it
         self.plan = SERIAL
+        self._rows: Rows | None = None
+        self._runs: Sequence[tuple[int, Run]] = []
+        self._rungs: list[set[int]] = []  # what was stopped before each, so far
         self._parts: list[Serial | Fused] = []
 
     def start(self, runs: Sequence[tuple[int, Run]], plan: Plan = SERIAL) -> None:
-        self.plan = plan
-        self._parts = [self._part(part) for part in self._divide(runs)]
+        self.plan, self._runs, self._rungs, self._parts = plan, runs, [], []
+        if self.device.type == "cuda" and runs:
+            torch.cuda.set_device(self.device)
+            tf32 = runs[0][1].recipe.precision == "tf32"
+            torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32
+        self._in_memory(list)
 
     def _divide(self, runs: Sequence[tuple[int, Run]]) -> list[list[tuple[int, Run]]]:
         """Runs that train together: of one optimizer and batch size, like activations side by side, at most k."""
@@ -97,12 +107,32 @@ class Worker:
     def _part(self, runs: list[tuple[int, Run]]) -> Serial | Fused:
         if self.plan.engine == "serial":
             return Serial(self.model, self.data, runs, self.device, self.plan.channels_last)
-        self.traced = self.traced or trace(self.model)
-        return Fused(self.model, self.traced, self.data, runs, self.device)
+        if self._rows is None:
+            self._rows = Rows(self.model, trace(self.model), self.data, self.device)
+        return Fused(self._rows, runs)
 
-    def advance(self, stopped: set[int]) -> Iterator[tuple[int, Evaluation]]:
-        for part in self._parts:
-            yield from part.advance(stopped)
+    def advance(self, stopped: set[int]) -> list[tuple[int, Evaluation]]:
+        self._rungs.append(set(stopped))
+        return self._in_memory(lambda: self._advance(stopped))
+
+    def _advance(self, stopped: set[int]) -> list[tuple[int, Evaluation]]:
+        return [answer for part in self._parts for answer in part.advance(stopped)]
+
+    def _in_memory(self, work: Callable[[], list[Any]]) -> list[Any]:
+        """Works; with half of K if that takes more memory than there is. What was trained is then trained again."""
+        while True:
+            try:
+                if not self._parts:
+                    self._parts = [self._part(part) for part in self._divide(self._runs)]
+                    for stopped in self._rungs[:-1]:
+                        self._advance(stopped)
+                return work()
+            except torch.OutOfMemoryError:
+                if self.plan.k == 1:
+                    raise
+                self.plan = replace(self.plan, k=self.plan.k // 2, why="halved, out of memory")
+                self._parts = []
+                torch.cuda.empty_cache()
 
     def score(self, x: Tensor, y: Tensor) -> Iterator[tuple[int, tuple[float, float]]]:
         for part in self._parts:
@@ -155,17 +185,17 @@ def main(descriptors: Sequence[int]) -> None:
     except (EOFError, OSError):
         return
     try:
-        model, data = cloudpickle.loads(message)
-        worker = Worker(model, data, torch.device("cpu"))
+        model, data, devices = cloudpickle.loads(message)
+        worker = Worker(model, data, devices[0])
     except Exception as error:  # a user's class that cannot be made again here
         for connection in connections:
             connection.send((type(error).__name__, str(error), traceback.format_exc()))
         return
     mine = connections[0]
-    for connection in connections[1:]:
+    for connection, device in zip(connections[1:], devices[1:], strict=True):
         first = os.getpid()
         if os.fork() == 0:
-            mine, leader = connection, first
+            mine, leader, worker.device = connection, first, device
             break
     for connection in connections:
         if connection is not mine:
