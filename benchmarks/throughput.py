@@ -232,9 +232,8 @@ def plot(machine: str, models: dict[str, list[Side]]) -> None:
         ax.invert_yaxis()
         ax.set_title(name)
         ax.spines[["top", "right"]].set_visible(False)
-    figure.supxlabel(
-        f"training speed, the ordinary script = 1   ({machine.split(', load', maxsplit=1)[0]})", fontsize=9
-    )
+    where = machine.split(", load", maxsplit=1)[0]
+    figure.supxlabel(f"training speed, the ordinary script = 1   ({where})", fontsize=9)
     figure.savefig(HERE / "throughput.png", dpi=130)
 
 
