@@ -7,11 +7,13 @@ Optuna's storage, from which `task=deliver` can deliver later what a dead server
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import math
 import os
 import queue
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -32,6 +34,8 @@ os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
 
 LIVE_SECONDS = 10.0  # how often a trial in flight is written: batches, not a request a rung
 STUDY, TRIAL, FINALIST = "actsearch.study", "actsearch.trial", "actsearch.finalist"
+
+EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}  # opens with runs, not with chat traces
 
 # the table as it should open: one of MLflow's "shared views", kept as a tag of the experiment
 VIEW_STATE = {
@@ -68,6 +72,20 @@ class StudyInfo:
     tags: Mapping[str, str] = field(default_factory=dict)
 
 
+def make_store(path: Path) -> None:
+    """MLflow's tables in a new SQLite file, all or none: one with half of them, after a kill, cannot be opened again."""
+    import mlflow
+
+    if path.exists():
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".mlflow-", dir=path.parent) as folder:
+        fresh = Path(folder) / path.name
+        mlflow.MlflowClient(tracking_uri=f"sqlite:///{fresh}").search_experiments(max_results=1)
+        with contextlib.suppress(FileExistsError):  # another process was faster
+            os.link(fresh, path)
+
+
 class Delivery:
     """Writes to one tracking server; every method raises what MLflow raises."""
 
@@ -76,12 +94,17 @@ class Delivery:
 
         for name in ("alembic", "mlflow"):
             logging.getLogger(name).setLevel(logging.ERROR)
+        path = sqlite_path(uri)
+        if path is not None:
+            make_store(path.absolute())
         self.client = mlflow.MlflowClient(tracking_uri=uri)
         self.info = info
         found = self.client.get_experiment_by_name(experiment)
-        path = sqlite_path(uri)  # artifacts beside the database, not in whatever folder the command was given
+        # artifacts beside the database, not in whatever folder the command was given
         place = None if path is None else (path.absolute().parent / "mlartifacts").as_uri()
-        self.experiment_id = found.experiment_id if found else self.client.create_experiment(experiment, place)
+        self.experiment_id = (
+            found.experiment_id if found else self.client.create_experiment(experiment, place, EXPERIMENT_TAGS)
+        )
         same = f"tags.`{STUDY}` = '{info.name}' and tags.fingerprint = '{info.fingerprint}'"
         runs = self._find(f"{same} and tags.kind = 'study'")
         if runs:

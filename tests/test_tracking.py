@@ -350,3 +350,27 @@ def test_comparison_of_the_baseline_has_no_difference_to_write(uri, experiment):
     metrics = Seen(uri, experiment).one(kind="finalist").data.metrics
     assert metrics["n_diverged"] == 1
     assert not any("difference" in key for key in metrics)
+
+
+def test_a_kill_while_the_tables_are_made_leaves_no_file_and_the_next_makes_it(tmp_path, monkeypatch):
+    path = tmp_path / "below" / "mlflow.db"
+
+    class Cut:
+        def __init__(self, tracking_uri):
+            self.path = tracking_uri.removeprefix("sqlite:///")
+
+        def search_experiments(self, max_results):
+            with open(self.path, "w") as file:
+                file.write("half of the tables")
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as cut:
+        cut.setattr(mlflow, "MlflowClient", Cut)
+        with pytest.raises(KeyboardInterrupt):
+            Delivery(f"sqlite:///{path}", "mine", INFO)
+    assert list(path.parent.iterdir()) == []
+    Delivery(f"sqlite:///{path}", "mine", INFO)
+    assert [p.name for p in path.parent.iterdir()] == ["mlflow.db"]
+    assert Seen(f"sqlite:///{path}", "mine").one(kind="study").info.run_name == INFO.name
+    made = mlflow.MlflowClient(tracking_uri=f"sqlite:///{path}").get_experiment_by_name("mine")
+    assert made.tags["mlflow.experimentKind"] == "custom_model_development"
