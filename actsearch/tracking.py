@@ -73,7 +73,7 @@ class StudyInfo:
 
 
 def make_store(path: Path) -> None:
-    """MLflow's tables in a new SQLite file, all or none: one with half of them, after a kill, cannot be opened again."""
+    """MLflow's tables in a new SQLite file, all or none: with half of them, after a kill, it could not be opened."""
     import mlflow
 
     if path.exists():
