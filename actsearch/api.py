@@ -408,11 +408,13 @@ def header(job: Job, trainer: Trainer, n_trials: int, n_all: int, n_before: int)
     cpu = trainer.device.type == "cpu"
     what = f"{trainer.cores} process{'es' if trainer.cores > 1 else ''}{' of one thread' if cpu else ''}"
     r = job.recipe
-    search_row = (
-        f"no search: all {n_all} compared on {job.confirm.seeds} seeds"
-        if n_all
-        else f"{n_trials} trials × {job.study.seeds} seeds" + (f", {n_before} of them done before" if n_before else "")
-    )
+    if n_all:
+        search_row = f"no search: all {n_all} compared on {job.confirm.seeds} seeds"
+    elif n_before >= n_trials:
+        search_row = f"{n_before} trials × {job.study.seeds} seeds, done before: a larger study.n_trials goes on"
+    else:
+        done = f", {n_before} of them done before" if n_before else ""
+        search_row = f"{n_trials} trials × {job.study.seeds} seeds{done}"
     return {
         "device": f"{trainer.device} ({what})",
         "model": f"{job.model.name}, {job.model.n_parameters:,} parameters, {job.model.n_slots} activations; "

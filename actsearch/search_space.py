@@ -223,13 +223,18 @@ class SearchSpace:
     def __str__(self) -> str:
         ranges = sum(isinstance(d, Range) for entry in self.entries for _, d in entry.free)
         choices = sum(isinstance(d, Choices) for entry in self.entries for _, d in entry.free)
-        text = f"{len(self.entries)} activations"
-        text += f", {ranges} ranges" * bool(ranges) + f", {choices} lists of values" * bool(choices)
+        text = plural(len(self.entries), "activation")
+        text += f", {plural(ranges, 'range')}" * bool(ranges)
+        text += f", {plural(choices, 'list')} of values" * bool(choices)
         if self.scope == "per_layer":
             text += f", for each of {self.n_slots} layers"
         if self.recipe:
             text += f"; recipe: {', '.join(key for key, _ in self.recipe)}"
         return text
+
+
+def plural(n: int, noun: str) -> str:
+    return f"{n} {noun}{'s' if n != 1 else ''}"
 
 
 def four_digits(value: float) -> float:

@@ -30,6 +30,7 @@ from actsearch.data import Data, Source, loss
 from actsearch.models import Model, cnn1d, cnn2d, mlp
 from actsearch.recipe import Recipe
 from actsearch.training import Plan, Run, Trainer, choose, find_device
+from actsearch.training.worker import Worker
 
 HERE = Path(__file__).parent
 MODELS = {"mlp": (mlp, (40,)), "cnn1d": (cnn1d, (40,)), "cnn2d": (cnn2d, (1, 28, 28))}
@@ -76,6 +77,7 @@ def main() -> None:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--steps", type=int, default=300, help="of the mlp; the others take fewer")
     parser.add_argument("--repeat", type=int, default=5)
+    parser.add_argument("--profile", action="store_true", help="instead: where a step's time goes, plain and fused")
     parser.add_argument("--write", action="store_true", help="the table and the plot into README.md")
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -83,6 +85,10 @@ def main() -> None:
     sizes = options.k or ([4, 8, 16, 32] if device.type == "cpu" else [32, 128, 256])
     images = options.k or ([8] if device.type == "cpu" else sizes)  # on a CPU they are slow, and of no use
     print(machine(device), flush=True)
+    if options.profile:
+        for name in options.models:
+            profile(name, device)
+        return
     where, models = machine(device), {}
     for name in options.models:
         models[name] = compare(name, device, images if name == "cnn2d" else sizes, options.steps, options.repeat)
@@ -166,6 +172,40 @@ def compare(name: str, device: torch.device, sizes: list[int], steps: int, repea
     rows += ["", roofline(model, data, recipe, device, best), ""]
     print("\n".join(rows), flush=True)
     return rows, sides
+
+
+PARTS = {
+    "products, convolutions": ("mm", "convolution", "_conv", "linear"),
+    "activations": ("relu", "elu", "gelu", "silu", "mish", "tanh", "sigmoid", "softplus", "hardswish", "threshold",
+                    "clamp", "sigmoid", "where", "expm1", "prelu", "abs"),
+    "optimizer": ("_fused_adamw", "Optimizer"),
+    "loss, sums": ("softmax", "nll", "sum", "exp", "cross_entropy", "argmax", "gather"),
+    "batches, copies": ("index", "copy", "gather", "empty", "zero", "fill", "slice", "stride", "view", "select", "clone"),
+}  # fmt: skip
+
+
+def profile(name: str, device: torch.device) -> None:
+    """CPU time of a run-step by kind of operation, in this process: one rung of one run each, or of programs of 8."""
+    function, shape = MODELS[name]
+    x, y = torch.randn(4000, *shape), torch.randint(10, (4000,))
+    data = Data(Source(x, y, lambda: (x, y)), "noise", n_validation=800)
+    recipe = Recipe(steps=40, eval_every=20)
+    runs = [(i, Run((Spec.parse(text),), recipe, 0)) for i, text in enumerate(TEXTS)]
+    for plan in (Plan("serial"), Plan("fused", 8)):
+        worker = Worker(Model(function, name, shape, 10), data, device)
+        worker.start(runs, plan)
+        start = time.process_time()
+        worker.advance(set())
+        whole = (time.process_time() - start) / len(runs) / 20
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profiler:
+            worker.advance(set())
+        parts = dict.fromkeys([*PARTS, "other"], 0.0)
+        for event in profiler.key_averages():
+            part = next((part for part, words in PARTS.items() if any(w in event.key for w in words)), "other")
+            parts[part] += event.self_cpu_time_total
+        total = sum(parts.values())
+        shares = ", ".join(f"{part} {spent / total:.0%}" for part, spent in parts.items())
+        print(f"{name}, {plan}: {whole * 1e6:.0f} µs a run-step on one core. Of the time in operations: {shares}")
 
 
 def ratio(ours: list[float], theirs: list[float]) -> str:

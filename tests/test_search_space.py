@@ -197,7 +197,7 @@ def test_recipe_points_of_several_values_differ_repeat_and_stay_inside():
 
 def test_str_counts_what_is_searched():
     made = space(["relu", {"elu": {"alpha": "search"}}, {"silu": {"beta": [1, 2]}}], {"lr": [0.1, 0.2]}, "per_layer", 2)
-    assert str(made) == "3 activations, 1 ranges, 1 lists of values, for each of 2 layers; recipe: lr"
+    assert str(made) == "3 activations, 1 range, 1 list of values, for each of 2 layers; recipe: lr"
 
 
 # --- errors: place and cure -----------------------------------------------------------------------
