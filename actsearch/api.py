@@ -31,7 +31,7 @@ from actsearch.report.sentence import markdown_table, sentence
 from actsearch.report.terminal import Terminal
 from actsearch.samplers import SamplerFactory
 from actsearch.search_space import Candidate, SearchSpace
-from actsearch.storage import open_storage, sole_leader, sqlite_path
+from actsearch.storage import close_storage, open_storage, sole_leader, sqlite_path
 from actsearch.study import (
     FRESH_SEED,
     Event,
@@ -161,6 +161,7 @@ def run(job: Job, terminal: Terminal, processes: Processes | None = None, starte
     with contextlib.ExitStack() as stack:
         stack.enter_context(sole_leader(job.storage_url, job.name))
         storage = open_storage(job.storage_url)
+        stack.callback(close_storage, storage)
         study = open_study(storage, job.name, job.study.objectives, job.identity)
         if job.config_yaml:
             write_text(job.folder / "config.yaml", job.config_yaml)

@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import optuna
 
@@ -16,13 +17,19 @@ SQLITE = "sqlite:///"
 
 def open_storage(url: str) -> optuna.storages.BaseStorage:
     """Raises ActSearchError for a URL that is none, a database that is damaged or does not answer."""
+    import sqlalchemy.event
     import sqlalchemy.exc
 
     path = sqlite_path(url)
     try:
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
-        return optuna.storages.get_storage(url)
+        if path is None:
+            return optuna.storages.get_storage(url)
+        storage = optuna.storages.RDBStorage(url)
+        sqlalchemy.event.listen(storage.engine, "connect", _cheap_commits)
+        storage.engine.dispose()  # its connections are from before
+        return optuna.storages.get_storage(storage)
     except sqlalchemy.exc.DatabaseError as error:
         if path is not None and path.exists():
             raise ActSearchError(
@@ -38,6 +45,23 @@ def open_storage(url: str) -> optuna.storages.BaseStorage:
             f"storage.url={url} cannot be opened ({one_line(error)}). Write e.g. sqlite:///study.db or "
             "postgresql+psycopg://user:password@host/database."
         ) from None
+
+
+def _cheap_commits(connection: Any, _: Any) -> None:
+    """A log beside the file instead of waiting for the disk at each commit: 0.2 ms instead of 5, a dozen a trial.
+
+    What was committed survives the end of the process, however it ends.
+    """
+    connection.execute("PRAGMA journal_mode=WAL")
+    connection.execute("PRAGMA synchronous=NORMAL")
+
+
+def close_storage(storage: optuna.storages.BaseStorage) -> None:
+    """Lets go of the database; of SQLite's log beside the file nothing is left then."""
+    storage.remove_session()
+    engine = getattr(getattr(storage, "_backend", storage), "engine", None)
+    if engine is not None:
+        engine.dispose()
 
 
 @contextlib.contextmanager
