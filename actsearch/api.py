@@ -30,7 +30,7 @@ from actsearch.report.files import finalist_rows, leaderboard_rows, write_csv, w
 from actsearch.report.sentence import markdown_table, sentence
 from actsearch.report.terminal import Terminal
 from actsearch.samplers import SamplerFactory
-from actsearch.search_space import Candidate, SearchSpace
+from actsearch.search_space import Candidate, SearchSpace, plural
 from actsearch.storage import close_storage, open_storage, sole_leader, sqlite_path
 from actsearch.study import (
     FRESH_SEED,
@@ -418,7 +418,7 @@ def header(job: Job, trainer: Trainer, n_trials: int, n_all: int, n_before: int)
         search_row = f"{n_trials} trials × {job.study.seeds} seeds{done}"
     return {
         "device": f"{trainer.device} ({what})",
-        "model": f"{job.model.name}, {job.model.n_parameters:,} parameters, {job.model.n_slots} activations; "
+        "model": f"{job.model.name}, {job.model.n_parameters:,} parameters, {plural(job.model.n_slots, 'activation')}; "
         f"initial weights: {r.init}",
         "data": str(job.data),
         "training": str(trainer.plan),
