@@ -21,7 +21,7 @@ from actsearch import finalists as stage
 from actsearch.activations.spec import Spec, parse_net
 from actsearch.cost import latency_us
 from actsearch.data import Data, as_source
-from actsearch.errors import ActSearchError, one_line, unknown
+from actsearch.errors import ActSearchError, hide_password, one_line, unknown
 from actsearch.finalists import Comparison, ConfirmOptions, FinalistRun
 from actsearch.models import Model, cnn1d, cnn2d, mlp, resnet
 from actsearch.processes import Processes
@@ -425,7 +425,7 @@ def header(job: Job, trainer: Trainer, n_trials: int, n_all: int, n_before: int)
         "recipe": f"{r.optimizer}, lr {r.lr:g}, {r.schedule}, {r.steps} steps of {r.batch_size}",
         "search space": str(job.space),
         "search": search_row,
-        "study": f"{job.name} in {job.storage_url}",
+        "study": f"{job.name} in {hide_password(job.storage_url)}",
         "results in": str(job.folder),
     }
 

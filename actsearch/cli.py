@@ -20,7 +20,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from actsearch.errors import ActSearchError, one_line, unknown
+from actsearch.errors import ActSearchError, hide_password, one_line, unknown
 from actsearch.processes import Processes, core_count
 
 if TYPE_CHECKING:  # imported where needed: torch, which they import, takes seconds
@@ -55,12 +55,12 @@ def main() -> None:
 
 
 def _main() -> None:
-    from actsearch.config import Config
-
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises what it would print
     OmegaConf.register_new_resolver("study_name", _study_name_of, replace=True)
-    ConfigStore.instance().store("schema", Config)
     try:
+        from actsearch.config import Config
+
+        ConfigStore.instance().store("schema", Config)
         hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(_task)()
     except KeyboardInterrupt:
         _fail("interrupted before anything was trained.", 130)
@@ -85,7 +85,14 @@ def _task(cfg: DictConfig) -> None:
         _fail(str(error), 2)
     except OmegaConfBaseException as error:
         _fail(_explain(error), 2)
-    except OSError as error:
+    except Exception as error:
+        # of the storage; what is no error of the database's or the disk's is a defect of ours
+        if not (isinstance(error, OSError) or type(error).__module__.startswith(("sqlalchemy.", "optuna.exceptions"))):
+            raise
+        if not isinstance(error, OSError):
+            where = hide_password(str(cfg.storage.url))
+            _fail(f"storage.url={where}: it is damaged or does not answer ({one_line(error)}). Choose another.", 2)
+            return
         _fail(f"{one_line(error)}. Is the disk full? What was finished is saved: the same command goes on.", 2)
     finally:
         below = [p for p in folder.parents if p.is_relative_to(Path.cwd()) and p != Path.cwd()]

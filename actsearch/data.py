@@ -164,6 +164,11 @@ def as_source(made: Any, name: str) -> Source:
         raise ActSearchError(f"the data set '{name}' returned what is no array: {one_line(error)}") from None
     _check(x, y, name, "x, y")
     _check(x_test, y_test, name, "x_test, y_test")
+    if x_test.shape[1:] != x.shape[1:]:
+        raise ActSearchError(
+            f"the data set '{name}': an example of x has shape {tuple(x.shape[1:])}, one of x_test "
+            f"{tuple(x_test.shape[1:])}. They must be alike."
+        )
     if int(y_test.max()) > int(y.max()):
         raise ActSearchError(
             f"the data set '{name}': y_test has class {int(y_test.max())}; number the classes the same in y and y_test."
@@ -177,6 +182,10 @@ def _check(x: Tensor, y: Tensor, name: str, where: str) -> None:
         raise ActSearchError(
             f"the data set '{name}': {where} have shapes {tuple(x.shape)} and {tuple(y.shape)} "
             f"({y.dtype}). Wanted: (n, …) inputs and (n,) integer classes."
+        )
+    if x.is_floating_point() and not torch.isfinite(x).all():
+        raise ActSearchError(
+            f"the data set '{name}': {where} have inputs that are no finite numbers. Clean them first."
         )
     if int(y.min()) < 0:
         raise ActSearchError(f"the data set '{name}': {where} have class {int(y.min())}; classes are numbered from 0.")

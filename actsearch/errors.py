@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 
 
@@ -18,6 +19,11 @@ def unknown(kind: str, value: object, known: Iterable[str], *, see: str = "") ->
     if not near and len(known) <= 12:
         cure = f" Choose one of: {', '.join(known)}."
     return ActSearchError(f"unknown {kind} '{value}'.{cure}{' ' + see if see else ''}")
+
+
+def hide_password(url: str) -> str:
+    """The address of a database as it may be shown."""
+    return re.sub(r"(://[^:/@]*):[^@]*@", r"\1:***@", url)
 
 
 def one_line(error: BaseException) -> str:

@@ -35,7 +35,11 @@ class Processes:
         theirs = [theirs.fileno() for _, theirs in pairs]
         path = os.pathsep.join([p for p in sys.path if p] + [os.getcwd()])
         env = dict(os.environ, PYTHONPATH=path, OMP_NUM_THREADS="1", MKL_NUM_THREADS="1")
-        code = "import sys; from actsearch.training.worker import main; main(list(map(int, sys.argv[1:])))"
+        # Ctrl-C is the leader's to handle, also while this imports
+        code = (
+            "import signal, sys; signal.signal(signal.SIGINT, signal.SIG_IGN); "
+            "from actsearch.training.worker import main; main(list(map(int, sys.argv[1:])))"
+        )
         command = [sys.executable, "-c", code, *map(str, theirs)]
         self._process = subprocess.Popen(command, pass_fds=theirs, env=env)
         self._connections: list[Any] = []

@@ -10,7 +10,7 @@ from typing import Any
 
 import optuna
 
-from actsearch.errors import ActSearchError, one_line
+from actsearch.errors import ActSearchError, hide_password, one_line
 
 SQLITE = "sqlite:///"
 
@@ -20,7 +20,7 @@ def open_storage(url: str) -> optuna.storages.BaseStorage:
     import sqlalchemy.event
     import sqlalchemy.exc
 
-    path = sqlite_path(url)
+    path, shown = sqlite_path(url), hide_password(url)
     try:
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -33,16 +33,16 @@ def open_storage(url: str) -> optuna.storages.BaseStorage:
     except sqlalchemy.exc.DatabaseError as error:
         if path is not None and path.exists():
             raise ActSearchError(
-                f"storage.url={url}: {path} is damaged or no Optuna database ({one_line(error.orig or error)}). "
+                f"storage.url={shown}: {path} is damaged or no Optuna database ({one_line(error.orig or error)}). "
                 "Move it away and run again, or choose another storage.url."
             ) from None
         raise ActSearchError(
-            f"storage.url={url}: the database does not answer ({one_line(error.orig or error)}). "
+            f"storage.url={shown}: the database does not answer ({one_line(error.orig or error)}). "
             "Start it, or choose another storage.url."
         ) from None
     except (sqlalchemy.exc.SQLAlchemyError, ImportError, ValueError, RuntimeError, OSError) as error:
         raise ActSearchError(
-            f"storage.url={url} cannot be opened ({one_line(error)}). Write e.g. sqlite:///study.db or "
+            f"storage.url={shown} cannot be opened ({one_line(error)}). Write e.g. sqlite:///study.db or "
             "postgresql+psycopg://user:password@host/database."
         ) from None
 

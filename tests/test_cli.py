@@ -10,6 +10,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from functools import partial
 from pathlib import Path
 
 import optuna
@@ -347,6 +348,17 @@ def test_bad_input_is_one_line_with_what_where_and_cure_and_leaves_nothing(comma
     assert left(lab) == []
 
 
+def test_a_database_damaged_in_its_middle_is_one_line(command, lab):
+    assert command(*TINY, "study.name=mine")[0] == 0
+    with open(lab / "runs" / "mine" / "study.db", "r+b") as file:
+        file.seek(8192)
+        file.write(b"x" * 200_000)
+    code, _, err = command(*TINY, "study.name=mine", "study.n_trials=6")
+    assert (code, err.count("\n")) == (2, 1), err
+    assert "study.db" in err
+    assert "damaged" in err
+
+
 def test_a_folder_that_cannot_be_written_is_named(command, lab):
     (lab / "file").touch()
     code, _out, err = command(*TINY, "hydra.run.dir=file/run")
@@ -427,7 +439,7 @@ def test_ctrl_c_ends_all_jobs_of_a_multirun(command, lab, monkeypatch):
 # --- killed for real ------------------------------------------------------------------------------
 
 SLOW = [
-    *TINY, "recipe.steps=2000", "recipe.eval_every=500", "study.n_trials=8", "pruner=median",
+    *TINY, "recipe.steps=400", "recipe.eval_every=100", "study.n_trials=8", "pruner=median",
     "+pruner.interval_steps=1", "search_space.activations=[relu,tanh,{elu: {alpha: search}}]",
 ]  # fmt: skip
 
@@ -439,6 +451,8 @@ def start(folder):
     return subprocess.Popen(
         [sys.executable, "-m", "actsearch", *SLOW], cwd=folder, env=env, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
+        # a shell starts what is in its background with Ctrl-C ignored, and these tests may be that
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
     )  # fmt: skip
 
 

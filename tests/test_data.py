@@ -498,3 +498,11 @@ def test_loading_data_does_not_import_the_heavy_packages():
     """sklearn and torchvision take seconds to import: only the data sets that need them pay."""
     code = "import sys, actsearch.data; print([m for m in ('sklearn', 'torchvision', 'mnist1d') if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+def test_inputs_that_are_no_numbers_or_of_another_shape_are_refused():
+    x, y = torch.zeros(8, 3), torch.arange(8) % 2
+    with pytest.raises(ActSearchError, match=r"'mine'.*\(3,\).*\(4,\)"):
+        as_source((x, y, torch.zeros(8, 4), y), "mine")
+    with pytest.raises(ActSearchError, match="no finite numbers"):
+        as_source((x / 0, y, x, y), "mine")

@@ -2,7 +2,7 @@
 
 import pytest
 
-from actsearch.errors import ActSearchError, one_line, unknown
+from actsearch.errors import ActSearchError, hide_password, one_line, unknown
 
 
 def test_is_a_value_error():
@@ -38,3 +38,15 @@ def test_one_line_cuts_long_messages():
 
 def test_one_line_of_an_error_without_message_is_its_type():
     assert one_line(TimeoutError()) == "TimeoutError"
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("postgresql+psycopg://me:secret@host:5/db", "postgresql+psycopg://me:***@host:5/db"),
+        ("postgresql+psycopg://me@host/db", "postgresql+psycopg://me@host/db"),
+        ("sqlite:////a/b.db", "sqlite:////a/b.db"),
+    ],
+)
+def test_a_password_is_never_shown(url, shown):
+    assert hide_password(url) == shown

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import os
-import signal
 import threading
 import time
 import traceback
@@ -173,7 +172,6 @@ def exit_with(parent: int) -> None:
 
 def main(descriptors: Sequence[int]) -> None:
     """A process per descriptor. The model and the data come on the first; the others are forked then."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the leader's to handle
     leader = os.getppid()
     connections = [Connection(descriptor) for descriptor in descriptors]
     torch.set_num_threads(1)
