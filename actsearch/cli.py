@@ -85,15 +85,13 @@ def _task(cfg: DictConfig) -> None:
         _fail(str(error), 2)
     except OmegaConfBaseException as error:
         _fail(_explain(error), 2)
-    except Exception as error:
-        # of the storage; what is no error of the database's or the disk's is a defect of ours
-        if not (isinstance(error, OSError) or type(error).__module__.startswith(("sqlalchemy.", "optuna.exceptions"))):
-            raise
-        if not isinstance(error, OSError):
-            where = hide_password(str(cfg.storage.url))
-            _fail(f"storage.url={where}: it is damaged or does not answer ({one_line(error)}). Choose another.", 2)
-            return
+    except OSError as error:
         _fail(f"{one_line(error)}. Is the disk full? What was finished is saved: the same command goes on.", 2)
+    except Exception as error:
+        if not type(error).__module__.startswith(("sqlalchemy.", "optuna.exceptions")):
+            raise  # a defect of ours
+        where = hide_password(str(cfg.storage.url))
+        _fail(f"storage.url={where}: it is damaged or does not answer ({one_line(error)}). Choose another.", 2)
     finally:
         below = [p for p in folder.parents if p.is_relative_to(Path.cwd()) and p != Path.cwd()]
         for made in (folder, *below):  # Hydra makes them before anything is checked

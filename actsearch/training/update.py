@@ -33,11 +33,10 @@ class Update:
         self.kind, self.vectorised = recipes[0].optimizer, vectorised
         self.first, self.second = state or (torch.zeros_like(weights), torch.zeros_like(weights))
         # (steps, K): rate, and momentum or Adam's beta1
-        plans = {id(r): schedule(r) for r in recipes}
-        usual = 0.9 if self.kind in ("adam", "adamw") else None
-        momenta = [usual if usual is not None else r.momentum for r in recipes]
-        rates = [[lr for lr, _ in plans[id(r)]] for r in recipes]
-        cycled = [[m if c is None else c for _, c in plans[id(r)]] for r, m in zip(recipes, momenta, strict=True)]
+        plans = [schedule(r) for r in recipes]
+        momenta = [0.9 if self.kind in ("adam", "adamw") else r.momentum for r in recipes]
+        rates = [[lr for lr, _ in plan] for plan in plans]
+        cycled = [[m if c is None else c for _, c in plan] for plan, m in zip(plans, momenta, strict=True)]
         clips = [math.inf if r.grad_clip is None else r.grad_clip for r in recipes]
         self.clip = weights.new_tensor(clips)[:, None] if min(clips) < math.inf else None
         if vectorised or self.kind == "rmsprop":
