@@ -35,7 +35,8 @@ os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
 LIVE_SECONDS = 10.0  # how often a trial in flight is written: batches, not a request a rung
 STUDY, TRIAL, FINALIST = "actsearch.study", "actsearch.trial", "actsearch.finalist"
 
-EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}  # its kind in MLflow's words; the sidebar keeps its own mode
+# its kind in MLflow's words; the sidebar keeps its own mode
+EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
 
 # the table as it should open: one of MLflow's "shared views", kept as a tag of the experiment
 VIEW_STATE = {
