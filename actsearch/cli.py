@@ -24,7 +24,7 @@ from actsearch.errors import ActSearchError, hide_password, one_line, unknown
 from actsearch.processes import Processes, core_count
 
 if TYPE_CHECKING:  # imported where needed: torch, which they import, takes seconds
-    from actsearch.api import Job
+    from actsearch.job import Job
     from actsearch.config import Config
 
 HERE = Path(__file__).parent
@@ -33,7 +33,7 @@ QUOTED = (
     "On the command line a list stands in brackets, and a spec with parentheses in quotes inside quotes: "
     "'search_space.activations=[relu,\"leaky_relu(negative_slope=0.02)\"]'."
 )
-TASKS = ("search", "list", "deliver")
+TASKS = ("search", "list", "deliver", "report")
 NOT_IN_RESULT = ("root", "download")  # of data: where it lies, not what it is
 
 exit_code = 0
@@ -104,7 +104,7 @@ def _do(cfg: DictConfig, folder: Path) -> None:
     import optuna
     import psutil
 
-    from actsearch import api
+    from actsearch import pipeline
     from actsearch.config import Config
     from actsearch.report.terminal import Terminal
 
@@ -121,22 +121,23 @@ def _do(cfg: DictConfig, folder: Path) -> None:
     job = _job(config, folder, OmegaConf.to_yaml(cfg, resolve=True))
     terminal = Terminal()
     if config.task.name == "deliver":
-        result = api.deliver(job)
+        result = pipeline.deliver(job)
         terminal.line(f"delivered {job.name} to {job.tracking_uri}")
+    elif config.task.name == "report":
+        result = pipeline.report(job)
     else:
-        result = api.run(job, terminal, early, psutil.Process().create_time())
-        terminal.leaderboard(result.leaderboard, result.searched)
-    terminal.finalists(result.comparisons, result.test_name)
-    terminal.line(f"\n{result.summary}")
+        result = pipeline.run(job, terminal, early, psutil.Process().create_time())
+    result.report(terminal)
     shown = folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
-    terminal.line(f"\nresults      {shown}/ (leaderboard.csv, finalists.csv, config.yaml, timing.json)")
+    terminal.line(f"\nreport       {shown}/report.html")
+    terminal.line(f"results      {shown}/ (leaderboard.csv, finalists.csv, verdict.json, …)")
     if job.tracking_uri and result.page:
         terminal.line(f"dashboard    {_dashboard(job.tracking_uri, result.page)}")
 
 
 def _job(config: Config, folder: Path, config_yaml: str) -> Job:
     """A Job of the API from the config's values."""
-    from actsearch.api import Job
+    from actsearch.job import Job
     from actsearch.data import make_data
     from actsearch.models import Model
     from actsearch.samplers import SamplerFactory, make_pruner

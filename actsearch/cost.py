@@ -1,12 +1,32 @@
-"""What an activation costs: the latency of a net with it."""
+"""What an activation costs: the time of a net's forward pass and of a whole training step with it."""
 
 from __future__ import annotations
 
+import copy
 import statistics
 import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
+
+from actsearch.data import loss
+from actsearch.recipe import Recipe, make_optimizer
+
+REPETITIONS = 20
+SECONDS_EACH = 0.004  # of one repetition: long beside the clock's and the scheduler's grain
+LEAST_WARM = 3  # calls before any is timed
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Times in µs, one per repetition. The nets measured together took turns: repetition i of one stands beside
+    repetition i of the other, and what else the machine did then met both.
+    """
+
+    training_step_us: list[float]
+    latency_us: list[float]
 
 
 def latency_us(net: nn.Module, x: Tensor, blocks: int = 5, repeats: int = 20) -> float:
@@ -25,8 +45,62 @@ def latency_us(net: nn.Module, x: Tensor, blocks: int = 5, repeats: int = 20) ->
             for _ in range(repeats):
                 start = time.perf_counter()
                 net(x)
-                if x.device.type == "cuda":
-                    torch.cuda.synchronize(x.device)
+                _wait(x.device)
                 times.append((time.perf_counter() - start) * 1e6)
             medians.append(statistics.median(times))
     return min(medians)
+
+
+def measure(nets: Sequence[nn.Module], recipe: Recipe, x: Tensor, y: Tensor, budget_s: float = 6.0) -> list[Cost]:
+    """The costs of nets that differ in their activations: plain PyTorch, as the plain loop trains, taking turns.
+
+    x: (batch, …) on the device to measure on, y: (batch,). budget_s: about how long it may take in all; nets that
+    are too slow for it have fewer repetitions, two at least.
+    """
+    pairs = [_work(copy.deepcopy(net).to(x.device), recipe, x, y) for net in nets]
+    calls = [call for pair in pairs for call in pair]
+    once = []
+    for call in calls:
+        for _ in range(LEAST_WARM):
+            call()
+        once.append(_timed(call, 1, x.device))
+    n_calls = [max(1, round(SECONDS_EACH / seconds)) for seconds in once]
+    round_s = sum(n * seconds for n, seconds in zip(n_calls, once, strict=True))
+    times: list[list[float]] = [[] for _ in calls]
+    for _ in range(max(2, min(REPETITIONS, int(budget_s / round_s)))):
+        for call, n, mine in zip(calls, n_calls, times, strict=True):
+            mine.append(_timed(call, n, x.device) * 1e6)
+    return [Cost(times[i], times[i + 1]) for i in range(0, len(times), 2)]
+
+
+def _work(net: nn.Module, recipe: Recipe, x: Tensor, y: Tensor) -> tuple[Callable[[], None], Callable[[], None]]:
+    """A training step, and a forward pass in eval mode, as functions to time."""
+    optimizer = make_optimizer(net, replace(recipe, lr=1e-12))  # a net that learns this one batch would be another net
+    inference = copy.deepcopy(net).eval()
+
+    def step() -> None:
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=recipe.precision == "bf16"):
+            value = loss(net(x), y)
+        optimizer.zero_grad()
+        value.backward()
+        optimizer.step()
+
+    def forward() -> None:
+        with torch.no_grad():
+            inference(x)
+
+    return step, forward
+
+
+def _timed(call: Callable[[], None], n: int, device: torch.device) -> float:
+    """Seconds of one of n calls."""
+    start = time.perf_counter()
+    for _ in range(n):
+        call()
+    _wait(device)
+    return (time.perf_counter() - start) / n
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

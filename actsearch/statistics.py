@@ -1,12 +1,19 @@
-"""Statistics as pure functions: arrays in, a small frozen dataclass out."""
+"""Statistics as pure functions: arrays in, numbers or a small frozen dataclass out.
+
+scipy is imported where it is needed: that takes a second, and is wanted only at the end of a search.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+
+EXACT_SIGN_FLIPS = 40  # pairs up to which all 2ⁿ signs are counted; above, 99,999 are drawn
+POWER = 0.8
+MOST_SEEDS = 1_000_000  # beyond it nobody trains
 
 
 def mean(values: Sequence[float]) -> float:
@@ -24,11 +31,15 @@ def std(values: Sequence[float]) -> float:
 
 @dataclass(frozen=True)
 class PairedDifference:
-    """mean: of candidate − baseline. ci_low, ci_high: its two-sided interval by the paired t."""
+    """mean, std: of candidate − baseline over n pairs. ci_low, ci_high: two-sided interval of the mean by the
+    paired t. p_value: of the same test that the mean is 0. std, interval and p are NaN for one pair.
+    """
 
     mean: float
+    std: float
     ci_low: float
     ci_high: float
+    p_value: float
     n: int
 
 
@@ -37,17 +48,142 @@ def paired_difference(
 ) -> PairedDifference:
     """Paired differences with their t interval (Student 1908).
 
-    candidate, baseline: (n_seeds,), the same seed at the same index. With one pair the interval is NaN.
+    candidate, baseline: (n_seeds,), the same seed at the same index.
     Raises ValueError if lengths differ or are 0.
     """
-    from scipy import stats  # 1 s to import, wanted only at the end
+    from scipy import stats
 
     a, b = np.asarray(candidate, dtype=float), np.asarray(baseline, dtype=float)
     if a.shape != b.shape or a.ndim != 1 or a.size == 0:
         raise ValueError(f"paired arrays of shapes {a.shape} and {b.shape}: they must be (n,) with the same n > 0")
-    difference = a - b
-    mean = float(difference.mean())
-    if a.size == 1:
-        return PairedDifference(mean, math.nan, math.nan, 1)
-    half = stats.t.ppf((1 + confidence) / 2, a.size - 1) * difference.std(ddof=1) / math.sqrt(a.size)
-    return PairedDifference(mean, mean - float(half), mean + float(half), a.size)
+    difference, n = a - b, a.size
+    centre = float(difference.mean())
+    if n == 1:
+        return PairedDifference(centre, math.nan, math.nan, math.nan, math.nan, 1)
+    spread = float(difference.std(ddof=1))
+    error = spread / math.sqrt(n)
+    half = float(stats.t.ppf((1 + confidence) / 2, n - 1)) * error
+    if error > 0:
+        p_value = float(2 * stats.t.sf(abs(centre) / error, n - 1))
+    else:  # all differences are one number
+        p_value = float(centre == 0)
+    return PairedDifference(centre, spread, centre - half, centre + half, p_value, n)
+
+
+def sign_flip_p_value(differences: Sequence[float]) -> float:
+    """Two-sided p that paired differences are symmetric around 0 (Fisher 1935): the share of all sign patterns
+    whose sum is as far from 0 as the one seen. Needs no normal distribution.
+
+    Exact up to 40 pairs, by the sums of both halves; above, from 99,999 drawn patterns, the one seen among them.
+    """
+    d = np.asarray(differences, dtype=float)
+    seen = abs(d.sum())
+    near = 1e-9 * np.abs(d).sum()  # sums in another order differ in their last digits
+    if seen <= near:
+        return 1.0
+    if d.size > EXACT_SIGN_FLIPS:
+        signs = np.random.default_rng(0).integers(0, 2, (99_999, d.size), dtype=np.int8) * 2 - 1
+        return float(1 + (np.abs(signs @ d) >= seen - near).sum()) / 100_000
+    left, right = (_sums(half) for half in (d[: d.size // 2], d[d.size // 2 :]))
+    right.sort()
+    reached = right.size - np.searchsorted(right, seen - near - left)
+    return float(2 * reached.sum() / 2.0**d.size)
+
+
+def _sums(d: np.ndarray) -> np.ndarray:
+    """(2ⁿ,): the sums of all sign patterns of n numbers."""
+    sums = np.zeros(1)
+    for value in d:
+        sums = np.concatenate([sums + value, sums - value])
+    return sums
+
+
+def mcnemar_p_value(a_failed: Sequence[bool], b_failed: Sequence[bool]) -> float:
+    """Exact two-sided p that both arms fail equally often (McNemar 1947): a fair coin on the pairs in which one did."""
+    from scipy import stats
+
+    only_a = sum(a and not b for a, b in zip(a_failed, b_failed, strict=True))
+    only_b = sum(b and not a for a, b in zip(a_failed, b_failed, strict=True))
+    return float(stats.binomtest(only_a, only_a + only_b).pvalue) if only_a + only_b else 1.0
+
+
+def power_of_paired_t(effect: float, std: float, n: int, alpha: float) -> float:
+    """How often a two-sided paired t at level alpha finds a true mean difference `effect` in n pairs (noncentral t)."""
+    from scipy import stats
+
+    if n < 2:
+        return 0.0
+    if std == 0:
+        return float(effect != 0)
+    critical = stats.t.ppf(1 - alpha / 2, n - 1)
+    shift = abs(effect) / std * math.sqrt(n)
+    if shift > critical + 40:  # certain; scipy's noncentral t is slow and inexact out there
+        return 1.0
+    return float(stats.nct.sf(critical, n - 1, shift) + stats.nct.cdf(-critical, n - 1, shift))
+
+
+def minimum_detectable_effect(std: float, n: int, alpha: float, power: float = POWER) -> float:
+    """The true mean difference that a two-sided paired t at level alpha finds with this power; NaN for n < 2."""
+    from scipy import optimize
+
+    if n < 2 or math.isnan(std):
+        return math.nan
+    if std == 0:
+        return 0.0
+    high = std
+    while power_of_paired_t(high, std, n, alpha) < power:
+        high *= 2
+    return float(optimize.brentq(lambda e: power_of_paired_t(e, std, n, alpha) - power, 0.0, high))
+
+
+def upper_std(std: float, n: int, level: float = 0.8) -> float:
+    """The upper confidence limit of a standard deviation seen in n pairs (chi-square)."""
+    from scipy import stats
+
+    return std * math.sqrt((n - 1) / float(stats.chi2.ppf(1 - level, n - 1)))
+
+
+def seeds_for_difference(effect: float, std: float, alpha: float, power: float = POWER) -> int | None:
+    """The fewest pairs with which a paired t and a sign-flip test at level alpha find a true mean difference
+    `effect`; None if that takes over a million.
+    """
+    if effect == 0:
+        return None
+    reachable = math.ceil(1 - math.log2(alpha))  # n pairs: the sign-flip p is 2 / 2ⁿ at least
+    return _fewest(lambda n: n >= reachable and power_of_paired_t(effect, std, n, alpha) >= power)
+
+
+def seeds_for_equivalence(
+    effect: float, std: float, low: float, high: float, alpha: float, power: float = POWER
+) -> int | None:
+    """The fewest pairs whose 1 − alpha interval lies within (low, high) with this power, if the true mean difference
+    is `effect`; None if it is outside, or that takes over a million.
+    """
+    from scipy import stats
+
+    if not low < effect < high:
+        return None
+
+    def enough(n: int) -> bool:
+        error = std / math.sqrt(n)
+        half = float(stats.t.ppf(1 - alpha / 2, n - 1)) * error
+        if error == 0:
+            return True
+        inside = stats.norm.cdf((high - half - effect) / error) - stats.norm.cdf((low + half - effect) / error)
+        return high - low > 2 * half and float(inside) >= power
+
+    return _fewest(enough)
+
+
+def _fewest(enough: Callable[[int], bool]) -> int | None:
+    """The smallest n ≥ 2 that is enough; `enough` stays true once it is."""
+    high = 2
+    while not enough(high):
+        high *= 2
+        if high > MOST_SEEDS:
+            return None
+    low = max(2, high // 2)
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if enough(middle) else (middle + 1, high)
+    return high

@@ -83,6 +83,7 @@ class Curves:
     val_loss: list[list[float]] = field(default_factory=list)
     train_loss: list[list[float | None]] = field(default_factory=list)
     n_diverged: int = 0
+    diagnostics: list[dict[str, Any]] = field(default_factory=list)
 
     def of(self, objective: str) -> list[list[float]]:
         return self.val_loss if objective == "val_loss" else self.val_metric

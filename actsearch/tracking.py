@@ -44,7 +44,7 @@ VIEW_STATE = {
     "lifecycleFilter": "Active", "datasetsFilter": [], "modelVersionFilter": "All Runs",
     "selectedColumns": [
         "params.`activation`", "metrics.`val_accuracy`", "metrics.`val_loss`", "metrics.`test_accuracy`",
-        "metrics.`test_accuracy_difference`", "tags.`state`",
+        "metrics.`test_accuracy_difference`", "tags.`verdict`", "tags.`state`",
     ],
     "runsPinned": [], "runsHidden": [], "runsHiddenMode": "FIRST_10_RUNS", "groupBy": None,
 }  # fmt: skip
@@ -156,7 +156,9 @@ class Delivery:
 
     def finalist(self, comparison: Comparison, runs: Sequence[FinalistRun], curves: Curves) -> None:
         """A finalist: test score by seed (the step is the seed), mean curves, difference to the baseline."""
-        key = f"{comparison.activation} {json.dumps(comparison.recipe, sort_keys=True)} n={comparison.n_seeds}"
+        verdict = comparison.verdict
+        counts = f"n={comparison.n_seeds}" + ("" if verdict is None else f" {verdict.metric} {verdict.verdict}")
+        key = f"{comparison.activation} {json.dumps(comparison.recipe, sort_keys=True)} {counts}"
         tags = {"kind": "finalist", FINALIST: key}
         run = self._child(f"finalist {comparison.activation}", tags)
         if run is None:
@@ -166,15 +168,17 @@ class Delivery:
             for r in runs
             for k, v in (("test_accuracy", r.test_metric), ("test_loss", r.test_loss))
         ]
-        ends = {"test_accuracy": comparison.mean, "test_accuracy_std": comparison.std,
-                "test_loss": mean([r.test_loss for r in runs]), "n_diverged": comparison.n_diverged}  # fmt: skip
-        if comparison.difference is not None:
-            d = comparison.difference
-            ends |= {"test_accuracy_difference": d.mean, "difference_ci_low": d.ci_low, "difference_ci_high": d.ci_high}
+        ends = {"test_accuracy": comparison.test_accuracy, "test_accuracy_std": comparison.test_accuracy_std,
+                "test_loss": comparison.test_loss, "n_failed": comparison.n_failed,
+                "training_step_us": comparison.training_step_us, "latency_us": comparison.latency_us}  # fmt: skip
+        for v in (*([verdict] if verdict else []), *comparison.secondary):
+            ends |= {f"{v.metric}_difference": v.difference, f"{v.metric}_ci_low": v.ci_low,
+                     f"{v.metric}_ci_high": v.ci_high, f"{v.metric}_p_corrected": v.p_corrected}  # fmt: skip
         metrics += [(k, v, 0) for k, v in ends.items()]
         metrics += self._curve_metrics(curves, 0, seeds=False)
         params = {"activation": comparison.activation, **{f"recipe.{k}": str(v) for k, v in comparison.recipe.items()}}
         self._log(run, metrics, params)
+        self.client.set_tag(run, "verdict", "baseline" if verdict is None else verdict.verdict)
         self.client.set_terminated(run, "FINISHED")
         self.runs[self._key(tags)] = (run, "FINISHED")
 
@@ -183,8 +187,7 @@ class Delivery:
         self._log(self.parent, [(k, v, 0) for k, v in metrics.items() if there.get(k) != v], {})
         self.client.set_tag(self.parent, "mlflow.note.content", description)
         for file in files:
-            if file.exists():
-                self.client.log_artifact(self.parent, str(file))
+            self.client.log_artifact(self.parent, str(file), file.parent.name if file.suffix == ".png" else None)
         self.client.set_terminated(self.parent, "FINISHED")
 
     def _curve_metrics(self, curves: Curves, after: int, seeds: bool = True) -> list[tuple[str, float, int]]:

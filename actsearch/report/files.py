@@ -1,8 +1,9 @@
-"""The output folder's tables: leaderboard.csv and finalists.csv, the same digits for the same search."""
+"""The output folder's tables: leaderboard.csv and finalists.csv, the same digits for the same search; verdict.json."""
 
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
 import math
 import os
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from actsearch.activations.spec import number
-from actsearch.finalists import FinalistRun, rank_key
+from actsearch.finalists import Comparison, FinalistRun, rank_key
 from actsearch.statistics import mean, std
 from actsearch.study import TrialRecord
 
@@ -50,15 +51,46 @@ def finalist_rows(runs: Iterable[FinalistRun]) -> list[dict[str, Any]]:
         {
             "activation": r.activation,
             **{f"recipe.{k}": v for k, v in r.recipe.items()},
+            "rate": _digits(r.rate),
             "seed": r.seed,
             "test_accuracy": _digits(r.test_metric),
             "test_loss": _digits(r.test_loss),
             "val_accuracy": _digits(r.curves.val_metric[-1][0]),
             "val_loss": _digits(r.curves.val_loss[-1][0]),
             "diverged": r.diverged,
+            "collapsed": r.collapsed,
         }
         for r in runs
     ]
+
+
+def verdict_rows(comparisons: Sequence[Comparison]) -> list[dict[str, Any]]:
+    """Every verdict as verdict.json has it: first by the metric that counts, then at other rates, then by others."""
+    base = next(c for c in comparisons if c.is_baseline)
+    rows = []
+    for kind in ("primary", "at_rate", "secondary"):
+        for c in comparisons:
+            verdicts = {"primary": {1.0: c.verdict} if c.verdict else {}, "at_rate": c.at_rates}
+            pairs = verdicts[kind].items() if kind in verdicts else [(1.0, v) for v in c.secondary]
+            for rate, verdict in pairs:
+                values = {k: v if not _is_nan(v) else None for k, v in dataclasses.asdict(verdict).items()}
+                rows.append(
+                    {"activation": c.activation, "recipe": c.recipe, "rate": float(_digits(rate)), "baseline":
+                     base.activation, "primary": kind != "secondary", **values}
+                )  # fmt: skip
+    return rows
+
+
+def _is_nan(value: Any) -> bool:
+    return isinstance(value, float) and math.isnan(value)
+
+
+def output_files(folder: Path) -> list[Path]:
+    """What a finished study leaves that is worth handing on, as far as it is there."""
+    names = ("report.html", "leaderboard.csv", "finalists.csv", "verdict.json", "finalists.md", "finalists.tex",
+             "config.yaml")  # fmt: skip
+    files = [folder / name for name in names]
+    return [file for file in (*files, *sorted((folder / "plots").glob("*.png"))) if file.exists()]
 
 
 def write_csv(path: Path, rows: Sequence[dict[str, Any]]) -> None:

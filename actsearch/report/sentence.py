@@ -1,70 +1,125 @@
-"""One sentence of result, from the comparisons on the test set."""
+"""Verdicts in words: a sentence for a person, and the numbers in it, formatted the same everywhere."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 
-from actsearch.finalists import Comparison
+from actsearch.finalists import COST, SPEED, Comparison, ConfirmOptions
+from actsearch.verdict import BETTER, BY_LESS, EQUIVALENT, METRICS, UNDECIDED, WORSE, Verdict
 
 
-def sentence(comparisons: Sequence[Comparison], test_name: str) -> str:
+def sentence(comparisons: Sequence[Comparison], test_name: str, options: ConfirmOptions) -> str:
     """What was found, in words. comparisons: best first, the baseline among them."""
     base = next(c for c in comparisons if c.is_baseline)
     others = [c for c in comparisons if not c.is_baseline]
     if not others:
-        return f"Only the baseline was trained: {base.activation} reaches {percent(base.mean)} on {test_name}."
+        return f"Only the baseline was trained: {base.activation} reaches {percent(base.test_accuracy)} on {test_name}."
     lead = others[0]
-    text = (
-        f"{lead.activation} reaches {percent(lead.mean)} on {test_name}, {points(lead)} {base.activation}'s "
-        f"{percent(base.mean)} ({interval(lead)}, {lead.n_seeds} paired seeds): {judgement(lead)}"
-    )
-    unstable = [f"{c.activation} in {c.n_diverged} of {c.n_seeds}" for c in comparisons if c.n_diverged]
-    if unstable:
-        text += f" Runs diverged and count as chance: {', '.join(unstable)}."
+    assert lead.verdict is not None
+    text = f"{claim(lead, base, lead.verdict, test_name)} {evidence(lead.verdict)}"
+    if lead.at_rates:
+        said = [f"{times(rate)}: {v.verdict} ({size(v)})" for rate, v in sorted(lead.at_rates.items())]
+        text += f" At other learning rates, {'; '.join(said)}."
+    rest = [f"{c.activation}: {c.verdict.verdict}" for c in others[1:] if c.verdict is not None]
+    if rest:
+        shown = rest[:6] + ([f"and {len(rest) - 6} more"] if len(rest) > 6 else [])
+        text += f" The others: {'; '.join(shown)}."
+    if options.metric in SPEED and base.n_reached is not None:
+        text += f" The target accuracy was reached in {reached(comparisons)}."
+    warned = [f"{c.activation}: {c.verdict.warning}" for c in others if c.verdict is not None and c.verdict.warning]
+    if warned:
+        text += f" Mind: {'. '.join(warned)}."
     return text
 
 
-def markdown_table(comparisons: Sequence[Comparison]) -> str:
-    """The finalists as a Markdown table, best first."""
-    base = next(c for c in comparisons if c.is_baseline)
-    lines = [
-        f"| activation | test accuracy | points over {base.activation} | 95 % interval |",
-        "| --- | --: | --: | --: |",
-    ]
-    for c in comparisons:
-        name = c.activation.replace("|", "\\|")
-        spread = "" if math.isnan(c.std) else f" ± {100 * c.std:.2f}"
-        d = c.difference
-        gap = "baseline | " if d is None else f"{100 * d.mean:+.2f} | {interval(c).removeprefix('95 % interval ')}"
-        lines.append(f"| {name} | {percent(c.mean)}{spread} | {gap} |")
-    return "\n".join(lines)
+def claim(c: Comparison, base: Comparison, verdict: Verdict, test_name: str) -> str:
+    """Who is what against whom, with the two numbers."""
+    metric = METRICS[verdict.metric]
+    where = f" on {test_name}" if metric.name.startswith("test_") else ""
+    numbers = f"{metric.words} {value(metric.name, verdict.mean)} against {value(metric.name, verdict.baseline_mean)}"
+    if verdict.verdict == EQUIVALENT:
+        lead = f"{c.activation} and {base.activation} are equivalent{where}"
+        numbers += f", within ±{margin(verdict)}"
+    elif verdict.verdict == UNDECIDED:
+        lead = f"Undecided whether {c.activation} or {base.activation} is better{where}"
+    else:
+        word = BETTER if verdict.verdict.startswith(BETTER) else WORSE
+        less = f", by less than the margin of {margin(verdict)}" if verdict.verdict.endswith(BY_LESS) else ""
+        lead = f"{c.activation} is {word} than {base.activation}{where}{less}"
+    return f"{lead}: {numbers}."
 
 
-def judgement(comparison: Comparison) -> str:
-    d = comparison.difference
-    if d is None or math.isnan(d.ci_low):
-        return "one seed shows no spread, so nothing can be said of chance."
-    if d.ci_low > 0:
-        return "its interval lies above zero."
-    return "its interval lies below zero." if d.ci_high < 0 else "its interval includes zero, so it may be chance."
+def evidence(verdict: Verdict) -> str:
+    """The difference, its interval, the p, and what would decide it."""
+    if math.isnan(verdict.ci_low):
+        return "One seed shows no spread, so nothing can be said of chance."
+    pairs = "paired repetitions" if verdict.metric in COST else "paired seeds"
+    text = (
+        f"Difference {size(verdict)}, {interval(verdict)}, p = {p_value(verdict.p_corrected)} after correction, "
+        f"{verdict.n_seeds} {pairs}."
+    )
+    if verdict.decided:
+        return text
+    if verdict.p_corrected < 1 - verdict.confidence or (verdict.ci_low > 0 or verdict.ci_high < 0):
+        text += f" The exact sign-flip test does not agree (p = {p_value(verdict.p_sign_flip)})."
+    if verdict.seeds_to_decide is not None and verdict.metric not in COST:
+        text += f" About {verdict.seeds_to_decide} seeds would decide it."
+    return text
+
+
+def reached(comparisons: Sequence[Comparison]) -> str:
+    return ", ".join(f"{c.n_reached} of {c.n_seeds} runs of {c.activation}" for c in comparisons)
+
+
+def times(rate: float) -> str:
+    return "a third of it" if rate < 1 else f"{rate:g} times it"
+
+
+def value(metric: str, number: float) -> str:
+    """A value of a metric with its unit."""
+    if metric == "test_accuracy":
+        return percent(number)
+    if metric.endswith("_us"):
+        return f"{number:,.0f} µs"
+    if metric.endswith("_s"):
+        return f"{number:.3g} s"
+    return f"{number:.0f}" if metric == "steps_to_accuracy" else f"{number:.4f}"
 
 
 def percent(value: float) -> str:
     return f"{100 * value:.2f} %"
 
 
-def points(comparison: Comparison) -> str:
-    d = comparison.difference
-    assert d is not None
-    size = f"{abs(100 * d.mean):.2f} points"
-    return f"{size} above" if d.mean >= 0 else f"{size} below"
+def points(metric: str, change: float) -> str:
+    """A difference without its unit: percentage points, or the relative change in per cent."""
+    return f"{100 * change:+.{2 if not METRICS[metric].ratio else 1}f}"
 
 
-def interval(comparison: Comparison) -> str:
-    d = comparison.difference
-    if d is None:
-        return "baseline"
-    if math.isnan(d.ci_low):
+def unit(metric: str) -> str:
+    return "%" if METRICS[metric].ratio else "points"
+
+
+def size(verdict: Verdict) -> str:
+    return f"{points(verdict.metric, verdict.difference)} {unit(verdict.metric)}"
+
+
+def margin(verdict: Verdict) -> str:
+    return f"{100 * verdict.margin:g} {unit(verdict.metric)}"
+
+
+def interval(verdict: Verdict) -> str:
+    if math.isnan(verdict.ci_low):
         return "no interval"
-    return f"95 % interval {100 * d.ci_low:+.2f} to {100 * d.ci_high:+.2f}"
+    low, high = points(verdict.metric, verdict.ci_low), points(verdict.metric, verdict.ci_high)
+    return f"{confidence(verdict)} interval {low} to {high}"
+
+
+def confidence(verdict: Verdict) -> str:
+    return f"{100 * verdict.confidence:.4g} %"
+
+
+def p_value(p: float) -> str:
+    if math.isnan(p):
+        return "–"
+    return f"{p:.2g}" if p >= 0.0001 else "< 0.0001"

@@ -11,7 +11,8 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 from rich.table import Table
 
 from actsearch.finalists import Comparison
-from actsearch.report.sentence import interval, percent
+from actsearch.report.sentence import percent
+from actsearch.report.tables import finalist_table
 from actsearch.study import (
     OBJECTIVES,
     Event,
@@ -139,32 +140,17 @@ class Terminal:
         if len(ranked) > n_show:
             self.console.print(f"… and {len(ranked) - n_show} more in leaderboard.csv")
 
-    def finalists(self, comparisons: Sequence[Comparison], test_name: str) -> None:
+    def finalists(self, comparisons: Sequence[Comparison], test_name: str, metric: str) -> None:
         base = next(c for c in comparisons if c.is_baseline)
-        self.console.print(
-            f"\nFinalists: {test_name}, {base.n_seeds} fresh seeds each, paired with {base.activation} "
-            "(each interval for itself alone)"
-        )
-        recipe = list(dict.fromkeys(key for c in comparisons for key in c.recipe))
+        verdicts = [c.verdict for c in comparisons if c.verdict is not None]
+        corrected = f", intervals and p corrected for {len(verdicts)} comparisons" if len(verdicts) > 1 else ""
+        self.console.print(f"\nFinalists: {test_name}, fresh seeds, paired with {base.activation}{corrected}")
+        heads, rows = finalist_table(comparisons, metric)
         table = Table(box=None, pad_edge=False, header_style="bold")
-        names = (
-            "activation",
-            *recipe,
-            "test accuracy",
-            "± sd",
-            f"points over {base.activation}",
-            "95 % interval",
-            "diverged",
-        )
-        for name in names:
-            table.add_column(name, justify="left" if name == "activation" else "right", overflow="fold")
-        for c in comparisons:
-            d = c.difference
-            table.add_row(
-                c.activation, *[str(c.recipe.get(key, "")) for key in recipe], percent(c.mean), _sd(c.std),
-                "baseline" if d is None else f"{100 * d.mean:+.2f}",
-                "" if d is None else interval(c).removeprefix("95 % interval "), str(c.n_diverged or ""),
-            )  # fmt: skip
+        for name in heads:
+            table.add_column(name, justify="left" if name in ("activation", "verdict") else "right", overflow="fold")
+        for row in rows:
+            table.add_row(*map(escape, row))
         self.console.print(table)
 
 

@@ -1,0 +1,98 @@
+"""A question, complete: the model, the data, what may be proposed, and where the answer goes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import optuna
+
+from actsearch.activations.spec import parse_net
+from actsearch.data import Data
+from actsearch.errors import ActSearchError
+from actsearch.finalists import SPEED, SPEED_RUNGS, ConfirmOptions, speed_is_told
+from actsearch.models import Model
+from actsearch.recipe import Recipe
+from actsearch.samplers import SamplerFactory
+from actsearch.search_space import SearchSpace
+from actsearch.study import StudyOptions, check_sampler, fingerprint, study_name
+from actsearch.tracking import StudyInfo, check_tracking
+from actsearch.training import find_device
+
+
+@dataclass
+class Job:
+    """identity: what the fingerprint covers; params: what MLflow shows of the config."""
+
+    model: Model
+    data: Data
+    space: SearchSpace
+    recipe: Recipe
+    study: StudyOptions
+    confirm: ConfirmOptions
+    sampler: SamplerFactory
+    pruner: optuna.pruners.BasePruner
+    identity: Mapping[str, Any]
+    folder: Path
+    storage_url: str
+    tracking_uri: str | None
+    experiment: str = "actsearch"
+    config_yaml: str = ""
+    device: str = "auto"
+    engine: str = "auto"
+    worker: int = 0
+    params: Mapping[str, Any] = field(default_factory=dict)
+    tags: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        return self.study.name or study_name(self.data.name, self.model.name, self.identity)
+
+    @property
+    def largest_batch(self) -> int:
+        searched = dict(self.space.recipe).get("batch_size")
+        return max([self.recipe.batch_size] if searched is None else map(int, searched.ends()))
+
+    @property
+    def tells_speed(self) -> bool:
+        """Whether learning speed can be read off this job's curves."""
+        return speed_is_told(self.recipe) and "schedule" not in dict(self.space.recipe)
+
+    @property
+    def study_info(self) -> StudyInfo:
+        return StudyInfo(self.name, fingerprint(self.identity), {"device": self.device, **self.params}, self.tags)
+
+
+def check(job: Job) -> None:
+    """Refuses, before anything is made, what the parts of a job cannot do together."""
+    if job.largest_batch > job.data.n_train:
+        raise ActSearchError(
+            f"recipe.batch_size={job.largest_batch} is more than the {job.data.n_train} training examples. "
+            f"Choose at most {job.data.n_train}."
+        )
+    if job.recipe.precision == "tf32" and find_device(job.device).type != "cuda":
+        raise ActSearchError("recipe.precision=tf32: there is no NVIDIA GPU. Write recipe.precision=float32.")
+    if job.worker < 0:
+        raise ActSearchError(f"worker={job.worker}: workers are numbered from 0.")
+    if len(job.study.objectives) > 1 and not isinstance(job.pruner, optuna.pruners.NopPruner):
+        raise ActSearchError("pruner: Optuna prunes where there is one objective. Write pruner=none.")
+    if isinstance(job.sampler(0, 0), optuna.samplers.GridSampler | optuna.samplers.BruteForceSampler):
+        job.space.enumerate()  # refuses ranges, in words
+    if job.confirm.finalists != "all":
+        check_sampler(job.sampler, job.space, job.study.objectives)
+    if job.tracking_uri is not None:
+        check_tracking(job.tracking_uri, job.experiment)
+    layers = len(parse_net(job.confirm.baseline))
+    if layers not in (1, job.model.n_slots):
+        raise ActSearchError(
+            f"confirm.baseline={job.confirm.baseline} names {layers} layers; the model takes {job.model.n_slots}."
+        )
+    if job.confirm.metric in SPEED and not job.tells_speed:
+        steps = max(job.recipe.steps, SPEED_RUNGS)
+        cure = f"recipe.schedule=constant recipe.steps={steps} recipe.eval_every={steps // SPEED_RUNGS}"
+        raise ActSearchError(
+            f"confirm.metric={job.confirm.metric}: how fast a net learns shows in curves of at least {SPEED_RUNGS} "
+            f"evaluations at a constant rate. Write {cure}."
+        )

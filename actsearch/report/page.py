@@ -1,0 +1,171 @@
+"""report.html: one self-contained file for a person, the verdict first."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from actsearch.report.files import write_text
+from actsearch.report.plots import Plot
+from actsearch.report.result import Result
+from actsearch.report.sentence import confidence, margin, p_value, percent, points, size, unit, value
+from actsearch.report.tables import finalist_table, latex_table, markdown_table
+from actsearch.verdict import METRICS
+
+TEMPLATE = Path(__file__).with_name("page.html.j2")
+TEXT_COLUMNS = ("activation", "verdict", "state")
+
+
+def write_page(result: Result, plots: Sequence[Plot]) -> Path:
+    """Writes report.html into the study's folder."""
+    import jinja2
+
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
+    page = environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(**_contents(result, plots))
+    path = result.folder / "report.html"
+    write_text(path, page)
+    return path
+
+
+def _contents(result: Result, plots: Sequence[Plot]) -> dict[str, Any]:
+    """What the template's names stand for."""
+    heads, rows = finalist_table(result.comparisons, result.options.metric)
+    lead, _, rest = result.summary.partition(". ")
+    board_heads, board = _leaderboard(result)
+    return {
+        "title": f"Which activation function? {result.about.get('model', result.name).split(',')[0]} on "
+        f"{result.test_name.removesuffix(chr(39) + 's test set')}",
+        "lead": f"{lead.removesuffix('.')}.",
+        "rest": rest,
+        "facts": _facts(result),
+        "heads": heads,
+        "rows": [
+            {"cells": list(zip(heads, row, strict=True)), "baseline": c.is_baseline}
+            for row, c in zip(rows, result.comparisons, strict=True)
+        ],
+        "text_columns": TEXT_COLUMNS,
+        "table_caption": _table_caption(result),
+        "markdown": markdown_table(heads, rows),
+        "latex": latex_table(heads, rows),
+        "plots": plots,
+        "secondary": _secondary(result),
+        "secondary_caption": "The same runs by other metrics. Intervals and p are corrected for the number of finalists, "
+        "not for the number of metrics: take these as hints. Times repeat the measurement, not the training.",
+        "board_heads": board_heads,
+        "board": board,
+        "leaderboard_caption": f"Validation, selected from {len(result.leaderboard)} trials, so the best are "
+        "optimistic: judge by the finalists. Click a heading to sort."
+        if result.searched
+        else "Validation accuracy of the runs above. Click a heading to sort.",
+        "about": result.about,
+        "config": result.config_yaml,
+        "limits": limits(result),
+    }
+
+
+def _facts(result: Result) -> list[tuple[str, str]]:
+    n_finalists = len(result.comparisons) - 1
+    seeds = sorted({c.n_seeds for c in result.comparisons})
+    facts = [("candidates tried", str(result.n_tried))]
+    facts.append((f"finalist{'s' if n_finalists != 1 else ''} and the baseline retrained", str(n_finalists)))
+    facts.append(("fresh seeds each", " to ".join(str(n) for n in sorted({seeds[0], seeds[-1]}))))
+    if result.n_test is not None:
+        facts.append(("test examples, scored once", f"{result.n_test:,}"))
+    facts.append(("chance of any false better or worse, at most", percent(result.options.alpha).replace(".00", "")))
+    return facts
+
+
+def _table_caption(result: Result) -> str:
+    verdicts = [c.verdict for c in result.comparisons if c.verdict is not None]
+    if not verdicts:
+        return "Only the baseline was trained."
+    v = verdicts[0]
+    rules = result.options.rules(len(verdicts))
+    looks = f" at {rules.looks} looks" if rules.looks > 1 else ""
+    text = (
+        f"Paired by seed. The {confidence(v)} intervals and the p are corrected for {rules.comparisons} "
+        f"comparison{'s' if rules.comparisons > 1 else ''}{looks} (Bonferroni). Better or worse: the interval leaves out "
+        f"0, and an exact sign-flip test agrees. Equivalent: it lies within ±{margin(v)}."
+    )
+    waiting = [
+        f"{c.activation} about {c.verdict.seeds_to_decide}"
+        for c in result.comparisons
+        if c.verdict is not None and c.verdict.seeds_to_decide is not None
+    ]
+    return text + (f" Seeds that would decide what is undecided: {', '.join(waiting)}." if waiting else "")
+
+
+def _secondary(result: Result) -> list[list[str]]:
+    rows = []
+    for name in METRICS:
+        for c in result.comparisons:
+            for v in c.secondary:
+                if v.metric == name:
+                    known = not math.isnan(v.ci_low)
+                    bounds = f"{points(name, v.ci_low)} to {points(name, v.ci_high)} {unit(name)}" if known else ""
+                    rows.append(
+                        [METRICS[name].words, c.activation, value(name, v.mean), value(name, v.baseline_mean), size(v),
+                         bounds, p_value(v.p_corrected), v.verdict]
+                    )  # fmt: skip
+    return rows
+
+
+def _leaderboard(result: Result) -> tuple[list[str], list[list[str]]]:
+    """The leaderboard's columns that say something, with accuracies in per cent."""
+    rows = result.leaderboard
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    names = [name for name in names if any(row.get(name, "") not in ("", 0) for row in rows)]
+    heads = [name.removesuffix("_mean").replace("_", " ").replace("std", "sd") for name in names]
+    board = []
+    for row in rows:
+        cells = []
+        for name in names:
+            cell = row.get(name, "")
+            is_share = name in ("val_accuracy_mean", "val_accuracy_std") and cell != ""
+            cells.append(f"{100 * float(cell):.2f} %" if is_share else str(cell))
+        board.append(cells)
+    return heads, board
+
+
+def limits(result: Result) -> list[str]:
+    """What a sceptic should hold against these verdicts."""
+    out = []
+    verdicts = [c.verdict for c in result.comparisons if c.verdict is not None]
+    base = next(c for c in result.comparisons if c.is_baseline)
+    out.append(
+        "A verdict holds for this model, these data and this recipe. Another size, schedule or budget may turn it round."
+    )
+    if result.searched:
+        out.append(
+            f"{result.n_tried} candidates were tried. Those not among the finalists were only ranked, on validation data "
+            "and few seeds; nothing is said of them."
+        )
+    if not any(c.recipe for c in result.comparisons):
+        out.append(
+            "All were trained with one and the same recipe. An activation that wants another learning rate is undersold: "
+            "search_space=article_tuned tunes it for each."
+        )
+    if result.n_test is not None and 0 < base.test_accuracy < 1:
+        error = math.sqrt(base.test_accuracy * (1 - base.test_accuracy) / result.n_test)
+        out.append(
+            f"On this test set: its {result.n_test:,} examples are a sample too. Seeds do not lessen that error: a single "
+            f"accuracy's standard error from it is {100 * error:.2f} points; of a difference between nets that mostly "
+            "agree it is smaller."
+        )
+    known = [v for v in verdicts if not math.isnan(v.minimum_detectable_effect)]
+    if known:
+        worst = max(known, key=lambda v: v.minimum_detectable_effect)
+        effect = points(worst.metric, worst.minimum_detectable_effect).lstrip("+")
+        out.append(
+            f"With {worst.n_seeds} seeds a true difference of {effect} {unit(worst.metric)} is found in 80 % of studies; "
+            "smaller ones are missed more often."
+        )
+    if any(not math.isnan(c.training_step_us) for c in result.comparisons):
+        out.append(
+            "Times are of the plain PyTorch net, not compiled, on this machine, with the recipe's batch size. Another "
+            "machine has other ratios."
+        )
+    out += [f"{c.activation}: {c.verdict.warning}." for c in result.comparisons if c.verdict and c.verdict.warning]
+    return out

@@ -1,0 +1,61 @@
+"""A finished search as data: what the terminal, the tables, the plots, the page and a notebook show."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from actsearch.finalists import Comparison, ConfirmOptions, FinalistRun
+from actsearch.report.files import verdict_rows
+from actsearch.report.terminal import Terminal
+from actsearch.study import TrialRecord
+
+
+@dataclass
+class Result:
+    """name: the study's. leaderboard: rows as in leaderboard.csv. records: its trials, empty where all were compared.
+    comparisons: finalists against the baseline, best first. runs: one per finalist, rate and seed. summary: the
+    verdict in words. searched: the finalists were selected from trials. objective: what ranked those. n_test: test
+    examples, if known. target: the accuracy that steps were counted to, if they were. about: how it was made, by
+    heading. config_yaml: the whole config. page: the study's table in MLflow, below its server's address.
+    """
+
+    name: str
+    leaderboard: list[dict[str, Any]]
+    records: list[TrialRecord]
+    comparisons: list[Comparison]
+    runs: list[FinalistRun]
+    summary: str
+    folder: Path
+    test_name: str
+    searched: bool
+    objective: str
+    options: ConfirmOptions
+    n_test: int | None = None
+    target: float | None = None
+    about: Mapping[str, str] = field(default_factory=dict)
+    config_yaml: str = ""
+    page: str | None = None
+
+    @property
+    def best(self) -> str:
+        return self.comparisons[0].activation
+
+    @property
+    def verdicts(self) -> list[dict[str, Any]]:
+        """Rows as in verdict.json."""
+        return verdict_rows(self.comparisons)
+
+    @property
+    def n_tried(self) -> int:
+        """Candidates that were trained at all."""
+        return sum(r.state != "duplicate" for r in self.records) if self.searched else len(self.comparisons)
+
+    def report(self, terminal: Terminal | None = None) -> None:
+        """Prints the leaderboard, the finalists and the verdict."""
+        terminal = terminal or Terminal()
+        terminal.leaderboard(self.leaderboard, self.searched)
+        terminal.finalists(self.comparisons, self.test_name, self.options.metric)
+        terminal.line(f"\n{self.summary}")

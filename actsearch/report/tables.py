@@ -1,0 +1,73 @@
+"""The table that a paper needs, of the finalists: as rows, Markdown and LaTeX."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from actsearch.finalists import Comparison
+from actsearch.report.sentence import confidence, p_value, points, unit, value
+from actsearch.verdict import METRICS
+
+Row = list[str]
+
+
+def finalist_table(comparisons: Sequence[Comparison], metric: str) -> tuple[Row, list[Row]]:
+    """Headings and rows, best first: rank, activation, mean ± sd, difference, interval, p, verdict, cost."""
+    base = next(c for c in comparisons if c.is_baseline)
+    level = next((confidence(c.verdict) for c in comparisons if c.verdict is not None), "")
+    recipe = list(dict.fromkeys(key for c in comparisons for key in c.recipe))
+    is_accuracy = metric == "test_accuracy"
+    costly = any(not math.isnan(c.training_step_us) for c in comparisons)
+    failed = any(c.n_failed for c in comparisons)
+    heads = ["rank", "activation", *recipe, f"{METRICS[metric].words} ± sd"]
+    heads += [] if is_accuracy else ["test accuracy ± sd"]
+    heads += [f"difference to {base.activation} ({unit(metric)})", f"{level} interval".strip(), "p, corrected", "verdict",
+              "seeds", *(["failed"] if failed else []), *(["training step", "forward pass"] if costly else [])]  # fmt: skip
+    rows = []
+    for rank, c in enumerate(comparisons, start=1):
+        v = c.verdict
+        row = [str(rank), c.activation, *[str(c.recipe.get(key, "")) for key in recipe]]
+        row.append(_with_sd(metric, c.mean, c.std))
+        if not is_accuracy:
+            row.append(_with_sd("test_accuracy", c.test_accuracy, c.test_accuracy_std))
+        if v is None:
+            row += ["baseline", "", "", "baseline"]
+        elif math.isnan(v.ci_low):
+            row += [points(metric, v.difference), "", "", v.verdict]
+        else:
+            bounds = f"{points(metric, v.ci_low)} to {points(metric, v.ci_high)}"
+            row += [points(metric, v.difference), bounds, p_value(v.p_corrected), v.verdict]
+        row.append(str(c.n_seeds))
+        row += [str(c.n_failed or "")] if failed else []
+        row += [value("training_step_us", c.training_step_us), value("latency_us", c.latency_us)] if costly else []
+        rows.append(row)
+    return heads, rows
+
+
+def markdown_table(heads: Row, rows: Sequence[Row]) -> str:
+    lines = [heads, ["---" if head in ("activation", "verdict") else "--:" for head in heads], *rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
+def latex_table(heads: Row, rows: Sequence[Row]) -> str:
+    """A tabular for LaTeX with the package booktabs."""
+    columns = "".join("l" if head in ("activation", "verdict") else "r" for head in heads)
+    lines = [rf"\begin{{tabular}}{{{columns}}}", r"\toprule", _latex_row(heads), r"\midrule"]
+    lines += [*(_latex_row(row) for row in rows), r"\bottomrule", r"\end{tabular}"]
+    return "\n".join(lines)
+
+
+def _latex_row(cells: Row) -> str:
+    marks = {"\\": r"\textbackslash{}", "%": r"\%", "_": r"\_", "&": r"\&", "#": r"\#", "$": r"\$", "{": r"\{",
+             "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "µ": r"$\mu$",
+             "|": r"\textbar{}", "<": "$<$", ">": "$>$", "−": "$-$"}  # fmt: skip
+    return " & ".join("".join(marks.get(letter, letter) for letter in cell) for cell in cells) + r" \\"
+
+
+def _with_sd(metric: str, mean: float, sd: float) -> str:
+    if math.isnan(sd):
+        return value(metric, mean)
+    if metric == "test_accuracy":
+        return f"{100 * mean:.2f} ± {100 * sd:.2f} %"
+    return f"{value(metric, mean)} ± {value(metric, sd)}"

@@ -1,0 +1,189 @@
+"""Verdicts: from paired runs to better, worse, equivalent or undecided, and how many seeds would decide it.
+
+One interval decides: the paired t at level 1 − α/(m·looks), m comparisons with one baseline, so that the interval
+and the corrected p always agree (Bonferroni). An exact sign-flip test stands beside it; where the two disagree
+nothing is decided. Knows arrays of numbers, nothing of runs, studies or files.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from actsearch.statistics import (
+    mcnemar_p_value,
+    mean,
+    minimum_detectable_effect,
+    paired_difference,
+    seeds_for_difference,
+    seeds_for_equivalence,
+    sign_flip_p_value,
+    std,
+    upper_std,
+)
+
+BETTER, WORSE, EQUIVALENT, UNDECIDED = "better", "worse", "equivalent", "undecided"
+BY_LESS = ", by less than the margin"
+
+
+@dataclass(frozen=True)
+class Metric:
+    """What is compared. ratio: by the log of candidate / baseline, shown as a relative change; else by the difference.
+    margin: differences below it do not matter (of a ratio: 0.05 is 5 %). words: what it is, for people.
+    """
+
+    name: str
+    words: str
+    higher_is_better: bool = False
+    ratio: bool = True
+    margin: float = 0.05
+
+
+METRICS = {
+    m.name: m
+    for m in (
+        Metric("test_accuracy", "test accuracy", higher_is_better=True, ratio=False, margin=0.005),
+        Metric("test_loss", "test loss"),
+        Metric("learning_speed", "mean validation loss over the budget"),
+        Metric("steps_to_accuracy", "steps to the target accuracy"),
+        Metric("time_to_accuracy_s", "seconds to the target accuracy"),
+        Metric("training_step_us", "time of a training step"),
+        Metric("latency_us", "time of a forward pass"),
+    )
+}
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One candidate's runs. values: (n,), by seed. failed: (n,), whether it diverged or stayed at chance."""
+
+    values: Sequence[float]
+    failed: Sequence[bool]
+
+
+@dataclass(frozen=True)
+class Rules:
+    """alpha: the chance of any wrong better or worse among all `comparisons` with the baseline. looks: how often the
+    runs may be looked at before there are all (repeated confidence intervals, Jennison & Turnbull 1989).
+    """
+
+    alpha: float = 0.05
+    comparisons: int = 1
+    looks: int = 1
+
+    @property
+    def level(self) -> float:
+        """The two-sided level of each single test."""
+        return self.alpha / (self.comparisons * self.looks)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the runs say of a candidate against the baseline by one metric.
+
+    mean, std, baseline_mean: over n_seeds. difference, ci_low, ci_high, minimum_detectable_effect: candidate −
+    baseline, or for ratios the relative change (−0.03: 3 % less). confidence: of the interval. p_corrected: for all
+    comparisons and looks. seeds_to_decide: the whole number of seeds that should settle it; None once decided, or
+    where a million would not do. p_failed: McNemar's, of n_failed against n_failed_baseline. warning: empty, or what
+    to know before believing it.
+    """
+
+    metric: str
+    verdict: str
+    mean: float
+    std: float
+    baseline_mean: float
+    difference: float
+    ci_low: float
+    ci_high: float
+    confidence: float
+    p_value: float
+    p_corrected: float
+    p_sign_flip: float
+    n_seeds: int
+    margin: float
+    minimum_detectable_effect: float
+    seeds_to_decide: int | None
+    n_failed: int
+    n_failed_baseline: int
+    p_failed: float
+    warning: str
+
+    @property
+    def decided(self) -> bool:
+        return self.verdict != UNDECIDED
+
+
+def judge(metric: Metric, candidate: Arm, baseline: Arm, rules: Rules, margin: float | None = None) -> Verdict:
+    """The verdict on one candidate. candidate, baseline: the same seeds at the same indices.
+
+    margin: the metric's own, if None. Raises ValueError for arms of different lengths, or none.
+    """
+    margin = metric.margin if margin is None else margin
+    a, b = list(candidate.values), list(baseline.values)
+    n_failed, n_failed_baseline = sum(candidate.failed), sum(baseline.failed)
+    p_failed = mcnemar_p_value(candidate.failed, baseline.failed)
+    usable = all(math.isfinite(v) and (v > 0 or not metric.ratio) for v in (*a, *b))
+    if not usable:
+        d = paired_difference([math.nan], [math.nan])
+    elif metric.ratio:
+        d = paired_difference([math.log(v) for v in a], [math.log(v) for v in b], 1 - rules.level)
+    else:
+        d = paired_difference(a, b, 1 - rules.level)
+    low, high = (-math.log1p(margin), math.log1p(margin)) if metric.ratio else (-margin, margin)
+    if d.n < 2:
+        verdict, p_sign_flip, seeds = UNDECIDED, math.nan, None
+    else:
+        p_sign_flip = sign_flip_p_value(
+            [math.log(x / y) for x, y in zip(a, b, strict=True)]
+            if metric.ratio
+            else [x - y for x, y in zip(a, b, strict=True)]
+        )
+        verdict = _decide(d.ci_low, d.ci_high, low, high, p_sign_flip <= rules.level, metric.higher_is_better)
+        seeds = None if verdict != UNDECIDED else seeds_to_decide(d.mean, d.std, d.n, low, high, rules.level)
+    shown = math.expm1 if metric.ratio else float
+    return Verdict(
+        metric=metric.name, verdict=verdict, mean=mean(a), std=std(a), baseline_mean=mean(b),
+        difference=shown(d.mean), ci_low=shown(d.ci_low), ci_high=shown(d.ci_high), confidence=1 - rules.level,
+        p_value=d.p_value, p_corrected=min(1.0, d.p_value * rules.comparisons * rules.looks) if d.n > 1 else math.nan,
+        p_sign_flip=p_sign_flip, n_seeds=len(a), margin=margin,
+        minimum_detectable_effect=shown(minimum_detectable_effect(d.std, d.n, rules.level)),
+        seeds_to_decide=seeds, n_failed=n_failed, n_failed_baseline=n_failed_baseline, p_failed=p_failed,
+        warning=_warning(n_failed, n_failed_baseline, p_failed, len(a), usable),
+    )  # fmt: skip
+
+
+def _decide(ci_low: float, ci_high: float, low: float, high: float, flips: bool, higher_is_better: bool) -> str:
+    """flips: whether the sign-flip test, too, sees a difference."""
+    differs = ci_low > 0 or ci_high < 0
+    if differs != flips:
+        return UNDECIDED
+    inside = low < ci_low and ci_high < high
+    if not differs:
+        return EQUIVALENT if inside else UNDECIDED
+    return (BETTER if (ci_low > 0) == higher_is_better else WORSE) + (BY_LESS if inside else "")
+
+
+def seeds_to_decide(centre: float, spread: float, n: int, low: float, high: float, level: float) -> int | None:
+    """The smaller of the seeds that find a true difference `centre` and those that show it within (low, high), at
+    80 % power, from the upper 80 % limit of the standard deviation; more than n.
+    """
+    spread = upper_std(spread, n)
+    found = [
+        seeds_for_difference(centre, spread, level),
+        seeds_for_equivalence(centre, spread, low, high, level),
+    ]
+    return max(n + 1, min(f for f in found if f is not None)) if any(found) else None
+
+
+def _warning(n_failed: int, n_failed_baseline: int, p_failed: float, n: int, usable: bool) -> str:
+    if not usable:
+        return "values that are not finite and positive: nothing can be compared"
+    if not n_failed and not n_failed_baseline:
+        return ""
+    how = "more often than can be chance" if p_failed < 0.05 else "which may be chance"
+    return (
+        f"{n_failed} of {n} runs diverged or stayed at chance, the baseline's {n_failed_baseline} ({how}, McNemar "
+        f"p = {p_failed:.2g}); means mix those, counted as chance, with the others"
+    )
