@@ -131,6 +131,3 @@ def _data(data: Any, n_validation: int | None) -> Data:
         return Data(function(), data, n_validation or n)
     source = as_source(data, "data")
     return Data(source, "data", n_validation or max(1, len(source.x) // 5))
-
-
-__all__ = ["GenerationFinished", "Job", "Result", "compare", "deliver", "run", "search"]

@@ -24,8 +24,8 @@ from actsearch.errors import ActSearchError, hide_password, one_line, unknown
 from actsearch.processes import Processes, core_count
 
 if TYPE_CHECKING:  # imported where needed: torch, which they import, takes seconds
-    from actsearch.job import Job
     from actsearch.config import Config
+    from actsearch.job import Job
 
 HERE = Path(__file__).parent
 CONF = HERE / "conf" if (HERE / "conf").is_dir() else HERE.parent / "conf"  # in a wheel, in a checkout
@@ -137,8 +137,8 @@ def _do(cfg: DictConfig, folder: Path) -> None:
 
 def _job(config: Config, folder: Path, config_yaml: str) -> Job:
     """A Job of the API from the config's values."""
-    from actsearch.job import Job
     from actsearch.data import make_data
+    from actsearch.job import Job
     from actsearch.models import Model
     from actsearch.samplers import SamplerFactory, make_pruner
     from actsearch.search_space import SearchSpace

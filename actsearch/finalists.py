@@ -78,7 +78,9 @@ class ConfirmOptions:
                 raise unknown("metric in confirm.margin:", name, METRICS)
             if not 0 < margin < 1:
                 example = "0.005 for half a percentage point" if not METRICS[name].ratio else "0.05 for 5 %"
-                raise ActSearchError(f"confirm.margin.{name}={margin:g}: write a share between 0 and 1, e.g. {example}.")
+                raise ActSearchError(
+                    f"confirm.margin.{name}={margin:g}: write a share between 0 and 1, e.g. {example}."
+                )
         if not 0 < self.alpha < 0.5:
             raise ActSearchError(f"confirm.alpha={self.alpha:g}: write a chance between 0 and 0.5, e.g. 0.05.")
         if not self.looks or self.looks[0] < 2 or sorted(set(self.looks)) != list(self.looks):
@@ -445,9 +447,11 @@ def compare(
         verdicts: dict[float, Verdict] = {}
         secondary: list[Verdict] = []
         if not is_baseline:
-            each = {g[0].rate: g for g in groups if g[0].activation == group[0].activation}
-            for rate in each:
-                verdicts[rate] = _verdict(options.metric, each[rate], base[rate], rules, options, costs, target)
+            verdicts = {
+                g[0].rate: _verdict(options.metric, g, base[g[0].rate], rules, options, costs, target)
+                for g in groups
+                if g[0].activation == group[0].activation
+            }
             one_look = Rules(options.alpha, len(main) - 1, rules.looks)
             secondary = [_verdict(name, group, base[1.0], one_look, options, costs, target) for name in others]
         values = _arm(options.metric, group, costs, target).values
@@ -487,9 +491,7 @@ def _verdict(
     return judge(METRICS[name], *arms, rules, options.margin.get(name))
 
 
-def _arm(
-    name: str, group: Sequence[FinalistRun], costs: Mapping[tuple[str, str], Cost], target: float | None
-) -> Arm:
+def _arm(name: str, group: Sequence[FinalistRun], costs: Mapping[tuple[str, str], Cost], target: float | None) -> Arm:
     """The numbers by which a candidate is compared: one per seed, or per repetition of a measurement."""
     cost = costs.get(candidate_key(group[0].activation, group[0].recipe))
     if name in COST:

@@ -37,7 +37,7 @@ from actsearch.report.result import Result
 from actsearch.report.sentence import sentence
 from actsearch.report.tables import finalist_table, latex_table, markdown_table
 from actsearch.report.terminal import Terminal
-from actsearch.search_space import Candidate, candidate_key, plural
+from actsearch.search_space import Candidate, plural
 from actsearch.storage import close_storage, open_storage, sole_leader, sqlite_path
 from actsearch.study import (
     Event,
@@ -433,5 +433,3 @@ def header(job: Job, trainer: Trainer, n_trials: int, n_all: int, n_before: int)
         "study": f"{job.name} in {hide_password(job.storage_url)}",
         "results in": str(job.folder),
     }
-
-

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -63,10 +64,8 @@ def paired_difference(
     spread = float(difference.std(ddof=1))
     error = spread / math.sqrt(n)
     half = float(stats.t.ppf((1 + confidence) / 2, n - 1)) * error
-    if error > 0:
-        p_value = float(2 * stats.t.sf(abs(centre) / error, n - 1))
-    else:  # all differences are one number
-        p_value = float(centre == 0)
+    # without an error all differences are one number
+    p_value = float(2 * stats.t.sf(abs(centre) / error, n - 1)) if error > 0 else float(centre == 0)
     return PairedDifference(centre, spread, centre - half, centre + half, p_value, n)
 
 
@@ -133,7 +132,8 @@ def minimum_detectable_effect(std: float, n: int, alpha: float, power: float = P
     high = std
     while power_of_paired_t(high, std, n, alpha) < power:
         high *= 2
-    return float(optimize.brentq(lambda e: power_of_paired_t(e, std, n, alpha) - power, 0.0, high))
+    found: Any = optimize.brentq(lambda e: power_of_paired_t(e, std, n, alpha) - power, 0.0, high)
+    return float(found)
 
 
 def upper_std(std: float, n: int, level: float = 0.8) -> float:

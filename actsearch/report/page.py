@@ -51,8 +51,8 @@ def _contents(result: Result, plots: Sequence[Plot]) -> dict[str, Any]:
         "latex": latex_table(heads, rows),
         "plots": plots,
         "secondary": _secondary(result),
-        "secondary_caption": "The same runs by other metrics. Intervals and p are corrected for the number of finalists, "
-        "not for the number of metrics: take these as hints. Times repeat the measurement, not the training.",
+        "secondary_caption": "The same runs by other metrics. Intervals and p are corrected for the number of "
+        "finalists, not of metrics: take these as hints. Times repeat the measurement, not the training.",
         "board_heads": board_heads,
         "board": board,
         "leaderboard_caption": f"Validation, selected from {len(result.leaderboard)} trials, so the best are "
@@ -86,8 +86,8 @@ def _table_caption(result: Result) -> str:
     looks = f" at {rules.looks} looks" if rules.looks > 1 else ""
     text = (
         f"Paired by seed. The {confidence(v)} intervals and the p are corrected for {rules.comparisons} "
-        f"comparison{'s' if rules.comparisons > 1 else ''}{looks} (Bonferroni). Better or worse: the interval leaves out "
-        f"0, and an exact sign-flip test agrees. Equivalent: it lies within ±{margin(v)}."
+        f"comparison{'s' if rules.comparisons > 1 else ''}{looks} (Bonferroni). Better or worse: the interval leaves "
+        f"out 0, and an exact sign-flip test agrees. Equivalent: it lies within ±{margin(v)}."
     )
     waiting = [
         f"{c.activation} about {c.verdict.seeds_to_decide}"
@@ -135,32 +135,32 @@ def limits(result: Result) -> list[str]:
     verdicts = [c.verdict for c in result.comparisons if c.verdict is not None]
     base = next(c for c in result.comparisons if c.is_baseline)
     out.append(
-        "A verdict holds for this model, these data and this recipe. Another size, schedule or budget may turn it round."
+        "A verdict holds for this model, these data and this recipe. Another size, schedule or budget may change it."
     )
     if result.searched:
         out.append(
-            f"{result.n_tried} candidates were tried. Those not among the finalists were only ranked, on validation data "
-            "and few seeds; nothing is said of them."
+            f"{result.n_tried} candidates were tried. Those not among the finalists were only ranked, on validation "
+            "data and few seeds; nothing is said of them."
         )
     if not any(c.recipe for c in result.comparisons):
         out.append(
-            "All were trained with one and the same recipe. An activation that wants another learning rate is undersold: "
-            "search_space=article_tuned tunes it for each."
+            "All were trained with one and the same recipe. An activation that wants another learning rate is "
+            "undersold: search_space=article_tuned tunes it for each."
         )
     if result.n_test is not None and 0 < base.test_accuracy < 1:
         error = math.sqrt(base.test_accuracy * (1 - base.test_accuracy) / result.n_test)
         out.append(
-            f"On this test set: its {result.n_test:,} examples are a sample too. Seeds do not lessen that error: a single "
-            f"accuracy's standard error from it is {100 * error:.2f} points; of a difference between nets that mostly "
-            "agree it is smaller."
+            f"On this test set: its {result.n_test:,} examples are a sample too. Seeds do not lessen that error: a "
+            f"single accuracy's standard error from it is {100 * error:.2f} points; of a difference between nets that "
+            "mostly agree it is smaller."
         )
     known = [v for v in verdicts if not math.isnan(v.minimum_detectable_effect)]
     if known:
         worst = max(known, key=lambda v: v.minimum_detectable_effect)
         effect = points(worst.metric, worst.minimum_detectable_effect).lstrip("+")
         out.append(
-            f"With {worst.n_seeds} seeds a true difference of {effect} {unit(worst.metric)} is found in 80 % of studies; "
-            "smaller ones are missed more often."
+            f"With {worst.n_seeds} seeds a true difference of {effect} {unit(worst.metric)} is found in 80 % of "
+            "studies; smaller ones are missed more often."
         )
     if any(not math.isnan(c.training_step_us) for c in result.comparisons):
         out.append(

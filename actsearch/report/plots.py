@@ -106,9 +106,7 @@ def _shown(comparisons: Sequence[Comparison]) -> list[Comparison]:
 def _styles(result: Result) -> dict[str, dict[str, Any]]:
     """The look of each shown finalist, the same in all pictures."""
     others = [c.activation for c in _shown(result.comparisons) if not c.is_baseline]
-    looks = {
-        name: {"color": COLOURS[i], "linestyle": LINES[i], "marker": MARKERS[i]} for i, name in enumerate(others)
-    }
+    looks = {name: {"color": COLOURS[i], "linestyle": LINES[i], "marker": MARKERS[i]} for i, name in enumerate(others)}
     return {c.activation: looks.get(c.activation, BASELINE) for c in _shown(result.comparisons)}
 
 
@@ -174,7 +172,8 @@ def forest(result: Result) -> tuple[Figure, str] | None:
     axes.set_xlabel(f"{metric.words}: difference to {base} ({unit(metric.name)}); better is {good}")
     right = axes.secondary_yaxis("right")
     right.set_yticks(
-        range(len(rows)), [f"{points(v.metric, v.difference)}  {v.verdict.replace(', ', ',' + chr(10))}" for _, v in rows]
+        range(len(rows)),
+        [f"{points(v.metric, v.difference)}  {v.verdict.replace(', ', ',' + chr(10))}" for _, v in rows],
     )
     right.tick_params(axis="y", length=0)
     right.spines["right"].set_visible(False)
@@ -386,8 +385,9 @@ def layers(result: Result) -> tuple[Figure, str] | None:
     figure = _figure(1.9 + 0.95 * n_layers, 1.3 + 0.42 * len(names))
     axes = figure.subplots()
     grid = [[mean(cells.get((name, place), [])) for place in range(n_layers)] for name in names]
-    image = axes.imshow(grid, cmap="cividis", aspect="auto")
-    middle = (image.norm.vmin + image.norm.vmax) / 2
+    axes.imshow(grid, cmap="cividis", aspect="auto")
+    known = [mean(values) for values in cells.values()]
+    middle = (min(known) + max(known)) / 2
     for row, name in enumerate(names):
         for place in range(n_layers):
             if values := cells.get((name, place)):

@@ -56,13 +56,13 @@ def evidence(verdict: Verdict) -> str:
         return "One seed shows no spread, so nothing can be said of chance."
     pairs = "paired repetitions" if verdict.metric in COST else "paired seeds"
     text = (
-        f"Difference {size(verdict)}, {interval(verdict)}, p = {p_value(verdict.p_corrected)} after correction, "
+        f"Difference {size(verdict)}, {interval(verdict)}, {p_words(verdict.p_corrected)} after correction, "
         f"{verdict.n_seeds} {pairs}."
     )
     if verdict.decided:
         return text
-    if verdict.p_corrected < 1 - verdict.confidence or (verdict.ci_low > 0 or verdict.ci_high < 0):
-        text += f" The exact sign-flip test does not agree (p = {p_value(verdict.p_sign_flip)})."
+    if (verdict.ci_low > 0 or verdict.ci_high < 0) != (verdict.p_sign_flip <= 1 - verdict.confidence):
+        text += f" The exact sign-flip test does not agree ({p_words(verdict.p_sign_flip)}, not corrected)."
     if verdict.seeds_to_decide is not None and verdict.metric not in COST:
         text += f" About {verdict.seeds_to_decide} seeds would decide it."
     return text
@@ -117,6 +117,11 @@ def interval(verdict: Verdict) -> str:
 
 def confidence(verdict: Verdict) -> str:
     return f"{100 * verdict.confidence:.4g} %"
+
+
+def p_words(p: float) -> str:
+    text = p_value(p)
+    return f"p {text}" if text.startswith("<") else f"p = {text}"
 
 
 def p_value(p: float) -> str:

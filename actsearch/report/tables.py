@@ -22,8 +22,9 @@ def finalist_table(comparisons: Sequence[Comparison], metric: str) -> tuple[Row,
     failed = any(c.n_failed for c in comparisons)
     heads = ["rank", "activation", *recipe, f"{METRICS[metric].words} ± sd"]
     heads += [] if is_accuracy else ["test accuracy ± sd"]
-    heads += [f"difference to {base.activation} ({unit(metric)})", f"{level} interval".strip(), "p, corrected", "verdict",
-              "seeds", *(["failed"] if failed else []), *(["training step", "forward pass"] if costly else [])]  # fmt: skip
+    heads += [f"difference to {base.activation} ({unit(metric)})", f"{level} interval".strip(), "p, corrected"]
+    heads += ["verdict", "seeds", *(["failed"] if failed else [])]
+    heads += ["training step", "forward pass"] if costly else []
     rows = []
     for rank, c in enumerate(comparisons, start=1):
         v = c.verdict

@@ -52,7 +52,15 @@ def main() -> None:
     with open(Path(__file__).with_name("pool.csv"), "w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(
-            ["pair", "val_accuracy_a", "val_accuracy_b", "test_accuracy_a", "test_accuracy_b", "test_loss_a", "test_loss_b"]
+            [
+                "pair",
+                "val_accuracy_a",
+                "val_accuracy_b",
+                "test_accuracy_a",
+                "test_accuracy_b",
+                "test_loss_a",
+                "test_loss_b",
+            ]
         )
         writer.writerows(rows)
 
