@@ -21,6 +21,7 @@ from typing import Any, Literal, Protocol
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
+from actsearch.diagnostics import mean_diagnostics
 from actsearch.errors import ActSearchError, one_line, unknown
 from actsearch.recipe import Recipe
 from actsearch.samplers import SamplerFactory
@@ -76,7 +77,9 @@ def check_name(key: str, name: str) -> None:
 
 @dataclass
 class Curves:
-    """What the runs of one trial did, rung by rung: each list is [rung][seed]."""
+    """What the runs of one trial did, rung by rung: each list is [rung][seed]. diagnostics: at some rungs, the fields
+    of Diagnostics, means over the runs that have not diverged, with their `step`.
+    """
 
     steps: list[int] = field(default_factory=list)
     val_metric: list[list[float]] = field(default_factory=list)
@@ -438,6 +441,9 @@ def train_curves(
             curve.val_loss.append(rung.val_loss[at].tolist())
             curve.train_loss.append([v if math.isfinite(v) else None for v in rung.train_loss[at].tolist()])
             curve.n_diverged = int(rung.diverged[at].sum())
+            inside = mean_diagnostics(rung.diagnostics[at])
+            if inside is not None:
+                curve.diagnostics.append({"step": rung.step, **asdict(inside)})
             metrics[member.number] = {
                 "val_accuracy": mean(curve.val_metric[-1]),
                 "val_loss": mean(curve.val_loss[-1]),

@@ -201,6 +201,10 @@ class Delivery:
                     out.append((name, mean(values), step))
                 if seeds:
                     out += [(f"{name}_seed{s}", v, step) for s, v in enumerate(rows[i]) if v is not None]
+        for inside in curves.diagnostics:
+            for name in inside.keys() - {"step"}:
+                key = "grad_norm.{}" if name == "grad_norm" else f"layer{{}}.{name}"
+                out += [(key.format(i), v, inside["step"]) for i, v in enumerate(inside[name])]
         return out
 
     def _params(self, record: TrialRecord) -> dict[str, str]:

@@ -26,6 +26,7 @@ ORDER = [
     "models.torchvision",
     "models",
     "search_space",
+    "diagnostics",
     "training.reference",
     "training.layers",
     "training.update",
@@ -119,7 +120,12 @@ def test_only_the_command_line_knows_hydra_and_only_tracking_knows_mlflow():
 
 def test_training_knows_neither_optuna_nor_the_layers_above():
     for module, path in files().items():
-        if module.startswith(("training", "models", "activations")) or module in ("data", "recipe", "swap"):
+        if module.startswith(("training", "models", "activations")) or module in (
+            "data",
+            "diagnostics",
+            "recipe",
+            "swap",
+        ):
             assert "optuna" not in {
                 n.split(".")[0]
                 for node in ast.walk(ast.parse(path.read_text()))

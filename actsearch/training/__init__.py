@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from actsearch.data import Data
+from actsearch.diagnostics import Diagnostics
 from actsearch.errors import ActSearchError, one_line
 from actsearch.models import Model
 from actsearch.processes import Processes, TrainingError, core_count
@@ -125,13 +126,17 @@ class Trainer:
 
 @dataclass(frozen=True)
 class Rung:
-    """All live runs at one step. The tensors are (K,), K the number of runs; NaN for those stopped before."""
+    """All live runs at one step. The tensors are (K,), K the number of runs; NaN for those stopped before.
+
+    diagnostics: (K), None except at some rungs, of runs that have not diverged.
+    """
 
     step: int
     val_metric: Tensor
     val_loss: Tensor
     train_loss: Tensor
     diverged: Tensor
+    diagnostics: list[Diagnostics | None]
 
 
 class TrainingBatch:
@@ -151,12 +156,14 @@ class TrainingBatch:
             if len(self.stopped) == len(self.runs):
                 return
             values = torch.full((4, len(self.runs)), math.nan, dtype=torch.float64)
+            inside: list[Diagnostics | None] = [None] * len(self.runs)
             for index, at in self.trainer.advance(set(self.stopped)):
                 values[:, index] = torch.tensor(
                     [at.val_metric, at.val_loss, at.train_loss, at.diverged], dtype=torch.float64
                 )
+                inside[index] = at.diagnostics
             metric, val_loss, train_loss, diverged = values
-            yield Rung(step, metric, val_loss, train_loss, diverged == 1)
+            yield Rung(step, metric, val_loss, train_loss, diverged == 1, inside)
 
     def stop(self, indices: Iterable[int]) -> None:
         """Ends these runs; the others are not touched by it."""

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from actsearch.activations.spec import ActivationModule, Learned, Spec
 from actsearch.data import Data
+from actsearch.diagnostics import Diagnostics, collect, measure, probe_rungs, probe_size, weight_layers
 from actsearch.errors import one_line
 from actsearch.models import Model
 from actsearch.training.layers import (
@@ -43,11 +44,14 @@ EAGER_STEPS = 3  # on a GPU before the step is captured
 
 @dataclass
 class Traced:
-    """A net as a list of layers. before: what only reshapes the data, applied to all of it at once."""
+    """A net as a list of layers. before: what only reshapes the data, applied to all of it at once. weight_layers: the
+    names of the weights of two or more dimensions, in the net's own order.
+    """
 
     before: list[Callable[[Tensor], Tensor]]
     start: Value
     nodes: list[Node]
+    weight_layers: list[str]
 
 
 class _Tracer(torch.fx.Tracer):
@@ -138,7 +142,7 @@ def _read(graph: torch.fx.Graph, net: nn.Module, model: Model) -> Traced:
         nodes.append(node)
     if len(nodes[-1].out.shape) != 1:
         raise NotFusable("its outputs are not one number per class")
-    return Traced(before, start, nodes)
+    return Traced(before, start, nodes, weight_layers(net))
 
 
 def _order(shape: tuple[int, ...], flat: tuple[int, ...]) -> Tensor | None:
@@ -203,6 +207,7 @@ class Fused:
         self.last: dict[int, Evaluation] = {}
         self.step = 0
         self._rungs = iter(self.recipe.rungs())
+        self._probes = probe_rungs(self.recipe.rungs())
         self.nodes = [_with_learned(node, self.runs) for node in self.traced.nodes]
         self._lay_out()
         self.rows = torch.zeros(len(self.runs), self.n_row, dtype=self.dtype, device=self.device)
@@ -414,9 +419,10 @@ class Fused:
             self._advance_to(stop)
             train_loss = (self.losses / (stop - before)).tolist()
             metric, val_loss = self._score(self.x_val, self.y_val)
-            for index, m, v, t in zip(self.indices, metric, val_loss, train_loss, strict=True):
+            inside = self._diagnose() if stop in self._probes else [None] * len(self.runs)
+            for index, m, v, t, d in zip(self.indices, metric, val_loss, train_loss, inside, strict=True):
                 if math.isfinite(t) and math.isfinite(v):
-                    self.last[index] = Evaluation(stop, m, v, t)
+                    self.last[index] = Evaluation(stop, m, v, t, diagnostics=d)
                 else:
                     self.last[index] = Evaluation(stop, *chance(self.model.n_classes), math.nan, diverged=True)
         yield from self.last.items()
@@ -438,14 +444,31 @@ class Fused:
         with torch.no_grad():
             for start in range(0, n, batch):
                 size = min(batch, n - start)
-                xs = x[:, start : start + size].mT
-                self.input[:, :, :size].copy_(xs.index_select(0, rows) if len(x) > 1 else xs)
+                self._show(x[:, start : start + size])
                 ys = y[:, start : start + size].index_select(0, rows)
                 self._forward(training=False)
                 logits = self.logits[:, :, :size]
                 right += (logits.argmax(1) == ys).sum(1)
                 loss -= torch.log_softmax(logits, 1).gather(1, ys[:, None]).sum((1, 2))
         return (right.double() / n).tolist(), (loss / n).tolist()
+
+    def _show(self, x: Tensor) -> None:
+        """Examples become the input's first columns. x: (1 or seeds, at most a batch, features)."""
+        self.input[:, :, : x.shape[1]].copy_(x.mT.index_select(0, self.seed_of) if len(x) > 1 else x.mT)
+
+    def _diagnose(self) -> list[Diagnostics]:
+        """Of every run, after its last step. The gradients are still that step's."""
+        size = probe_size(self.recipe.batch_size, self.x_val.shape[1])
+        with torch.no_grad():
+            self._show(self.x_val[:, :size])
+            self._forward(training=False)
+            slots = {
+                layer.place: measure(layer.y[..., :size], layer.slopes()[..., :size], channel=-2)
+                for layer in self.layers
+                if isinstance(layer, Activations)
+            }
+            norms = [self.gradients[:, self.where[name]].norm(dim=1) for name in self.traced.weight_layers]
+        return collect(slots, norms)
 
     def _keep(self, rows: list[int]) -> None:
         """Compacts the program to these rows."""

@@ -392,6 +392,7 @@ class Activations(Layer):
     def __init__(self, node: Node, bound: Binding) -> None:
         super().__init__(node, bound)
         learned = bound.of(node.slots[0]) if node.slots else None
+        self.place = node.place
         specs = [spec_at(row, node.place) for row in bound.specs]
         self.parts: list[Fixed | Trained] = []
         for at, spec, params in calls(specs, bound.vectorised, self.x):
@@ -411,6 +412,13 @@ class Activations(Layer):
         if self.gx is not None:
             for part in self.parts:
                 part.backward(self.gy[part.at], self.gx[part.at])
+
+    def slopes(self) -> Tensor:
+        """f'(x) of the last forward, (K, *positions, C, B); NaN for runs where an output depends on several inputs."""
+        slopes = torch.ones_like(self.x)
+        for part in self.parts:
+            part.into_slopes(slopes[part.at])
+        return slopes
 
 
 def spec_at(specs: Sequence[Spec], place: int) -> Spec:
@@ -458,6 +466,10 @@ class Fixed:
 
     def backward(self, gy: Tensor, gx: Tensor) -> None:
         self.kernel.backward(gy, self.x, self.y, gx, **self.params)
+
+    def into_slopes(self, ones: Tensor) -> None:
+        """Turns ones into slopes: the gradient of the outputs' sum."""
+        self.kernel.backward(ones, self.x, self.y, ones, **self.params)
 
 
 class Trained:
@@ -508,6 +520,16 @@ class Trained:
         for name, (value, into) in self.learned.items():
             into.copy_(grads[name].sum_to_size(value.shape))
         gx.copy_(grad_x)
+
+    def into_slopes(self, ones: Tensor) -> None:
+        """As Fixed's. Not by `backward`, which would write the gradients of what is learned."""
+        if self.activation.kind == "channelwise":
+            ones.fill_(math.nan)
+            return
+        with torch.enable_grad():
+            x = self.x.detach().requires_grad_()
+            y = self._call(x, **{name: value for name, (value, _) in self.learned.items()})
+        ones.copy_(torch.autograd.grad(y, x, ones)[0])
 
 
 TABLE: dict[type[nn.Module], type[Layer]] = {

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from actsearch.activations.spec import Spec
 from actsearch.data import Split, loss
+from actsearch.diagnostics import Diagnostics, diagnose, probe_rungs, probe_size
 from actsearch.errors import ActSearchError
 from actsearch.recipe import Recipe, make_optimizer, schedule, set_step
 
@@ -33,13 +34,16 @@ class Run:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A run at a rung. val_metric: accuracy in [0, 1]. train_loss: mean since the rung before."""
+    """A run at a rung. val_metric: accuracy in [0, 1]. train_loss: mean since the rung before. diagnostics: at some
+    rungs (probe_rungs), of a run that has not diverged.
+    """
 
     step: int
     val_metric: float
     val_loss: float
     train_loss: float
     diverged: bool = False
+    diagnostics: Diagnostics | None = None
 
 
 def stream(seed: int, which: int) -> int:
@@ -70,6 +74,7 @@ def train(net: nn.Module, split: Split, run: Run, device: torch.device) -> Itera
     optimizer, plan = make_optimizer(net, recipe), schedule(recipe)
     order = batch_order(len(split.x_train), recipe.batch_size, recipe.steps, run.seed).to(device)
     noise = Noise(stream(run.seed, NOISE), device)
+    probes, probed = probe_rungs(recipe.rungs()), probe_size(recipe.batch_size, len(split.x_val))
     start = 0
     for stop in recipe.rungs():
         net.train()
@@ -88,6 +93,8 @@ def train(net: nn.Module, split: Split, run: Run, device: torch.device) -> Itera
             losses += value.detach()
         noise.pause()
         evaluation = _evaluation(net, split, stop, losses.item() / (stop - start))
+        if stop in probes and not evaluation.diverged:
+            evaluation = replace(evaluation, diagnostics=diagnose(net, split.x_val[:probed]))
         yield evaluation
         if evaluation.diverged:
             return

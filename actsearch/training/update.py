@@ -80,31 +80,34 @@ class Update:
                         eps=ADAM_EPS, amsgrad=False, maximize=False,
                     )  # fmt: skip
 
-    def _decay_into_gradients(self) -> None:
-        n = self.n_weights
-        self.gradients[:, :n].addcmul_(self.weights[:, :n], self.decay)
+    def _decayed(self) -> Tensor:
+        """The gradients with weight decay, beside them: diagnostics read them as they came."""
+        n, decayed = self.n_weights, torch.empty_like(self.gradients)
+        torch.addcmul(self.gradients[:, :n], self.weights[:, :n], self.decay, out=decayed[:, :n])
+        decayed[:, n:] = self.gradients[:, n:]
+        return decayed
 
     def _adam(self, rate: Tensor, beta1: Tensor, count: Tensor) -> None:
         n = self.n_weights
         if self.kind == "adamw":
             self.weights[:, :n].mul_(1 - rate * self.decay)
+            gradients = self.gradients
         else:
-            self._decay_into_gradients()
-        self.first.lerp_(self.gradients, 1 - beta1)
-        self.second.mul_(BETA2).addcmul_(self.gradients, self.gradients, value=1 - BETA2)
+            gradients = self._decayed()
+        self.first.lerp_(gradients, 1 - beta1)
+        self.second.mul_(BETA2).addcmul_(gradients, gradients, value=1 - BETA2)
         count = count.to(self.weights.dtype)
         scale = (self.second / (1 - torch.pow(BETA2, count))).sqrt_().add_(ADAM_EPS)
         self.weights.addcdiv_(self.first * (rate / (1 - beta1**count)), scale, value=-1.0)
 
     def _sgd(self, rate: Tensor, momentum: Tensor, count: Tensor) -> None:
-        self._decay_into_gradients()
-        self.first.mul_(momentum).add_(self.gradients)
+        self.first.mul_(momentum).add_(self._decayed())
         self.weights.addcmul_(self.first, rate, value=-1.0)
 
     def _rmsprop(self, rate: Tensor, momentum: Tensor, count: Tensor) -> None:
-        self._decay_into_gradients()
-        self.second.mul_(RMSPROP_ALPHA).addcmul_(self.gradients, self.gradients, value=1 - RMSPROP_ALPHA)
-        self.first.mul_(momentum).addcdiv_(self.gradients, self.second.sqrt().add_(RMSPROP_EPS))
+        gradients = self._decayed()
+        self.second.mul_(RMSPROP_ALPHA).addcmul_(gradients, gradients, value=1 - RMSPROP_ALPHA)
+        self.first.mul_(momentum).addcdiv_(gradients, self.second.sqrt().add_(RMSPROP_EPS))
         self.weights.addcmul_(self.first, rate, value=-1.0)
 
     def kept(self, keep: Tensor) -> tuple[Tensor, Tensor]:
