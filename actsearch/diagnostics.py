@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import torch
@@ -130,3 +130,18 @@ def mean_diagnostics(runs: Sequence[Diagnostics | None]) -> Diagnostics | None:
         return None
     lists = [zip(*(getattr(run, field.name) for run in there), strict=True) for field in fields(Diagnostics)]
     return Diagnostics(*([sum(values) / len(there) for values in numbers] for numbers in lists))
+
+
+def entry(step: int, found: Diagnostics) -> dict[str, Any]:
+    """As it is stored."""
+    return {"step": step, **asdict(found)}
+
+
+def mean_entries(runs: Sequence[Sequence[Mapping[str, Any]]]) -> list[dict[str, Any]]:
+    """Step by step the mean over the runs of one candidate. runs: of each what `entry` made."""
+    by_step: dict[int, list[Diagnostics | None]] = {}
+    for run in runs:
+        for one in run:
+            by_step.setdefault(one["step"], []).append(Diagnostics(**{k: v for k, v in one.items() if k != "step"}))
+    means = {step: mean_diagnostics(found) for step, found in sorted(by_step.items())}
+    return [entry(step, found) for step, found in means.items() if found is not None]

@@ -20,6 +20,7 @@ from torch import Tensor
 from actsearch.activations.spec import Spec, parse_net, print_net
 from actsearch.cost import Cost
 from actsearch.data import Data
+from actsearch.diagnostics import entry, mean_entries
 from actsearch.errors import ActSearchError, unknown
 from actsearch.recipe import Recipe
 from actsearch.search_space import Candidate, SearchSpace, candidate_key, four_digits
@@ -391,6 +392,9 @@ def _train(
             train_loss = rung.train_loss[i].item()
             run.curves.train_loss.append([train_loss if math.isfinite(train_loss) else None])
             run.diverged = bool(rung.diverged[i])
+            inside = rung.diagnostics[i]
+            if inside is not None:
+                run.curves.diagnostics.append(entry(rung.step, inside))
         yield RungReached("finalists", rung.step, {}, len(part) * (rung.step - before))
         before = rung.step
     x, y = data.test()
@@ -555,6 +559,7 @@ def as_records(runs: Sequence[FinalistRun], objective: str) -> list[TrialRecord]
             curves.val_metric.append([run.curves.val_metric[i][0] for run in group])
             curves.val_loss.append([run.curves.val_loss[i][0] for run in group])
             curves.train_loss.append([run.curves.train_loss[i][0] for run in group])
+        curves.diagnostics = mean_entries([run.curves.diagnostics for run in group])
         value = mean(curves.of(objective)[-1])
         out.append(TrialRecord(number, group[0].activation, group[0].recipe, "complete", [value], curves))
     return out

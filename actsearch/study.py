@@ -21,7 +21,7 @@ from typing import Any, Literal, Protocol
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from actsearch.diagnostics import mean_diagnostics
+from actsearch.diagnostics import entry, mean_diagnostics
 from actsearch.errors import ActSearchError, one_line, unknown
 from actsearch.recipe import Recipe
 from actsearch.samplers import SamplerFactory
@@ -443,7 +443,7 @@ def train_curves(
             curve.n_diverged = int(rung.diverged[at].sum())
             inside = mean_diagnostics(rung.diagnostics[at])
             if inside is not None:
-                curve.diagnostics.append({"step": rung.step, **asdict(inside)})
+                curve.diagnostics.append(entry(rung.step, inside))
             metrics[member.number] = {
                 "val_accuracy": mean(curve.val_metric[-1]),
                 "val_loss": mean(curve.val_loss[-1]),
