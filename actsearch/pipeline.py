@@ -140,7 +140,7 @@ def run(job: Job, terminal: Terminal, processes: Processes | None = None, starte
                 except StopIteration as end:
                     return end.value
                 if clock.first_rung_s is None and isinstance(event, RungReached):
-                    note_environment(study, device)
+                    note_making(study, job, device)
                 clock.event(event)
                 terminal.event(event)
                 if trainer.plan != noted:
@@ -209,8 +209,9 @@ def import_for_the_end() -> None:
     torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))], fused=True)  # the first one imports for 1.6 s
 
 
-def note_environment(study: optuna.Study, device: torch.device) -> None:
-    """Keeps in the study with what it is being trained, each once."""
+def note_making(study: optuna.Study, job: Job, device: torch.device) -> None:
+    """Keeps in the study by which command, and with what, each once, it is being trained."""
+    study.set_user_attr("command", job.tags.get("command", ""))
     before, now = study.user_attrs.get("environments", []), environment(device)
     if now not in before:
         study.set_user_attr("environments", [*before, now])
@@ -357,7 +358,7 @@ def about(job: Job, study: optuna.Study) -> dict[str, str]:
     plans = [Plan.from_json(v) for k, v in study.user_attrs.items() if k.startswith("plan_")]
     made = study.user_attrs.get("environments", [])
     rows = {
-        "command": job.tags.get("command", ""),
+        "command": study.user_attrs.get("command", ""),
         **model_rows(job),
         "training": "; ".join(dict.fromkeys(map(str, plans))),
         "versions": " / ".join(dict.fromkeys(e["versions"] for e in made)),

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from actsearch.finalists import COST
 from actsearch.report.files import write_text
 from actsearch.report.plots import Plot
 from actsearch.report.result import Result
@@ -99,14 +100,17 @@ def _table_caption(result: Result) -> str:
 
 def _secondary(result: Result) -> list[list[str]]:
     rows = []
+    base = next(c for c in result.comparisons if c.is_baseline)
     for name in METRICS:
         for c in result.comparisons:
             for v in c.secondary:
                 if v.metric == name:
+                    # of times the medians, as everywhere: one slow repetition moves a mean
+                    shown = [getattr(x, name) for x in (c, base)] if name in COST else [v.mean, v.baseline_mean]
                     known = not math.isnan(v.ci_low)
                     bounds = f"{points(name, v.ci_low)} to {points(name, v.ci_high)} {unit(name)}" if known else ""
                     rows.append(
-                        [METRICS[name].words, c.activation, value(name, v.mean), value(name, v.baseline_mean), size(v),
+                        [METRICS[name].words, c.activation, *[value(name, x) for x in shown], size(v),
                          bounds, p_value(v.p_corrected), v.verdict]
                     )  # fmt: skip
     return rows

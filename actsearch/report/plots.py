@@ -32,11 +32,12 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 MARKERS = ("o", "s", "^", "D", "v", "P")
 LINES: tuple[Any, ...] = ("-", (0, (6, 2)), (0, (2, 1.5)), (0, (6, 2, 1.5, 2)), (0, (9, 3)), (0, (1, 1)))
 BASELINE = {"color": "black", "linestyle": (0, (4, 1.5)), "marker": "X"}
+MARKS = ("Pareto front", "target accuracy")
 MOST_LINES = 6  # curves that one panel can show apart: the best, and the baseline
 MOST_ROWS = 30  # of a forest plot
 DIAGNOSTICS = {
     "dead": "dead units (share)",
-    "saturated": "inputs in the saturated region (share)",
+    "saturated": "saturated inputs (share)",
     "output_mean": "mean output",
     "output_std": "sd of outputs",
     "output_max": "largest |output|",
@@ -115,8 +116,22 @@ def _note(result: Result) -> str:
     return f" The best {MOST_LINES - 1} and the baseline of {len(result.comparisons)} are shown." if n else ""
 
 
+def _log_ticks(axis: Any, low: float, high: float) -> None:
+    """Plain numbers, as many as fit: matplotlib's own overlap where an axis spans less than two decades."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+    decades = math.log10(high / low)
+    subs = (1.0,) if decades > 2 else (1.0, 3.0) if decades > 1 else (1.0, 2.0, 5.0)
+    axis.set_major_locator(LogLocator(subs=subs))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_locator(NullLocator())
+
+
 def _legend(figure: Figure, axes: Axes) -> None:
-    handles, labels = axes.get_legend_handles_labels()
+    """Above the panels: the nets in their order, then lines that mark something."""
+    pairs = list(zip(*axes.get_legend_handles_labels(), strict=True))
+    pairs.sort(key=lambda pair: pair[1] in MARKS)
+    handles, labels = zip(*pairs, strict=True)
     figure.legend(handles, labels, loc="outside upper left", ncols=min(3, len(labels)), fontsize=9)
 
 
@@ -147,7 +162,7 @@ def forest(result: Result) -> tuple[Figure, str] | None:
     if not rows:
         return None
     metric = METRICS[rows[0][1].metric]
-    figure = _figure(8.0, 1.5 + 0.42 * len(rows) + 0.12 * sum(name.count("\n") for name, _ in rows))
+    figure = _figure(6.5, 1.5 + 0.42 * len(rows) + 0.12 * sum(name.count("\n") for name, _ in rows))
     axes = figure.subplots()
     wide = 100 * rows[0][1].margin
     axes.axvspan(-wide, wide, color="#eeeeee", zorder=0, label=f"margin ±{margin(rows[0][1])}")
@@ -262,7 +277,7 @@ def parameters(result: Result) -> tuple[Figure, str] | None:
     found: dict[tuple[str, str], list[tuple[float, float, float]]] = {}
     for record in result.records:
         specs = parse_net(record.activation)
-        if record.state != "complete" or len(specs) > 1:
+        if record.state != "complete" or len(specs) != 1:
             continue
         at, spread = mean(record.curves.val_metric[-1]), std(record.curves.val_metric[-1])
         for name, value in specs[0].params.items():
@@ -271,7 +286,7 @@ def parameters(result: Result) -> tuple[Figure, str] | None:
     found = {key: rows for key, rows in found.items() if len({value for value, *_ in rows}) > 2}
     if not found:
         return None
-    n_columns = min(3, len(found))
+    n_columns = 3
     n_rows = math.ceil(len(found) / n_columns)
     figure = _figure(8.0, 0.4 + 2.3 * n_rows)
     panels = figure.subplots(n_rows, n_columns, sharey=True, squeeze=False)
@@ -293,6 +308,7 @@ def parameters(result: Result) -> tuple[Figure, str] | None:
         param = CATALOG[activation].param(name)
         if param is not None and param.log:
             axes.set_xscale("log")
+            _log_ticks(axes.xaxis, min(values), max(values))
         axes.set_xlabel(f"{activation}: {name}")
         if place % n_columns == 0:
             axes.set_ylabel("val. accuracy (%)")
@@ -324,8 +340,10 @@ def diagnostics(result: Result) -> tuple[Figure, str] | None:
         axes.xaxis.get_major_locator().set_params(integer=True)
         if key in ("dead", "saturated"):
             axes.set_ylim(-0.04, 1.04)
-        if key == "grad_norm" and all(v > 0 for values in last.values() for v in values[key]):
+        drawn = [v for values in last.values() for v in values[key]]
+        if key == "grad_norm" and min(drawn) > 0:
             axes.set_yscale("log")
+            _log_ticks(axes.yaxis, min(drawn), max(drawn))
     _legend(figure, panels[0, 0])
     return figure, (
         "At the last step, mean over the fresh seeds, on a batch of validation examples. Dead: a unit whose slope is "
