@@ -75,8 +75,11 @@ def sign_flip_p_value(differences: Sequence[float]) -> float:
     whose sum is as far from 0 as the one seen. Needs no normal distribution.
 
     Exact up to 40 pairs, by the sums of both halves; above, from 99,999 drawn patterns, the one seen among them.
+    NaN if a difference is not finite.
     """
     d = np.asarray(differences, dtype=float)
+    if not np.isfinite(d).all():
+        return math.nan
     seen = abs(d.sum())
     near = 1e-9 * np.abs(d).sum()  # sums in another order differ in their last digits
     if seen <= near:
@@ -117,9 +120,10 @@ def power_of_paired_t(effect: float, std: float, n: int, alpha: float) -> float:
         return float(effect != 0)
     critical = stats.t.ppf(1 - alpha / 2, n - 1)
     shift = abs(effect) / std * math.sqrt(n)
-    if shift > critical + 40:  # certain; scipy's noncentral t is slow and inexact out there
+    if shift > 10 * critical + 40:  # certain, even for two pairs; scipy's noncentral t is slow and inexact out there
         return 1.0
-    return float(stats.nct.sf(critical, n - 1, shift) + stats.nct.cdf(-critical, n - 1, shift))
+    wrong_side = float(stats.nct.cdf(-critical, n - 1, shift))  # scipy says NaN where this is below 1e-13
+    return float(stats.nct.sf(critical, n - 1, shift)) + (0.0 if math.isnan(wrong_side) else wrong_side)
 
 
 def minimum_detectable_effect(std: float, n: int, alpha: float, power: float = POWER) -> float:
