@@ -63,10 +63,8 @@ def paired_difference(
     spread = float(difference.std(ddof=1))
     error = spread / math.sqrt(n)
     half = float(stats.t.ppf((1 + confidence) / 2, n - 1)) * error
-    if error > 0:
-        p_value = float(2 * stats.t.sf(abs(centre) / error, n - 1))
-    else:  # all differences are one number
-        p_value = float(centre == 0)
+    # without spread all differences are one number; NaN where one is not finite
+    p_value = float(centre == 0) if error == 0 else float(2 * stats.t.sf(abs(centre) / error, n - 1))
     return PairedDifference(centre, spread, centre - half, centre + half, p_value, n)
 
 
