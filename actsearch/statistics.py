@@ -64,8 +64,8 @@ def paired_difference(
     spread = float(difference.std(ddof=1))
     error = spread / math.sqrt(n)
     half = float(stats.t.ppf((1 + confidence) / 2, n - 1)) * error
-    # without an error all differences are one number
-    p_value = float(2 * stats.t.sf(abs(centre) / error, n - 1)) if error > 0 else float(centre == 0)
+    # without spread all differences are one number; NaN where one is not finite
+    p_value = float(centre == 0) if error == 0 else float(2 * stats.t.sf(abs(centre) / error, n - 1))
     return PairedDifference(centre, spread, centre - half, centre + half, p_value, n)
 
 
@@ -74,8 +74,11 @@ def sign_flip_p_value(differences: Sequence[float]) -> float:
     whose sum is as far from 0 as the one seen. Needs no normal distribution.
 
     Exact up to 40 pairs, by the sums of both halves; above, from 99,999 drawn patterns, the one seen among them.
+    NaN if a difference is not finite.
     """
     d = np.asarray(differences, dtype=float)
+    if not np.isfinite(d).all():
+        return math.nan
     seen = abs(d.sum())
     near = 1e-9 * np.abs(d).sum()  # sums in another order differ in their last digits
     if seen <= near:
@@ -116,9 +119,10 @@ def power_of_paired_t(effect: float, std: float, n: int, alpha: float) -> float:
         return float(effect != 0)
     critical = stats.t.ppf(1 - alpha / 2, n - 1)
     shift = abs(effect) / std * math.sqrt(n)
-    if shift > critical + 40:  # certain; scipy's noncentral t is slow and inexact out there
+    if shift > 10 * critical + 40:  # certain, even for two pairs; scipy's noncentral t is slow and inexact out there
         return 1.0
-    return float(stats.nct.sf(critical, n - 1, shift) + stats.nct.cdf(-critical, n - 1, shift))
+    wrong_side = float(stats.nct.cdf(-critical, n - 1, shift))  # scipy says NaN where this is below 1e-13
+    return float(stats.nct.sf(critical, n - 1, shift)) + (0.0 if math.isnan(wrong_side) else wrong_side)
 
 
 def minimum_detectable_effect(std: float, n: int, alpha: float, power: float = POWER) -> float:

@@ -1,12 +1,31 @@
-"""Statistics: against scipy, and against numbers worked out by hand."""
+"""Statistics: against scipy, printed tables, enumeration, simulation, and numbers worked out by hand."""
 
+import itertools
 import math
+import warnings
 
 import numpy as np
 import pytest
 from scipy import stats
 
-from actsearch.statistics import mean, paired_difference, std
+from actsearch.statistics import (
+    mcnemar_p_value,
+    mean,
+    minimum_detectable_effect,
+    paired_difference,
+    power_of_paired_t,
+    seeds_for_difference,
+    seeds_for_equivalence,
+    sign_flip_p_value,
+    std,
+    upper_std,
+)
+
+# Cushny & Peebles 1905, as in Student 1908: hours of sleep that ten patients won by one drug over another
+SLEEP = [1.2, 2.4, 1.3, 1.3, 0.0, 1.0, 1.8, 0.8, 4.6, 1.4]
+# Darwin 1876, as in Fisher 1935, The Design of Experiments, §17: heights of 15 pairs of maize, crossed less
+# self-fertilized, in eighths of an inch
+MAIZE = [49, -67, 8, 16, 6, 23, 28, 41, 14, 29, 56, 24, 75, 60, -48]
 
 
 def test_mean_and_std_by_hand():
@@ -56,3 +75,265 @@ def test_one_pair_has_a_mean_but_no_interval():
 def test_what_is_not_paired_is_refused_with_its_shapes(a, b):
     with pytest.raises(ValueError, match="paired arrays of shapes"):
         paired_difference(a, b)
+
+
+# --- published numbers ----------------------------------------------------------------------------
+
+
+def test_students_sleep_data():
+    # as R prints it: t.test(extra ~ group, sleep, paired = TRUE)
+    found = paired_difference(SLEEP, [0.0] * 10)
+    assert found.mean == pytest.approx(1.58)
+    assert found.std == pytest.approx(1.23, abs=5e-4)  # 1.2300
+    assert found.mean / (found.std / math.sqrt(10)) == pytest.approx(4.0621, abs=5e-5)
+    assert found.p_value == pytest.approx(0.002833, abs=5e-7)
+    assert (found.ci_low, found.ci_high) == pytest.approx((0.7001142, 2.4598858), abs=5e-8)
+
+
+def test_fishers_analysis_of_darwins_maize():
+    found = paired_difference(MAIZE, [0] * 15)
+    assert found.mean == pytest.approx(20.933, abs=5e-4)
+    assert found.std / math.sqrt(15) == pytest.approx(9.746, abs=5e-4)
+    assert found.mean / (found.std / math.sqrt(15)) == pytest.approx(2.148, abs=5e-4)
+    # "in 863 out of 32,768 cases" the sum is as great, and in as many as small
+    assert sign_flip_p_value(MAIZE) == 2 * 863 / 32768
+    assert sign_flip_p_value([-v / 8 for v in MAIZE]) == 2 * 863 / 32768
+
+
+@pytest.mark.parametrize(
+    ("only_a", "only_b", "p"),
+    [
+        (9, 2, 0.06543),  # Fay, vignette of R's exact2x2
+        (2, 9, 0.06543),
+        (121, 59, 4.43445e-06),  # the table of statsmodels' tests
+        (10, 10, 1.0),
+        (5, 0, 0.0625),  # 2 / 2⁵
+        (0, 0, 1.0),
+    ],
+)
+def test_mcnemar_of_published_tables(only_a, only_b, p):
+    a = [True] * only_a + [False] * only_b + [True] * 21 + [False] * 12
+    b = [False] * only_a + [True] * only_b + [True] * 21 + [False] * 12
+    assert mcnemar_p_value(a, b) == pytest.approx(p, rel=2e-5)
+
+
+def test_mcnemar_needs_pairs():
+    with pytest.raises(ValueError, match="zip"):
+        mcnemar_p_value([True, False], [True])
+
+
+@pytest.mark.parametrize(
+    ("d", "n", "power"),
+    [
+        # G*Power 3, matched pairs, two-sided 5 %: the sample sizes it gives for Cohen's small, medium and large
+        (0.5, 34, 0.8078),
+        (1.0, 10, 0.8031),
+    ],
+)
+def test_power_is_g_powers(d, n, power):
+    assert power_of_paired_t(d, 1.0, n, 0.05) == pytest.approx(power, abs=5e-5)
+
+
+@pytest.mark.parametrize(
+    ("d", "power", "n"),
+    [
+        (0.2, 0.8, 199),  # Cohen's small, medium and large effects: any program for paired samples
+        (0.5, 0.8, 34),
+        (0.8, 0.8, 15),
+        (0.5, 0.95, 54),  # G*Power's manual
+        (1 / math.sqrt(2), 0.85, 20),  # Dalgaard 2008, Introductory Statistics with R, §9.3: 19.96892
+    ],
+)
+def test_sample_sizes_are_the_published_ones(d, power, n):
+    assert seeds_for_difference(d, 1.0, 0.05, power) == n
+
+
+@pytest.mark.parametrize(("n", "chi_square"), [(5, 1.649), (10, 5.380), (20, 13.716), (31, 23.364)])
+def test_the_upper_limit_of_a_standard_deviation_by_the_printed_table(n, chi_square):
+    # chi_square: what a variable with n − 1 degrees of freedom exceeds with 80 %, from any printed table
+    assert upper_std(2.0, n) == pytest.approx(2 * math.sqrt((n - 1) / chi_square), rel=2e-4)
+
+
+# --- sign flips -----------------------------------------------------------------------------------
+
+
+def enumerated(d):
+    """The two-sided p by all 2ⁿ signs, one by one."""
+    sums = [
+        abs(sum(s * v for s, v in zip(signs, d, strict=True))) for signs in itertools.product((1, -1), repeat=len(d))
+    ]
+    return sum(s >= abs(sum(d)) - 1e-12 for s in sums) / len(sums)
+
+
+def counted(d):
+    """The same of whole numbers, by counting how often each sum occurs: exact for any n."""
+    total = sum(abs(v) for v in d)
+    ways = [0] * (2 * total + 1)  # ways[total + s]: sign patterns of what came so far with sum s
+    ways[total] = 1
+    for v in d:
+        ways = [
+            (ways[i - v] if 0 <= i - v < len(ways) else 0) + (ways[i + v] if 0 <= i + v < len(ways) else 0)
+            for i in range(len(ways))
+        ]
+    return sum(w for i, w in enumerate(ways) if abs(i - total) >= abs(sum(d))) / 2 ** len(d)
+
+
+@pytest.mark.parametrize("n", range(1, 11))
+@pytest.mark.parametrize("kind", ["any", "ties", "zeros"])
+def test_sign_flips_are_all_patterns(kind, n):
+    rng = np.random.default_rng(n)
+    for _ in range(5):
+        d = {
+            "any": lambda: rng.normal(0.5, 1, n),
+            "ties": lambda: rng.integers(-2, 3, n) / 10,  # sums of tenths are equal only up to rounding
+            "zeros": lambda: rng.normal(0.5, 1, n) * rng.integers(0, 2, n),
+        }[kind]()
+        assert sign_flip_p_value(d) == enumerated(d.tolist())
+
+
+@pytest.mark.parametrize("n", [4, 9, 12])
+def test_sign_flips_are_scipys_exact_permutation_test(n):
+    rng = np.random.default_rng(n)
+    for d in (rng.normal(0.4, 1, n), rng.integers(-3, 6, n).astype(float)):
+        theirs = stats.permutation_test(
+            (d, np.zeros(n)), lambda a, b, axis: np.mean(a - b, axis=axis),
+            permutation_type="samples", vectorized=True, n_resamples=np.inf,
+        )  # fmt: skip
+        assert sign_flip_p_value(d) == pytest.approx(theirs.pvalue, rel=1e-12)
+
+
+@pytest.mark.parametrize("n", [20, 33, 40])
+def test_sign_flips_are_exact_up_to_forty_pairs(n):
+    d = np.random.default_rng(n).integers(-20, 31, n).tolist()
+    assert sign_flip_p_value(d) == counted(d)
+    assert sign_flip_p_value([v / 1000 for v in d]) == counted(d)  # differences of accuracies
+
+
+def test_above_forty_pairs_sign_flips_are_drawn_and_near():
+    d = np.random.default_rng(8).integers(-20, 28, 60).tolist()
+    p = counted(d)
+    assert 0.01 < p < 0.9
+    assert sign_flip_p_value(d) == pytest.approx(p, abs=5 * math.sqrt(p * (1 - p) / 99_999))
+    assert sign_flip_p_value(d) == sign_flip_p_value(d)  # the same draws each time
+    assert sign_flip_p_value([1.0] * 160) == 1 / 100_000  # never 0: the pattern seen is one of them
+
+
+# --- power by simulation --------------------------------------------------------------------------
+
+STUDIES = 20_000
+
+
+def simulated(effect, std, n, seed=0):
+    """Means, and half the width per unit of the t quantile, of many studies of n normal differences."""
+    d = np.random.default_rng(seed).normal(effect, std, (STUDIES, n))
+    return d.mean(1), d.std(1, ddof=1) / math.sqrt(n)
+
+
+def found_share(effect, std, n, alpha):
+    centre, error = simulated(effect, std, n)
+    return np.mean(np.abs(centre) > stats.t.ppf(1 - alpha / 2, n - 1) * error)
+
+
+def inside_share(effect, std, low, high, n, alpha):
+    centre, error = simulated(effect, std, n)
+    half = stats.t.ppf(1 - alpha / 2, n - 1) * error
+    return np.mean((low < centre - half) & (centre + half < high))
+
+
+NOISE = 4 * math.sqrt(0.25 / STUDIES)  # four standard errors of a share
+
+
+@pytest.mark.parametrize(
+    ("effect", "n", "alpha"), [(0.5, 34, 0.05), (1.0, 10, 0.01), (0.0, 20, 0.05), (30.0, 2, 0.0033)]
+)
+def test_power_is_what_simulated_studies_find(effect, n, alpha):
+    assert power_of_paired_t(effect, 1.0, n, alpha) == pytest.approx(found_share(effect, 1.0, n, alpha), abs=NOISE)
+
+
+@pytest.mark.parametrize("n", [2, 3, 10, 20, 80, 160, 1000, 100_000])
+@pytest.mark.parametrize("alpha", [0.05, 0.01, 0.0033, 0.0003])
+def test_power_grows_with_the_effect_and_is_a_number_everywhere(n, alpha):
+    # scipy's noncentral t has NaNs on the far side: once they stopped every verdict of 80 seeds
+    critical = stats.t.ppf(1 - alpha / 2, n - 1)
+    effects = np.concatenate([np.linspace(0, 45, 91), critical * np.linspace(0.1, 11, 50)]) / math.sqrt(n)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        power = np.array([power_of_paired_t(e, 1.0, n, alpha) for e in sorted(effects)])
+    assert np.all(np.diff(power) > -1e-9)
+    assert power[0] == pytest.approx(alpha)
+    assert power[-1] == pytest.approx(1, abs=1e-6)
+
+
+@pytest.mark.parametrize("n", [2, 3, 10, 20, 40, 80, 160, 1000])
+@pytest.mark.parametrize("alpha", [0.05, 0.01, 0.05 / 15])
+def test_the_minimum_detectable_effect_is_found_with_its_power(n, alpha):
+    for sigma in (1e-4, 0.006, 3.0):
+        effect = minimum_detectable_effect(sigma, n, alpha)
+        assert power_of_paired_t(effect, sigma, n, alpha) == pytest.approx(0.8, abs=1e-4)
+    if n < 200:
+        assert found_share(effect, 3.0, n, alpha) == pytest.approx(0.8, abs=NOISE)
+
+
+@pytest.mark.parametrize(("effect", "alpha"), [(0.2, 0.05), (0.5, 0.05), (0.5, 0.01), (1.0, 0.05)])
+def test_the_seeds_for_a_difference_are_enough_and_not_many_too_many(effect, alpha):
+    n = seeds_for_difference(effect, 1.0, alpha)
+    assert found_share(effect, 1.0, n, alpha) >= 0.8 - NOISE
+    assert found_share(effect, 1.0, round(0.8 * n), alpha) < 0.8
+
+
+@pytest.mark.parametrize(
+    ("effect", "low", "high", "alpha"),
+    [(0.0, -0.5, 0.5, 0.05), (0.2, -0.5, 0.5, 0.05), (-0.1, -0.5, 0.5, 0.01), (0.0, -0.3, 0.35, 0.05)],
+)
+def test_the_seeds_for_equivalence_are_enough_and_not_many_too_many(effect, low, high, alpha):
+    n = seeds_for_equivalence(effect, 1.0, low, high, alpha)
+    assert inside_share(effect, 1.0, low, high, n, alpha) >= 0.8 - NOISE
+    assert inside_share(effect, 1.0, low, high, round(0.8 * n), alpha) < 0.8
+
+
+def test_the_upper_limit_is_above_the_true_standard_deviation_in_eighty_of_a_hundred():
+    for n in (5, 20):
+        d = np.random.default_rng(n).normal(0, 1, (STUDIES, n)).std(1, ddof=1)
+        assert np.mean(d * upper_std(1.0, n) > 1) == pytest.approx(0.8, abs=NOISE)
+
+
+# --- degenerate -----------------------------------------------------------------------------------
+
+
+def test_no_spread():
+    assert paired_difference([0.5, 0.5], [0.5, 0.5]).p_value == 1.0
+    sure = paired_difference([0.75, 0.75], [0.5, 0.5])
+    assert (sure.std, sure.ci_low, sure.ci_high, sure.p_value) == (0.0, 0.25, 0.25, 0.0)
+    assert (power_of_paired_t(0.1, 0.0, 5, 0.05), power_of_paired_t(0.0, 0.0, 5, 0.05)) == (1.0, 0.0)
+    assert minimum_detectable_effect(0.0, 20, 0.05) == 0.0
+    assert upper_std(0.0, 20) == 0.0
+    assert sign_flip_p_value([0.25] * 5) == 2 / 32
+    assert sign_flip_p_value([0.0] * 5) == 1.0
+    # the t test would be content with two; the fewest whose signs alone can say it: 2 / 2⁶ < 0.05 < 2 / 2⁵
+    assert seeds_for_difference(0.1, 0.0, 0.05) == 6
+    assert seeds_for_equivalence(0.1, 0.0, -0.2, 0.2, 0.05) == 2
+
+
+def test_one_pair_or_none():
+    assert math.isnan(paired_difference([0.75], [0.5]).p_value)
+    assert math.isnan(paired_difference([0.75], [0.5]).std)
+    assert power_of_paired_t(5.0, 1.0, 1, 0.05) == 0.0
+    assert math.isnan(minimum_detectable_effect(1.0, 1, 0.05))
+    assert (sign_flip_p_value([3.0]), sign_flip_p_value([])) == (1.0, 1.0)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_what_is_not_a_number_decides_nothing(bad):
+    with np.errstate(invalid="ignore"):
+        found = paired_difference([bad, 1.0], [0.0, 0.0])
+    assert math.isnan(found.ci_low)
+    assert math.isnan(found.p_value)
+    assert math.isnan(sign_flip_p_value([bad, 1.0]))
+    assert math.isnan(minimum_detectable_effect(math.nan, 20, 0.05))
+
+
+def test_what_no_number_of_seeds_finds():
+    assert seeds_for_difference(0.0, 1.0, 0.05) is None
+    assert seeds_for_difference(1e-4, 1.0, 0.05) is None  # it takes 785 million
+    assert seeds_for_equivalence(0.5, 1.0, -0.5, 0.5, 0.05) is None
+    assert seeds_for_equivalence(-0.7, 1.0, -0.5, 0.5, 0.05) is None
