@@ -5,7 +5,7 @@ import io
 
 import pytest
 
-from actsearch.finalists import FinalistRun, compare
+from actsearch.finalists import ConfirmOptions, FinalistRun, compare
 from actsearch.report.files import finalist_rows, leaderboard_rows, write_csv, write_text
 from actsearch.report.sentence import sentence
 from actsearch.report.terminal import Terminal
@@ -74,8 +74,8 @@ def test_searched_recipe_values_and_latency_have_columns():
 def test_finalists_have_one_row_a_run():
     rows = finalist_rows([run("gelu", 1003, 0.1 + 0.2, diverged=True, recipe={"lr": 0.02})])
     assert rows == [
-        {"activation": "gelu", "recipe.lr": 0.02, "seed": 1003, "test_accuracy": "0.3", "test_loss": "0.7",
-         "val_accuracy": "0.2", "val_loss": "0.7", "diverged": True},
+        {"activation": "gelu", "recipe.lr": 0.02, "rate": "1", "seed": 1003, "test_accuracy": "0.3", "test_loss": "0.7",
+         "val_accuracy": "0.2", "val_loss": "0.7", "diverged": True, "collapsed": False},
     ]  # fmt: skip
 
 
@@ -107,48 +107,59 @@ def test_a_file_is_replaced_whole_and_nothing_else_is_left(tmp_path):
 
 # --- the sentence ---------------------------------------------------------------------------------
 
-BASE = runs("relu", [0.50, 0.60, 0.55])
+TEN = [0.50, 0.60, 0.55, 0.52, 0.58, 0.57, 0.53, 0.56, 0.54, 0.595]
+BASE = runs("relu", TEN)
+OPTIONS = ConfirmOptions()
+
+
+def compared(all_runs, **keywords):
+    return compare(all_runs, ConfirmOptions(**keywords), {})
 
 
 @pytest.mark.parametrize(
-    ("values", "words"),
+    ("shift", "words"),
     [
-        (
-            [0.60, 0.71, 0.65],
-            ["gelu reaches 65.33 %", "10.33 points above relu's 55.00 %", "3 paired seeds", "above zero"],
-        ),
-        ([0.40, 0.51, 0.45], ["gelu reaches 45.33 %", "9.67 points below relu's", "lies below zero"]),
-        ([0.60, 0.50, 0.56], ["0.33 points above", "includes zero, so it may be chance"]),
+        (0.1, ["gelu is better than relu on", "test accuracy 65.45 % against 55.45 %", "Difference +10.00 points"]),
+        (-0.1, ["gelu is worse than relu on", "45.45 % against 55.45 %", "Difference -10.00 points"]),
+        (0.002, ["gelu is better than relu on", "by less than the margin of 0.5 points"]),
+        (0.0, ["gelu and relu are equivalent on", "within ±0.5 points"]),
     ],
 )
-def test_the_sentence_says_how_far_and_whether_it_may_be_chance(values, words):
-    said = sentence(compare([*runs("gelu", values), *BASE], "relu"), "digits's test set")
+def test_the_sentence_says_who_is_what_and_by_how_much(shift, words):
+    values = [v + shift + 0.0001 * (-1) ** i for i, v in enumerate(TEN)]
+    said = sentence(compared([*runs("gelu", values), *BASE]), "digits's test set", OPTIONS)
     for word in words:
         assert word in said
     assert "on digits's test set" in said
 
 
-def test_the_sentence_gives_the_interval_in_points():
+def test_the_sentence_gives_the_interval_in_points_and_the_seeds_that_would_decide():
     # differences 0.1, 0.2, 0.3: mean 20 points, half-width 4.302653 · 10 / √3 = 24.84
-    said = sentence(compare([*runs("gelu", [0.6, 0.8, 0.85]), *BASE], "relu"), "t")
+    three = runs("relu", [0.50, 0.60, 0.55])
+    (lead, _) = comparisons = compared([*runs("gelu", [0.6, 0.8, 0.85]), *three])
+    said = sentence(comparisons, "t", OPTIONS)
+    assert said.startswith("Undecided whether gelu or relu is better on t")
     assert "95 % interval -4.84 to +44.84" in said
+    assert f"About {lead.verdict.seeds_to_decide} seeds would decide it." in said
 
 
-def test_the_sentence_speaks_of_the_best_and_of_divergence_and_of_one_seed():
-    three = compare([*runs("tanh", [0.5, 0.5, 0.5]), *BASE, *runs("gelu", [0.9, 0.9, 0.1], diverged=True)], "relu")
-    said = sentence(three, "t")
-    assert said.startswith("gelu reaches")
-    assert "diverged and count as chance: gelu in 3 of 3" in said
-    one = sentence(compare([run("gelu", 1000, 0.6), run("relu", 1000, 0.5)], "relu"), "t")
+def test_the_sentence_speaks_of_the_best_of_failures_and_of_one_seed():
+    failing = runs("gelu", [0.9] * 9 + [0.1], diverged=True)
+    said = sentence(compared([*runs("tanh", [0.5] * 10), *BASE, *failing]), "t", OPTIONS)
+    assert "gelu or relu" in said or said.startswith("gelu is")
+    assert "The others: tanh: undecided" in said
+    assert "gelu: 10 of 10 runs diverged or stayed at chance, the baseline's 0" in said
+    one = sentence(compared([run("gelu", 1000, 0.6), run("relu", 1000, 0.5)]), "t", OPTIONS)
     assert "nothing can be said of chance" in one
     assert "nan" not in one
-    assert sentence(compare(BASE, "relu"), "t") == "Only the baseline was trained: relu reaches 55.00 % on t."
+    assert sentence(compared(BASE), "t", OPTIONS) == "Only the baseline was trained: relu reaches 55.45 % on t."
 
 
-def test_where_the_baseline_leads_the_sentence_says_below():
-    said = sentence(compare([*runs("tanh", [0.4, 0.45, 0.43]), *BASE], "relu"), "t")
-    assert "tanh reaches 42.67 %" in said
-    assert "points below relu's 55.00 %" in said
+def test_a_test_that_disagrees_is_named():
+    # five equal differences: the t is sure, and no sign-flip test of five pairs can be
+    said = sentence(compared([*runs("gelu", [v + 0.1 for v in TEN[:5]]), *BASE[:5]]), "t", OPTIONS)
+    assert said.startswith("Undecided")
+    assert "The exact sign-flip test does not agree (p = 0.062, not corrected)." in said
 
 
 # --- the terminal ---------------------------------------------------------------------------------
@@ -164,7 +175,8 @@ def test_a_log_gets_plain_lines(capsys):
     terminal.end()
     terminal.warn("the server said: [/none] [red] no")
     terminal.leaderboard(leaderboard_rows(DONE, ["val_accuracy"]), searched=True)
-    terminal.finalists(compare([*runs("gelu", [0.6, 0.8, 0.85]), *BASE], "relu"), "digits's test set")
+    three = runs("relu", [0.50, 0.60, 0.55])
+    terminal.finalists(compared([*runs("gelu", [0.6, 0.8, 0.85]), *three]), "digits's test set", "test_accuracy")
     terminal.line("[3/4] done")
     out = capsys.readouterr().out
     assert "\x1b" not in out
@@ -178,8 +190,10 @@ def test_a_log_gets_plain_lines(capsys):
     board = [line.split() for line in lines if line.strip().startswith(("1 ", "2 ", "3 "))]
     assert [line[2] for line in board] == ["gelu", "relu", "elu"]
     assert board[0][3:] == ["75.00", "%", "7.07", "0.2500", "2", "1"]
-    assert any(line.split()[:1] == ["gelu"] and "+20.00" in line and "-4.84 to +44.84" in line for line in lines)
-    assert any(line.split()[:1] == ["relu"] and line.rstrip().endswith("baseline") for line in lines)
+    (gelu,) = [line for line in lines if "+20.00" in line]
+    assert gelu.split()[:2] == ["1", "gelu"]
+    assert "-4.84 to +44.84" in gelu
+    assert any(line.split()[:2] == ["2", "relu"] and line.count("baseline") == 2 for line in lines)
 
 
 def test_a_loss_is_best_when_it_is_smallest(capsys):

@@ -9,7 +9,7 @@ import pytest
 from mlflow.entities import ViewType
 
 from actsearch import tracking
-from actsearch.finalists import Comparison, FinalistRun, as_records, compare
+from actsearch.finalists import ConfirmOptions, FinalistRun, as_records, compare
 from actsearch.study import Curves, TrialRecord
 from actsearch.tracking import Delivery, StudyInfo, Tracker
 
@@ -75,7 +75,7 @@ def finalist_runs():
 def deliver_finalists(delivery, files=()):
     runs = finalist_runs()
     curves = {r.activation: r.curves for r in as_records(runs, "val_accuracy")}
-    for comparison in compare(runs, "relu"):
+    for comparison in compare(runs, ConfirmOptions(), {}):
         theirs = [r for r in runs if r.activation == comparison.activation]
         delivery.finalist(comparison, theirs, curves[comparison.activation])
     delivery.finish("gelu leads.", {"test_accuracy": 0.75}, files)
@@ -231,7 +231,7 @@ def test_rungs_written_live_are_not_written_again_at_the_end(uri, experiment):
 def test_a_finalist_cut_off_in_the_middle_is_completed_without_a_value_twice(uri, experiment):
     seen, runs = Seen(uri, experiment), finalist_runs()
     first = Delivery(uri, experiment, INFO)
-    comparison = compare(runs, "relu")[0]
+    comparison = compare(runs, ConfirmOptions(), {})[0]
     theirs = [r for r in runs if r.activation == "gelu"]
     curves = as_records(runs, "val_accuracy")[0].curves
     first.client.set_terminated = lambda *a, **k: 1 / 0
@@ -345,11 +345,13 @@ def test_a_server_that_dies_midway_is_one_warning_and_the_rest_can_be_delivered(
 
 def test_comparison_of_the_baseline_has_no_difference_to_write(uri, experiment):
     delivery = Delivery(uri, experiment, INFO)
-    base = Comparison("relu", {}, 0.5, 0.1, 2, 1, True, None)
-    delivery.finalist(base, [FinalistRun("relu", {}, 1000, 0.5, 0.5, True)], Curves())
-    metrics = Seen(uri, experiment).one(kind="finalist").data.metrics
-    assert metrics["n_diverged"] == 1
-    assert not any("difference" in key for key in metrics)
+    runs = [FinalistRun("relu", {}, 1000, 0.5, 0.5, True, Curves([10], [[0.5]], [[0.5]], [[None]]))]
+    (base,) = compare(runs, ConfirmOptions(), {})
+    delivery.finalist(base, runs, Curves())
+    run = Seen(uri, experiment).one(kind="finalist")
+    assert run.data.metrics["n_failed"] == 1
+    assert run.data.tags["verdict"] == "baseline"
+    assert not any("difference" in key for key in run.data.metrics)
 
 
 def test_a_kill_while_the_tables_are_made_leaves_no_file_and_the_next_makes_it(tmp_path, monkeypatch):
