@@ -1,6 +1,7 @@
 """MLflow, for real on SQLite: what a study's runs hold, delivering twice, a killed search, a server that is down."""
 
 import json
+import math
 import socket
 import time
 
@@ -110,6 +111,24 @@ def test_a_trial_is_a_child_run_with_its_curves_and_parameters(uri, experiment):
     assert seen.history(run, "train_loss") == [(10, 2.0), (20, 0.75)]  # a diverged seed has none
     assert seen.history(run, "val_accuracy_seed0") == [(10, 0.2), (20, 0.5)]
     assert seen.history(run, "train_loss_seed1") == [(20, 0.5)]
+
+
+def test_diagnostics_are_metrics_by_layer_and_step_without_those_that_are_no_numbers(uri, experiment):
+    seen, looked = Seen(uri, experiment), record()
+    looked.curves.diagnostics = [
+        {"step": 10, "dead": [0.0, 0.25], "saturated": [0.5, math.nan], "output_mean": [0.1, 0.2],
+         "output_std": [1.0, 2.0], "output_max": [3.0, 4.0], "grad_norm": [5.0, 6.0, 7.0]},
+        {"step": 20, "dead": [0.5, 0.75], "saturated": [0.5, math.nan], "output_mean": [0.1, 0.2],
+         "output_std": [1.0, 2.0], "output_max": [3.0, 4.0], "grad_norm": [8.0, 9.0, 1.0]},
+    ]  # fmt: skip
+    Delivery(uri, experiment, INFO).trial(looked)
+    run = seen.one(kind="trial")
+    assert seen.history(run, "layer1.dead") == [(10, 0.25), (20, 0.75)]
+    assert seen.history(run, "layer0.saturated") == [(10, 0.5), (20, 0.5)]
+    assert seen.history(run, "grad_norm.2") == [(10, 7.0), (20, 1.0)]
+    wanted = {f"layer{i}.{name}" for i in (0, 1) for name in ("dead", "output_mean", "output_std", "output_max")}
+    wanted |= {"layer0.saturated", "grad_norm.0", "grad_norm.1", "grad_norm.2"}
+    assert {key for key in run.data.metrics if key.startswith(("layer", "grad_norm"))} == wanted
 
 
 def test_one_spec_per_layer_has_its_layers_in_the_parameters(uri, experiment):
