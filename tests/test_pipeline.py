@@ -120,3 +120,111 @@ def test_delivering_what_is_not_there_or_not_finished_says_so(fake, blobs, tmp_p
     with pytest.raises(ActSearchError, match="not finished"):
         pipeline.deliver(replace(cut, tracking_uri=uri))
     assert [(kind, status) for kind, _, status in mlflow_runs(uri)].count(("trial", "FINISHED")) == 2
+
+
+# --- the test set ---------------------------------------------------------------------------------
+
+
+def test_nothing_reads_the_test_set_before_the_finalists_have_been_trained(blobs, tmp_path, monkeypatch):
+    """Real training. The set's only door is watched: who opens it, and when."""
+    opened, stages = [], []
+    data = blobs()
+    inner = data.source.test
+    data.source = replace(data.source, test=lambda: opened.append(list(stages)) or inner())
+    event = Terminal.event
+    monkeypatch.setattr(Terminal, "event", lambda self, e: stages.append(type(e).__name__ + e.stage) or event(self, e))
+    space = SearchSpace(["relu", "tanh"], {"lr": [0.01, 0.05]}, n_slots=1, base=Recipe(**RECIPE))
+    asked = replace(job(tmp_path, blobs, space=space, study=StudyOptions(name="s", n_trials=3, seeds=2)), data=data)
+    result = pipeline.run(asked, Terminal(quiet=True))
+    assert len(opened) == 1  # two finalists' two seeds are trained together: one reading
+    before = opened[0]
+    assert before.count("RungReachedfinalists") == 2  # after their last rung
+    assert before.count("GenerationStartedsearch") > 0
+    assert before.count("GenerationStartedtuning") == 2
+    assert before[-1] == "RungReachedfinalists"
+    assert result.n_test == 30
+
+    # and whoever trains does not even hold it
+    with pytest.raises(RuntimeError, match="the search asked for the test set"):
+        data.without_test().test()
+    # a finished study is read from its storage: not opened again
+    pipeline.run(asked, Terminal(quiet=True))
+    pipeline.report(asked)
+    assert len(opened) == 1
+
+
+# --- a report again -------------------------------------------------------------------------------
+
+
+def test_the_report_is_made_again_from_the_storage_alone(fake, blobs, tmp_path):
+    asked = job(tmp_path, blobs, config_yaml="a: 1\n")
+    first = pipeline.run(asked, Terminal(quiet=True))
+    files = [f for f in tmp_path.rglob("*") if f.suffix in (".csv", ".json", ".html", ".md", ".tex", ".png")]
+    made = {f: f.read_bytes() for f in files if f.name != "timing.json"}
+    assert {f.name for f in made} >= {"report.html", "verdict.json", "finalists.tex", "finalists.md", "cost.png"}
+    for file in made:
+        file.unlink()
+    n = len(fake)
+    again = pipeline.report(asked)
+    assert len(fake) == n
+    assert again == first
+    for file, content in made.items():
+        assert file.read_bytes() == content, file
+
+
+def test_a_report_of_another_margin_has_other_verdicts_and_the_same_numbers(fake, blobs, tmp_path):
+    asked = job(tmp_path, blobs, confirm=ConfirmOptions(finalists=1, seeds=7))
+    first = pipeline.run(asked, Terminal(quiet=True))
+    wide = replace(asked, confirm=ConfirmOptions(finalists=1, seeds=7, margin={"test_accuracy": 0.9}))
+    (old,), (new,) = ([v for v in r.verdicts if v["primary"]] for r in (first, pipeline.report(wide)))
+    assert new["difference"] == old["difference"]
+    assert "margin" in new["verdict"] or new["verdict"] == "equivalent"
+
+
+def test_an_unfinished_study_has_no_report(fake, blobs, tmp_path, monkeypatch):
+    asked = job(tmp_path, blobs)
+    with pytest.raises(ActSearchError, match="there is no study 's'"):
+        pipeline.report(asked)
+    monkeypatch.setattr(pipeline, "Trainer", lambda *a, **k: FakeTrainer(die_at=3))
+    with pytest.raises(Killed):
+        pipeline.run(asked, Terminal(quiet=True))
+    with pytest.raises(ActSearchError, match="not finished"):
+        pipeline.report(asked)
+
+
+def test_costs_are_measured_once_for_the_same_finalists(fake, blobs, tmp_path, monkeypatch):
+    measured = []
+    inner = pipeline.measure
+    monkeypatch.setattr(pipeline, "measure", lambda nets, *rest: measured.append(len(nets)) or inner(nets, *rest))
+    asked = job(tmp_path, blobs)
+    first = pipeline.run(asked, Terminal(quiet=True))
+    pipeline.run(asked, Terminal(quiet=True))
+    assert measured == [2]
+    assert all(c.training_step_us > c.latency_us > 0 for c in first.comparisons)
+
+
+# --- learning speed -------------------------------------------------------------------------------
+
+
+def test_learning_speed_is_judged_at_three_rates_and_against_the_baselines_target(fake, blobs, tmp_path):
+    speed = Recipe(steps=100, eval_every=2, batch_size=15, schedule="constant")
+    options = ConfirmOptions(finalists="all", seeds=3, metric="learning_speed")
+    space = SearchSpace(["relu", "tanh"], n_slots=1, base=speed)
+    result = pipeline.run(job(tmp_path, blobs, recipe=speed, space=space, confirm=options), Terminal(quiet=True))
+    assert {round(r.recipe.lr / speed.lr, 2) for r in fake if r.seed >= 1000} == {1.0, 0.33, 3.0}
+    primary = [v for v in result.verdicts if v["primary"]]
+    assert sorted(v["rate"] for v in primary) == [0.333333, 1.0, 3.0]
+    assert {v["confidence"] for v in primary} == {1 - 0.05 / 3}
+    assert {v["metric"] for v in result.verdicts if not v["primary"]} == {
+        "test_accuracy", "test_loss", "steps_to_accuracy", "time_to_accuracy_s", "training_step_us", "latency_us",
+    }  # fmt: skip
+    assert result.target is not None
+    assert "At other learning rates, a third of it: " in result.summary
+    assert "; 3 times it: " in result.summary
+
+
+def test_learning_speed_needs_a_curve_that_shows_it(blobs, tmp_path):
+    asked = job(tmp_path, blobs, confirm=ConfirmOptions(metric="learning_speed"))
+    cure = r"recipe\.schedule=constant recipe\.steps=50 recipe\.eval_every=1\."
+    with pytest.raises(ActSearchError, match=cure):
+        pipeline.run(asked, Terminal(quiet=True))

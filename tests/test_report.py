@@ -145,8 +145,8 @@ def test_the_sentence_gives_the_interval_in_points_and_the_seeds_that_would_deci
 
 def test_the_sentence_speaks_of_the_best_of_failures_and_of_one_seed():
     failing = runs("gelu", [0.9] * 9 + [0.1], diverged=True)
-    said = sentence(compared([*runs("tanh", [0.5] * 10), *BASE, *failing]), "t", OPTIONS)
-    assert "gelu or relu" in said or said.startswith("gelu is")
+    said = sentence(compared([*runs("tanh", [0.5, 0.6] * 5), *BASE, *failing]), "t", OPTIONS)
+    assert said.startswith("gelu is better than relu")
     assert "The others: tanh: undecided" in said
     assert "gelu: 10 of 10 runs diverged or stayed at chance, the baseline's 0" in said
     one = sentence(compared([run("gelu", 1000, 0.6), run("relu", 1000, 0.5)]), "t", OPTIONS)
@@ -187,7 +187,7 @@ def test_a_log_gets_plain_lines(capsys):
     assert "selected from 6 trials: optimistic (3 ranked; 2 pruned, 1 proposed again)" in out
     assert "[3/4] done" in out
     lines = out.splitlines()
-    board = [line.split() for line in lines if line.strip().startswith(("1 ", "2 ", "3 "))]
+    board = [line.split() for line in lines if line.strip().startswith(("1 ", "2 ", "3 "))][:3]
     assert [line[2] for line in board] == ["gelu", "relu", "elu"]
     assert board[0][3:] == ["75.00", "%", "7.07", "0.2500", "2", "1"]
     (gelu,) = [line for line in lines if "+20.00" in line]

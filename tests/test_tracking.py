@@ -166,7 +166,9 @@ def test_finalists_have_test_scores_by_seed_and_the_difference(uri, experiment):
     assert gelu.data.metrics["test_accuracy"] == pytest.approx(0.75)
     assert gelu.data.metrics["test_loss"] == pytest.approx(0.25)
     assert gelu.data.metrics["test_accuracy_difference"] == pytest.approx(0.2)
-    assert gelu.data.metrics["difference_ci_low"] < 0.2 < gelu.data.metrics["difference_ci_high"]
+    assert gelu.data.metrics["test_accuracy_ci_low"] < 0.2 < gelu.data.metrics["test_accuracy_ci_high"]
+    assert gelu.data.metrics["test_loss_difference"] == pytest.approx((0.2 * 0.3 / (0.5 * 0.4)) ** 0.5 - 1)
+    assert (gelu.data.tags["verdict"], relu.data.tags["verdict"]) == ("undecided", "baseline")
     assert "test_accuracy_difference" not in relu.data.metrics
     assert seen.history(gelu, "test_accuracy_by_seed") == [(1000, 0.8), (1001, 0.7)]
     assert seen.history(gelu, "val_accuracy") == [(10, pytest.approx(0.1)), (20, pytest.approx(0.75))]
@@ -175,13 +177,16 @@ def test_finalists_have_test_scores_by_seed_and_the_difference(uri, experiment):
 
 def test_the_end_is_on_the_parent_with_the_files(uri, experiment, tmp_path):
     (tmp_path / "leaderboard.csv").write_text("rank\n1\n")
+    (tmp_path / "plots").mkdir()
+    (tmp_path / "plots" / "cost.png").write_bytes(b"png")
     delivery, seen = Delivery(uri, experiment, INFO), Seen(uri, experiment)
-    deliver_finalists(delivery, [tmp_path / "leaderboard.csv", tmp_path / "missing.csv"])
+    deliver_finalists(delivery, [tmp_path / "leaderboard.csv", tmp_path / "plots" / "cost.png"])
     parent = seen.one(kind="study")
     assert parent.info.status == "FINISHED"
     assert parent.data.tags["mlflow.note.content"] == "gelu leads."
     assert parent.data.metrics == {"test_accuracy": 0.75}
-    assert [a.path for a in seen.client.list_artifacts(parent.info.run_id)] == ["leaderboard.csv"]
+    assert [a.path for a in seen.client.list_artifacts(parent.info.run_id)] == ["leaderboard.csv", "plots"]
+    assert [a.path for a in seen.client.list_artifacts(parent.info.run_id, "plots")] == ["plots/cost.png"]
 
 
 def test_a_thousand_metrics_arrive_whole(uri, experiment):

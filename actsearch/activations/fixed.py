@@ -76,7 +76,7 @@ RELU = Activation("relu", F.relu, family="rectifier", formula="max(x, 0)", sourc
 def leaky_relu(x: Tensor, negative_slope: Value = 0.01) -> Tensor:
     if isinstance(negative_slope, Tensor):
         # what F.prelu calls, which cannot broadcast; torch.where costs 11 times as much
-        return torch.ops.aten._prelu_kernel(x, negative_slope)
+        return torch.ops.aten._prelu_kernel(x, negative_slope.to(x.dtype))  # bf16 beside weights in float32
     return F.leaky_relu(x, negative_slope)
 
 
