@@ -40,6 +40,7 @@ from actsearch.verdict import METRICS, Arm, Rules, Verdict, judge
 
 SEEDS_AT_ONCE = 5  # seeds of all finalists trained together: what a kill can cost
 LOOKS = (10, 20, 40, 80, 160)
+MARGINS = {m.name: m.margin for m in METRICS.values()}
 SPEED = ("learning_speed", "steps_to_accuracy", "time_to_accuracy_s")  # read off the validation curve
 COST = ("training_step_us", "latency_us")  # measured, not trained
 SPEED_RUNGS = 50  # evaluations that a curve needs to tell speed
@@ -60,7 +61,7 @@ class ConfirmOptions:
     baseline: str = "relu"
     tune_trials: int = 6
     metric: str = "test_accuracy"
-    margin: dict[str, float] = field(default_factory=dict)
+    margin: dict[str, float] = field(default_factory=lambda: dict(MARGINS))
     alpha: float = 0.05
     until_decided: bool = False
     looks: list[int] = field(default_factory=lambda: list(LOOKS))
@@ -74,6 +75,7 @@ class ConfirmOptions:
                 raise ActSearchError(f"confirm.{key}={value}: it must be at least 1.")
         if self.metric not in METRICS:
             raise unknown("metric in confirm.metric:", self.metric, METRICS)
+        self.margin = {**MARGINS, **self.margin}
         for name, margin in self.margin.items():
             if name not in METRICS:
                 raise unknown("metric in confirm.margin:", name, METRICS)
@@ -492,7 +494,7 @@ def _verdict(
 ) -> Verdict:  # fmt: skip
     paired = base if name in COST else [run for run in base if run.seed in {r.seed for r in group}]
     arms = (_arm(name, group, costs, target), _arm(name, paired, costs, target))
-    return judge(METRICS[name], *arms, rules, options.margin.get(name))
+    return judge(METRICS[name], *arms, rules, options.margin[name])
 
 
 def _arm(name: str, group: Sequence[FinalistRun], costs: Mapping[tuple[str, str], Cost], target: float | None) -> Arm:

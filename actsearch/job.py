@@ -78,9 +78,11 @@ def check(job: Job) -> None:
         raise ActSearchError(f"worker={job.worker}: workers are numbered from 0.")
     if len(job.study.objectives) > 1 and not isinstance(job.pruner, optuna.pruners.NopPruner):
         raise ActSearchError("pruner: Optuna prunes where there is one objective. Write pruner=none.")
-    if isinstance(job.sampler(0, 0), optuna.samplers.GridSampler | optuna.samplers.BruteForceSampler):
-        job.space.enumerate()  # refuses ranges, in words
-    if job.confirm.finalists != "all":
+    if job.confirm.finalists == "all":
+        job.space.nets()  # refuses an activation's ranges, in words; of a recipe's the tuning takes some values
+    else:
+        if isinstance(job.sampler(0, 0), optuna.samplers.GridSampler | optuna.samplers.BruteForceSampler):
+            job.space.enumerate()
         check_sampler(job.sampler, job.space, job.study.objectives)
     if job.tracking_uri is not None:
         check_tracking(job.tracking_uri, job.experiment)
