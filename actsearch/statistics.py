@@ -87,6 +87,7 @@ def sign_flip_p_value(differences: Sequence[float]) -> float:
         signs = np.random.default_rng(0).integers(0, 2, (99_999, d.size), dtype=np.int8) * 2 - 1
         return float(1 + (np.abs(signs @ d) >= seen - near).sum()) / 100_000
     left, right = (_sums(half) for half in (d[: d.size // 2], d[d.size // 2 :]))
+    left.sort()  # not needed, but sorted questions are answered twice as fast
     right.sort()
     reached = right.size - np.searchsorted(right, seen - near - left)
     return float(2 * reached.sum() / 2.0**d.size)

@@ -1,0 +1,362 @@
+"""Verdicts: every word by a constructed answer, the rules as properties, and how often real noise fools them."""
+
+import csv
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from actsearch.statistics import minimum_detectable_effect, paired_difference, sign_flip_p_value, upper_std
+from actsearch.verdict import (
+    BETTER,
+    BY_LESS,
+    EQUIVALENT,
+    METRICS,
+    UNDECIDED,
+    WORSE,
+    Arm,
+    Rules,
+    judge,
+    seeds_to_decide,
+)
+
+ACCURACY, LOSS = METRICS["test_accuracy"], METRICS["test_loss"]
+N = 20
+# twenty numbers with mean 0 and standard deviation 1, symmetric: the sign-flip test sees what the t sees
+SHAPE = stats.norm.ppf((np.arange(N) + 0.5) / N)
+SHAPE = SHAPE / SHAPE.std(ddof=1)
+
+
+def arm(values, failed=None):
+    return Arm(list(values), [False] * len(values) if failed is None else failed)
+
+
+def by_points(centre, spread, margin=None, rules=None, base=0.6):
+    """The verdict on an accuracy whose differences have this mean and standard deviation."""
+    return judge(ACCURACY, arm(base + centre + spread * SHAPE), arm([base] * N), rules or Rules(), margin)
+
+
+def by_ratio(centre, spread, metric=LOSS, margin=None, rules=None, base=1.7):
+    """The verdict on a loss whose log ratios have this mean and standard deviation."""
+    return judge(metric, arm(base * np.exp(centre + spread * SHAPE)), arm([base] * N), rules or Rules(), margin)
+
+
+HALF = stats.t.ppf(0.975, N - 1) / math.sqrt(N)  # half the interval, in standard deviations: 0.468
+
+
+# --- the words ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("centre", "spread", "word"),
+    [
+        (0.020, 0.010, BETTER),  # +1.53 to +2.47 points
+        (-0.020, 0.010, WORSE),
+        (0.002, 0.002, BETTER + BY_LESS),  # +0.11 to +0.29
+        (-0.002, 0.002, WORSE + BY_LESS),
+        (0.000, 0.010, EQUIVALENT),  # −0.47 to +0.47
+        (0.0005, 0.005, EQUIVALENT),
+        (0.000, 0.012, UNDECIDED),  # −0.56 to +0.56
+        (0.004, 0.010, UNDECIDED),  # −0.07 to +0.87
+        (-0.004, 0.010, UNDECIDED),
+        (0.005, 0.005, BETTER),  # +0.27 to +0.73: better, perhaps by less
+    ],
+)
+def test_every_word_of_a_difference(centre, spread, word):
+    found = by_points(centre, spread)
+    assert found.verdict == word
+    assert found.decided == (word != UNDECIDED)
+    assert found.difference == pytest.approx(centre, abs=1e-12)
+    assert (found.ci_low, found.ci_high) == pytest.approx((centre - HALF * spread, centre + HALF * spread), abs=1e-9)
+    assert (found.metric, found.n_seeds, found.margin, found.confidence) == ("test_accuracy", N, 0.005, 0.95)
+    assert (found.mean, found.baseline_mean) == (pytest.approx(0.6 + centre), pytest.approx(0.6))
+    assert (found.std, found.warning, found.n_failed, found.p_failed) == (pytest.approx(spread), "", 0, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("centre", "spread", "word"),
+    [
+        (-0.20, 0.10, BETTER),  # of a loss, less is better
+        (0.20, 0.10, WORSE),
+        (-0.02, 0.02, BETTER + BY_LESS),
+        (0.02, 0.02, WORSE + BY_LESS),
+        (0.00, 0.10, EQUIVALENT),  # −4.6 % to +4.8 %
+        (0.00, 0.12, UNDECIDED),
+    ],
+)
+@pytest.mark.parametrize("metric", [m for m in METRICS.values() if m.ratio], ids=lambda m: m.name)
+def test_every_word_of_a_ratio(metric, centre, spread, word):
+    found = by_ratio(centre, spread, metric)
+    assert found.verdict == word
+    assert found.difference == pytest.approx(math.expm1(centre), abs=1e-12)
+    assert found.ci_low == pytest.approx(math.expm1(centre - HALF * spread), abs=1e-9)
+    assert found.ci_high == pytest.approx(math.expm1(centre + HALF * spread), abs=1e-9)
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_candidate_and_baseline_changed_places_turn_the_verdict_round(sign):
+    rng = np.random.default_rng(4)
+    a, b = arm(rng.normal(0.6, 0.01, 30)), arm(rng.normal(0.6 + sign * 0.01, 0.01, 30))
+    for metric in (ACCURACY, LOSS):
+        one, other = judge(metric, a, b, Rules()), judge(metric, b, a, Rules())
+        swapped = {BETTER: WORSE, WORSE: BETTER}
+        assert swapped[one.verdict.split(",")[0]] == other.verdict.split(",")[0]
+        if metric is ACCURACY:
+            assert (one.ci_low, one.ci_high) == pytest.approx((-other.ci_high, -other.ci_low))
+        else:  # twice as much and half as much are the same distance
+            assert 1 + one.ci_low == pytest.approx(1 / (1 + other.ci_high))
+        assert (one.p_value, one.p_sign_flip) == pytest.approx((other.p_value, other.p_sign_flip))
+
+
+# --- the margin -----------------------------------------------------------------------------------
+
+
+def test_the_margin_is_where_the_interval_must_end():
+    half = by_points(0, 0.01).ci_high
+    assert by_points(0, 0.01, margin=half * 1.001).verdict == EQUIVALENT
+    assert by_points(0, 0.01, margin=half * 0.999).verdict == UNDECIDED
+    high = by_points(0.02, 0.01).ci_high
+    assert by_points(0.02, 0.01, margin=high * 1.001).verdict == BETTER + BY_LESS
+    assert by_points(0.02, 0.01, margin=high * 0.999).verdict == BETTER
+
+
+def test_a_ratios_margin_is_as_far_down_as_up():
+    # +5 % and −4.76 % (1 / 1.05) are the two ends
+    up, down = by_ratio(0.01, 0.08), by_ratio(-0.01, 0.08)
+    assert up.ci_high == pytest.approx(1 / (1 + down.ci_low) - 1)
+    edge = up.ci_high
+    for found, word in ((edge * 1.001, EQUIVALENT), (edge * 0.999, UNDECIDED)):
+        assert by_ratio(0.01, 0.08, margin=found).verdict == word
+        assert by_ratio(-0.01, 0.08, margin=found).verdict == word
+
+
+# --- one interval, one p --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("metric", [ACCURACY, LOSS], ids=lambda m: m.name)
+def test_the_interval_and_the_corrected_p_always_agree(metric):
+    rng = np.random.default_rng(1)
+    seen = set()
+    for _ in range(150):
+        n, rules = int(rng.integers(2, 30)), Rules(0.05, int(rng.integers(1, 6)), int(rng.choice([1, 5])))
+        base = rng.normal(0.6, 0.02, n)
+        found = judge(metric, arm(base + rng.normal(rng.choice([-0.004, 0, 0.004]), 0.006, n)), arm(base), rules)
+        excludes = found.ci_low > 0 or found.ci_high < 0
+        assert excludes == (found.p_corrected < rules.alpha)
+        flips = found.p_sign_flip <= rules.level
+        word = found.verdict.split(",")[0]
+        assert (word in (BETTER, WORSE)) == (excludes and flips)
+        inside = -metric.margin < found.ci_low and found.ci_high < metric.margin
+        if metric is ACCURACY:
+            assert (word == EQUIVALENT) == (inside and not excludes and not flips)
+        seen.add(found.verdict)
+    assert {UNDECIDED, EQUIVALENT, BETTER, WORSE} <= {v.split(",")[0] for v in seen}
+
+
+def test_looks_and_comparisons_change_the_level_and_nothing_else():
+    one, three, looks = (by_points(0.005, 0.01, rules=r) for r in (Rules(), Rules(comparisons=3), Rules(looks=5)))
+    assert one.p_value == three.p_value == looks.p_value
+    assert (three.p_corrected, looks.p_corrected) == pytest.approx((3 * one.p_value, 5 * one.p_value))
+    assert (one.confidence, three.confidence, looks.confidence) == pytest.approx((0.95, 1 - 0.05 / 3, 0.99))
+    assert Rules(0.1, 2, 5).level == pytest.approx(0.01)
+    base = arm([0.6] * N)
+    theirs = paired_difference(0.605 + 0.01 * SHAPE, base.values, 0.99)
+    assert (looks.ci_low, looks.ci_high) == pytest.approx((theirs.ci_low, theirs.ci_high))
+    # 5 % alone, undecided among ten
+    assert one.verdict == BETTER
+    assert by_points(0.005, 0.01, rules=Rules(comparisons=10)).verdict == UNDECIDED
+    assert by_points(0.0, 0.3, rules=Rules(comparisons=10)).p_corrected == 1.0
+
+
+def test_where_the_sign_flip_test_disagrees_nothing_is_decided():
+    # five pairs: the t is sure, but of 2⁵ sign patterns two are always as far out, p = 0.0625
+    few = judge(ACCURACY, arm([0.70, 0.71, 0.72, 0.71, 0.70]), arm([0.6] * 5), Rules())
+    assert few.p_corrected < 0.001
+    assert few.ci_low > 0
+    assert few.p_sign_flip == 2 / 32
+    assert few.verdict == UNDECIDED
+    assert few.seeds_to_decide == 6  # the next has 2 / 2⁶
+    # one wild seed hides from the t what the signs see: 19 of 20 up, and the one down is small
+    wild = [0.002] * 18 + [0.30, -0.0001]
+    other = judge(ACCURACY, arm([0.6 + v for v in wild]), arm([0.6] * N), Rules(), margin=0.5)
+    assert other.ci_low < 0 < other.ci_high
+    assert other.p_sign_flip < 0.001
+    assert other.verdict == UNDECIDED  # inside the margin, but not equivalent
+
+
+# --- failures -------------------------------------------------------------------------------------
+
+
+def test_failures_warn_and_are_compared_by_mcnemar():
+    base = arm([0.6] * N)
+    assert judge(ACCURACY, base, base, Rules()).warning == ""
+    fails = arm([0.1] * 8 + [0.6] * 12, [True] * 8 + [False] * 12)
+    found = judge(ACCURACY, fails, base, Rules())
+    assert (found.n_failed, found.n_failed_baseline, found.p_failed) == (8, 0, 2 / 2**8)
+    assert "8 of 20 runs diverged or stayed at chance, the baseline's 0 (more often than can be chance" in found.warning
+    assert "p = 0.0078" in found.warning
+    found = judge(ACCURACY, base, arm([0.1] + [0.6] * 19, [True] + [False] * 19), Rules())
+    assert (found.n_failed, found.n_failed_baseline, found.p_failed) == (0, 1, 1.0)
+    assert "which may be chance" in found.warning
+    both = judge(ACCURACY, fails, fails, Rules())
+    assert (both.p_failed, both.n_failed_baseline) == (1.0, 8)
+    assert "which may be chance" in both.warning
+
+
+# --- what cannot be compared ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("metric", "bad"), [(ACCURACY, math.nan), (ACCURACY, math.inf), (LOSS, math.nan), (LOSS, 0.0), (LOSS, -1.0)]
+)
+def test_values_that_are_not_numbers_decide_nothing_and_say_so(metric, bad):
+    for a, b in (([0.5, bad, 0.7], [0.5, 0.6, 0.8]), ([0.5, 0.6, 0.8], [0.5, bad, 0.7])):
+        found = judge(metric, arm(a), arm(b), Rules())
+        assert (found.verdict, found.seeds_to_decide, found.n_seeds) == (UNDECIDED, None, 3)
+        assert "not finite" in found.warning
+        assert all(math.isnan(v) for v in (found.ci_low, found.p_value, found.p_corrected, found.p_sign_flip))
+        assert math.isnan(found.minimum_detectable_effect)
+
+
+def test_zero_and_negative_numbers_are_fine_as_differences():
+    assert judge(ACCURACY, arm([0.0, 0.1, 0.0]), arm([0.0, 0.0, -0.1]), Rules()).warning == ""
+
+
+@pytest.mark.parametrize("metric", [ACCURACY, LOSS], ids=lambda m: m.name)
+def test_one_seed_decides_nothing(metric):
+    found = judge(metric, arm([0.9]), arm([0.6]), Rules())
+    assert (found.verdict, found.seeds_to_decide, found.n_seeds, found.warning) == (UNDECIDED, None, 1, "")
+    assert found.difference == pytest.approx(0.3 if metric is ACCURACY else 0.5)
+    assert all(math.isnan(v) for v in (found.ci_low, found.p_corrected, found.p_sign_flip, found.std))
+
+
+@pytest.mark.parametrize("metric", [ACCURACY, LOSS], ids=lambda m: m.name)
+@pytest.mark.parametrize(("n_a", "n_b"), [(3, 2), (2, 3), (0, 0)])
+def test_arms_of_different_lengths_or_none_are_refused(metric, n_a, n_b):
+    with pytest.raises(ValueError, match=r"paired arrays|zip"):
+        judge(metric, arm([0.6] * n_a), arm([0.6] * n_b), Rules())
+
+
+def test_equal_runs_are_equivalent():
+    rng = np.random.default_rng(0)
+    same = arm(rng.normal(0.6, 0.01, N))
+    found = judge(ACCURACY, same, same, Rules())
+    assert (found.verdict, found.p_value, found.p_sign_flip) == (EQUIVALENT, 1.0, 1.0)
+    assert (found.ci_low, found.ci_high, found.minimum_detectable_effect) == (0.0, 0.0, 0.0)
+
+
+@pytest.mark.parametrize("n", [2, 10, 20, 40, 41, 80, 160])
+def test_every_number_of_seeds_has_its_numbers(n):
+    rng = np.random.default_rng(n)
+    base = rng.normal(0.6, 0.01, n)
+    found = judge(ACCURACY, arm(base + rng.normal(0, 0.006, n)), arm(base), Rules(comparisons=3, looks=5))
+    numbers = (found.ci_low, found.ci_high, found.p_value, found.p_sign_flip, found.minimum_detectable_effect)
+    assert all(math.isfinite(v) for v in numbers)
+
+
+# --- how many seeds -------------------------------------------------------------------------------
+
+
+def test_what_is_decided_needs_no_more_seeds_and_what_is_not_needs_more_than_it_has():
+    rng = np.random.default_rng(3)
+    for _ in range(100):
+        n = int(rng.integers(2, 30))
+        base = rng.normal(0.6, 0.01, n)
+        found = judge(ACCURACY, arm(base + rng.normal(0.003, 0.006, n)), arm(base), Rules(comparisons=2))
+        assert (found.seeds_to_decide is None) == found.decided
+        if not found.decided:
+            assert found.seeds_to_decide > n
+
+
+def test_the_seeds_to_decide_are_the_fewer_of_both_ways():
+    level = 0.05
+    spread = upper_std(0.01, 20)
+    # clearly beyond the margin only a difference can be found; at zero only equivalence
+    for centre, margin in ((0.0065, 0.005), (0.0, 0.005)):
+        n = seeds_to_decide(centre, 0.01, 20, -margin, margin, level)
+        if centre:
+            assert (
+                minimum_detectable_effect(spread, n, level) <= centre < minimum_detectable_effect(spread, n - 1, level)
+            )
+        else:
+            assert stats.t.ppf(1 - level / 2, n - 1) * spread / math.sqrt(n) < margin
+    assert seeds_to_decide(0.0, 0.01, 20, -1e-6, 1e-6, level) is None  # a million would not do
+
+
+def test_the_minimum_detectable_effect_is_of_the_seen_spread_at_the_corrected_level():
+    found = by_points(0.0, 0.01, rules=Rules(comparisons=3))
+    assert found.minimum_detectable_effect == pytest.approx(minimum_detectable_effect(0.01, N, 0.05 / 3), rel=1e-6)
+    found = by_ratio(0.0, 0.1)
+    assert found.minimum_detectable_effect == pytest.approx(
+        math.expm1(minimum_detectable_effect(0.1, N, 0.05)), rel=1e-6
+    )
+
+
+# --- real noise -----------------------------------------------------------------------------------
+
+POOL = Path(__file__).parents[1] / "experiments" / "calibration" / "pool.csv"
+COLUMNS = {"test_accuracy": (3, 4), "test_loss": (5, 6)}
+
+
+@pytest.fixture(scope="module")
+def pool():
+    """2,048 pairs of equal arms, really trained: see experiments/calibration."""
+    with open(POOL, newline="") as file:
+        return np.array([[float(v) for v in row] for row in list(csv.reader(file))[1:]])
+
+
+def drawn(pool, metric, rng, shift=0.0, n=N):
+    """Two arms of n pairs of the pool, either first by chance; the candidate's values moved by shift."""
+    pairs = pool[rng.choice(len(pool), n, replace=False)][:, COLUMNS[metric.name]]
+    turned = np.where(rng.random((n, 1)) < 0.5, pairs, pairs[:, ::-1])
+    moved = turned[:, 0] * math.exp(shift) if metric.ratio else turned[:, 0] + shift
+    return arm(moved), arm(turned[:, 1])
+
+
+def least(k, n):
+    """The lower end of the 95 % interval of a share (Clopper & Pearson)."""
+    return stats.binomtest(int(k), n).proportion_ci(0.95).low
+
+
+COMPARISONS = 300
+
+
+@pytest.mark.parametrize("metric", [ACCURACY, LOSS], ids=lambda m: m.name)
+def test_equal_arms_are_called_different_in_five_percent_at_most(pool, metric):
+    rng = np.random.default_rng(10)
+    words = [judge(metric, *drawn(pool, metric, rng), Rules()).verdict for _ in range(COMPARISONS)]
+    wrong = sum(word.startswith((BETTER, WORSE)) for word in words)
+    assert least(wrong, COMPARISONS) <= 0.05
+    assert wrong > 0  # not by never saying anything
+
+
+@pytest.mark.parametrize("metric", [ACCURACY, LOSS], ids=lambda m: m.name)
+def test_a_difference_as_large_as_the_margin_is_called_smaller_in_five_percent_at_most(pool, metric):
+    rng = np.random.default_rng(11)
+    # a margin of one standard deviation, so that small is said at all
+    columns = pool[:, COLUMNS[metric.name]]
+    spread = np.std(np.log(columns[:, 0] / columns[:, 1]) if metric.ratio else columns[:, 0] - columns[:, 1], ddof=1)
+    margin = math.expm1(spread) if metric.ratio else spread
+    words = [judge(metric, *drawn(pool, metric, rng, spread), Rules(), margin).verdict for _ in range(COMPARISONS)]
+    assert least(sum(word == EQUIVALENT for word in words), COMPARISONS) <= 0.05
+    assert least(sum(word == EQUIVALENT or word.endswith(BY_LESS) for word in words), COMPARISONS) <= 0.05
+
+
+def test_a_known_effect_is_found_as_often_as_was_said(pool):
+    rng = np.random.default_rng(12)
+    spread = np.std(pool[:, 3] - pool[:, 4], ddof=1)
+    for times, low, high in ((0.5, 0.0, 0.4), (1.0, 0.7, 0.9), (1.5, 0.95, 1.0)):
+        effect = times * minimum_detectable_effect(spread, N, 0.05)
+        found = sum(
+            judge(ACCURACY, *drawn(pool, ACCURACY, rng, effect), Rules()).verdict.startswith(BETTER) for _ in range(150)
+        )
+        assert low <= found / 150 <= high, times
+
+
+def test_the_pool_is_what_calibration_needs(pool):
+    # equal arms: no direction, and a sign-flip test of a part of it agrees
+    difference = pool[:, 3] - pool[:, 4]
+    assert abs(difference.mean()) < 4 * difference.std() / math.sqrt(len(pool))
+    assert sign_flip_p_value(difference[:200]) > 0.001
