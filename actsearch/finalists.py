@@ -295,13 +295,14 @@ def confirm(
     recipe: Recipe,
     options: ConfirmOptions,
     target: float | None = None,
+    costs: Mapping[str, Cost] | None = None,
 ) -> Generator[Event, None, list[FinalistRun]]:
     """Trains each candidate, the baseline among them, on fresh seeds, scores the last step on test; returns the runs.
 
     With options.until_decided a candidate gets seeds until it is decided, the baseline as long as any candidate does.
-    target: accuracy, for verdicts on the steps to it. Runs already in the storage are not trained again. What was in
-    flight when a search was killed is trained again as it was: in float32 a run's last digits may depend on what it
-    is fused with.
+    target, costs: as `compare` takes them, if options.metric needs them. Runs already in the storage are not trained
+    again. What was in flight when a search was killed is trained again as it was: in float32 a run's last digits may
+    depend on what it is fused with.
     """
     study = _side_study(storage, f"{name}/finalists")
     done = {_key(run): run for run in _side_records(study, FinalistRun)}
@@ -312,7 +313,7 @@ def confirm(
     if not all(_key(e.empty(recipe, seed)) in done for e, seed in flight):
         yield from _train(study, done, flight, trainer, data, recipe)
     while True:
-        runs, wanted = standing(done, candidates, recipe, options, target)
+        runs, wanted = standing(done, candidates, recipe, options, target, costs)
         if not wanted:
             return runs
         at_once = SEEDS_AT_ONCE * len(candidates) * len(options.rates)
@@ -326,6 +327,7 @@ def standing(
     recipe: Recipe,
     options: ConfirmOptions,
     target: float | None,
+    costs: Mapping[str, Cost] | None = None,
 ) -> tuple[list[FinalistRun], list[tuple[Entrant, int]]]:
     """The runs that verdicts may use by now, and which are wanted next: none, if all is decided or trained.
 
@@ -349,7 +351,7 @@ def standing(
             for entrant in entrants
             for seed in range(FRESH_SEED, FRESH_SEED + n_of[entrant])
         ]
-        undecided = _undecided(runs, options, target) if n < options.seeds_at_looks[-1] else set()
+        undecided = _undecided(runs, options, target, costs) if n < options.seeds_at_looks[-1] else set()
         live = [
             e for e in entrants if (e.tuned.activation, e.rate) in undecided or (e.tuned.specs == home and undecided)
         ]
@@ -358,11 +360,16 @@ def standing(
     return runs, []
 
 
-def _undecided(runs: Sequence[FinalistRun], options: ConfirmOptions, target: float | None) -> set[tuple[str, float]]:
+def _undecided(
+    runs: Sequence[FinalistRun],
+    options: ConfirmOptions,
+    target: float | None,
+    costs: Mapping[str, Cost] | None,
+) -> set[tuple[str, float]]:
     """(activation, rate) of those that more seeds may decide."""
     return {
         (c.activation, rate)
-        for c in compare(runs, options, {}, target)
+        for c in compare(runs, options, target, costs)
         if c.verdict is not None
         for rate, verdict in {1.0: c.verdict, **c.at_rates}.items()
         if not verdict.decided
@@ -434,19 +441,20 @@ def stored_runs(
 def compare(
     runs: Sequence[FinalistRun],
     options: ConfirmOptions,
-    costs: Mapping[tuple[str, str], Cost],
     target: float | None = None,
+    costs: Mapping[str, Cost] | None = None,
 ) -> list[Comparison]:
     """Every finalist against the baseline, best first by options.metric.
 
-    costs: by candidate_key, empty where not measured. target: the accuracy that steps are counted to, if they are.
+    target: the accuracy that steps are counted to, if they are. costs: by activation, if they were measured.
     """
+    costs = costs or {}
     home = print_net(parse_net(options.baseline))
     groups = by_candidate(runs)
     base = {group[0].rate: group for group in groups if group[0].activation == home}
     main = [group for group in groups if group[0].rate == 1.0]
     rules = options.rules(len(main) - 1)
-    others = [name for name in METRICS if name != options.metric and _is_known(name, runs, costs, target)]
+    others = [name for name in METRICS if name != options.metric and _is_known(name, target, costs)]
     out = []
     for group in main:
         is_baseline = group[0].activation == home
@@ -454,14 +462,14 @@ def compare(
         secondary: list[Verdict] = []
         if not is_baseline:
             verdicts = {
-                g[0].rate: _verdict(options.metric, g, base[g[0].rate], rules, options, costs, target)
+                g[0].rate: _verdict(options.metric, g, base[g[0].rate], rules, options, target, costs)
                 for g in groups
                 if g[0].activation == group[0].activation
             }
             one_look = Rules(options.alpha, len(main) - 1, rules.looks)
-            secondary = [_verdict(name, group, base[1.0], one_look, options, costs, target) for name in others]
-        values = _arm(options.metric, group, costs, target).values
-        cost = costs.get(candidate_key(group[0].activation, group[0].recipe))
+            secondary = [_verdict(name, group, base[1.0], one_look, options, target, costs) for name in others]
+        values = _arm(options.metric, group, target, costs).values
+        cost = costs.get(group[0].activation)
         accuracies = [run.test_metric for run in group]
         out.append(
             Comparison(
@@ -479,7 +487,7 @@ def compare(
     return sorted(out, key=lambda c: sign * c.mean)
 
 
-def _is_known(name: str, runs: Sequence[FinalistRun], costs: Mapping[Any, Cost], target: float | None) -> bool:
+def _is_known(name: str, target: float | None, costs: Mapping[str, Cost]) -> bool:
     """Whether these runs tell a metric. Speed is told where the target was set: see `speed_is_told`."""
     if name in COST:
         return bool(costs)
@@ -490,16 +498,16 @@ def _is_known(name: str, runs: Sequence[FinalistRun], costs: Mapping[Any, Cost],
 
 def _verdict(
     name: str, group: Sequence[FinalistRun], base: Sequence[FinalistRun], rules: Rules, options: ConfirmOptions,
-    costs: Mapping[tuple[str, str], Cost], target: float | None,
+    target: float | None, costs: Mapping[str, Cost],
 ) -> Verdict:  # fmt: skip
     paired = base if name in COST else [run for run in base if run.seed in {r.seed for r in group}]
-    arms = (_arm(name, group, costs, target), _arm(name, paired, costs, target))
+    arms = (_arm(name, group, target, costs), _arm(name, paired, target, costs))
     return judge(METRICS[name], *arms, rules, options.margin[name])
 
 
-def _arm(name: str, group: Sequence[FinalistRun], costs: Mapping[tuple[str, str], Cost], target: float | None) -> Arm:
+def _arm(name: str, group: Sequence[FinalistRun], target: float | None, costs: Mapping[str, Cost]) -> Arm:
     """The numbers by which a candidate is compared: one per seed, or per repetition of a measurement."""
-    cost = costs.get(candidate_key(group[0].activation, group[0].recipe))
+    cost = costs.get(group[0].activation)
     if name in COST:
         assert cost is not None
         values = getattr(cost, name)

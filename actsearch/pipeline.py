@@ -184,7 +184,12 @@ def run(job: Job, terminal: Terminal, processes: Processes | None = None, starte
             )
             study.set_user_attr("target_accuracy", stage.TARGET * accuracy)
         target = study.user_attrs.get("target_accuracy")
-        runs = drive(stage.confirm(storage, job.name, chosen, trainer, job.data, job.recipe, job.confirm, target))
+        if job.confirm.metric == "time_to_accuracy_s":
+            settle_costs(job, study, chosen, device)  # now: with until_decided they decide
+        costs = stored_costs(study)
+        runs = drive(
+            stage.confirm(storage, job.name, chosen, trainer, job.data, job.recipe, job.confirm, target, costs)
+        )
         clock.lap("finalists_s")
         terminal.end()
         settle_costs(job, study, chosen, device)
@@ -219,7 +224,8 @@ def note_making(study: optuna.Study, job: Job, device: torch.device) -> None:
 
 def settle_costs(job: Job, study: optuna.Study, chosen: Sequence[Candidate], device: torch.device) -> None:
     """Measures what the finalists cost, together, and keeps it in the study; once for the same finalists."""
-    if set(stored_costs(study)) >= {c.key for c in chosen}:
+    who = [list(c.key) for c in chosen]
+    if [key for key, _ in study.user_attrs.get("costs", [])] == who:
         return
     split = job.data.split(0)
     n = min(job.recipe.batch_size, job.data.n_train)
@@ -230,12 +236,13 @@ def settle_costs(job: Job, study: optuna.Study, chosen: Sequence[Candidate], dev
         costs = measure(nets, job.recipe, split.x_train[:n].to(device), split.y_train[:n].to(device))
     finally:
         torch.set_num_threads(threads)
-    pairs = [[list(c.key), dataclasses.asdict(cost)] for c, cost in zip(chosen, costs, strict=True)]
-    study.set_user_attr("costs", pairs)
+    measured = [[key, dataclasses.asdict(cost)] for key, cost in zip(who, costs, strict=True)]
+    study.set_user_attr("costs", measured)
 
 
-def stored_costs(study: optuna.Study) -> dict[tuple[str, str], Cost]:
-    return {(key[0], key[1]): Cost(**cost) for key, cost in study.user_attrs.get("costs", [])}
+def stored_costs(study: optuna.Study) -> dict[str, Cost]:
+    """By activation."""
+    return {key[0]: Cost(**cost) for key, cost in study.user_attrs.get("costs", [])}
 
 
 def settle_plan(job: Job, study: optuna.Study, trainer: Trainer) -> Plan:
@@ -311,7 +318,7 @@ def stored(job: Job) -> Iterator[tuple[optuna.Study, Result | None]]:
         ]
         done, _ = stage.stored_runs(storage, job.name)
         target = study.user_attrs.get("target_accuracy")
-        runs, wanted = stage.standing(done, chosen, job.recipe, job.confirm, target)
+        runs, wanted = stage.standing(done, chosen, job.recipe, job.confirm, target, stored_costs(study))
         yield study, make_result(job, study, storage, runs) if chosen and not wanted else None
     finally:
         close_storage(storage)
@@ -342,7 +349,7 @@ def make_result(
         else leaderboard_rows(stage.as_records(runs, objective), [objective])
     )
     target = study.user_attrs.get("target_accuracy")
-    comparisons = stage.compare(runs, job.confirm, stored_costs(study), target)
+    comparisons = stage.compare(runs, job.confirm, target, stored_costs(study))
     test_name = f"{job.data.name}'s test set"
     return Result(
         name=job.name, leaderboard=rows, records=done, comparisons=comparisons, runs=list(runs),

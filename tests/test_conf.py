@@ -14,6 +14,7 @@ from omegaconf import OmegaConf
 from actsearch import cli
 from actsearch.cli import CONF
 from actsearch.config import Config
+from actsearch.finalists import speed_is_told
 from actsearch.recipe import Recipe
 from actsearch.samplers import SamplerFactory, make_pruner
 from actsearch.search_space import SearchSpace
@@ -117,8 +118,9 @@ def test_the_leaky_slope_experiment_compares_the_two_slopes():
     config = compose("experiment=leaky_slope")
     part = config.search_space
     made = SearchSpace(part.activations, part.recipe, part.scope, n_slots=3, base=config.recipe)
-    assert [str(c) for c in made.enumerate()] == ["leaky_relu(negative_slope=0.01)", "leaky_relu(negative_slope=0.02)"]
-    assert config.confirm.finalists == "all"
+    assert [str(c) for c in made.nets()] == ["leaky_relu(negative_slope=0.01)", "leaky_relu(negative_slope=0.02)"]
+    assert speed_is_told(config.recipe)
+    assert (config.confirm.finalists, config.confirm.metric) == ("all", "learning_speed")
     assert config.confirm.baseline == "leaky_relu(negative_slope=0.01)"
 
 

@@ -66,9 +66,16 @@ def fused(m, d, runs, vectorised=False, dtype=torch.float64, device=CPU):
     return Fused(Rows(m, trace(m), d, device, dtype), list(enumerate(runs)), vectorised)
 
 
-def plain(m, d, run):
-    """(the net after its last step, its evaluations) by the plain loop in float64."""
+def plain(m, d, run, jitter=0.0):
+    """(the net after its last step, its evaluations) by the plain loop in float64.
+
+    jitter: by how much its initial weights are off, relative to each.
+    """
     net = m.build(run.specs, stream(run.seed, WEIGHTS), run.recipe.init).double()
+    generator = torch.Generator().manual_seed(7)
+    with torch.no_grad():
+        for p in net.parameters():
+            p.mul_(1 + jitter * torch.randn(p.shape, generator=generator, dtype=p.dtype))
     s = d.split(run.seed)
     return net, list(train(net, Split(s.x_train.double(), s.y_train, s.x_val.double(), s.y_val), run, CPU))
 
@@ -200,12 +207,30 @@ def test_scores_on_test_are_the_nets():
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize(("optimizer", "schedule", "vectorised"), PAIRS)
 def test_the_full_cross(name, optimizer, schedule, vectorised):
-    if ("batch norm" in name and optimizer != "sgd") or (name == "resnet" and optimizer != "sgd"):
-        recipe = replace(RECIPE, optimizer=optimizer, schedule=schedule, lr=0.002, steps=3)
-        check(name, runs_of(TEXTS, recipe), vectorised, tolerance=1e-4)  # see test_every_layer
-    else:
-        recipe = replace(RECIPE, optimizer=optimizer, schedule=schedule, lr=0.002)
-        check(name, runs_of(TEXTS, recipe), vectorised, tolerance=1e-6 if vectorised else 1e-9)
+    """Some nets are chaotic: softmax between layers, or a bias before a batch norm under Adam, whose gradient is
+    nothing but rounding. There fused and plain may differ as far as plain differs from itself when its initial
+    weights change in their last digits; and of all tensors nine in ten are equal to 1e-9 as they are.
+    """
+    recipe = replace(RECIPE, optimizer=optimizer, schedule=schedule, lr=0.002)
+    m, runs = model(name), runs_of(TEXTS, recipe)
+    d = data(m.in_shape)
+    program = fused(m, d, runs, vectorised)
+    for _ in recipe.rungs():
+        list(program.advance(set()))
+    strict = []
+    for i, run in enumerate(runs):
+        wanted, near = plain(m, d, run)[0].state_dict(), plain(m, d, run, jitter=1e-15)[0].state_dict()
+        mine = program.state_dict(i)
+        # torch's own derivative of celu has 1/α in single precision, the form for tensors has not
+        least = 1e-6 if vectorised and "celu(" in str(run.specs) else 1e-9
+        for key, value in wanted.items():
+            if key.endswith("num_batches_tracked"):
+                continue
+            own = (near[key] - value).abs().max().item()
+            strict.append(own < 1e-11)
+            allowed = least * (1 + value.abs().max().item()) + 1000 * own
+            assert (mine[key] - value).abs().max().item() <= allowed, f"{run.specs}: {key}"
+    assert sum(strict) > 0.9 * len(strict), f"{sum(strict)} of {len(strict)}"
 
 
 @pytest.mark.gpu

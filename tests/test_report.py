@@ -113,7 +113,7 @@ OPTIONS = ConfirmOptions()
 
 
 def compared(all_runs, **keywords):
-    return compare(all_runs, ConfirmOptions(**keywords), {})
+    return compare(all_runs, ConfirmOptions(**keywords))
 
 
 @pytest.mark.parametrize(

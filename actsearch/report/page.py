@@ -83,12 +83,14 @@ def _table_caption(result: Result) -> str:
     if not verdicts:
         return "Only the baseline was trained."
     v = verdicts[0]
+    base = next(c.activation for c in result.comparisons if c.is_baseline)
     rules = result.options.rules(len(verdicts))
     looks = f" at {rules.looks} looks" if rules.looks > 1 else ""
+    n = f"{rules.comparisons} comparison{'s' if rules.comparisons > 1 else ''}{looks}"
     text = (
-        f"Paired by seed. The {confidence(v)} intervals and the p are corrected for {rules.comparisons} "
-        f"comparison{'s' if rules.comparisons > 1 else ''}{looks} (Bonferroni). Better or worse: the interval leaves "
-        f"out 0, and an exact sign-flip test agrees. Equivalent: it lies within ±{margin(v)}."
+        f"Differences to {base}, paired by seed. The {confidence(v)} intervals and the p are corrected for {n} "
+        "(Bonferroni). Better or worse: the interval leaves out 0, and an exact sign-flip test agrees. Equivalent: it "
+        f"lies within ±{margin(v)}."
     )
     waiting = [
         f"{c.activation} about {c.verdict.seeds_to_decide}"

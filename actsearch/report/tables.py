@@ -14,7 +14,6 @@ Row = list[str]
 
 def finalist_table(comparisons: Sequence[Comparison], metric: str) -> tuple[Row, list[Row]]:
     """Headings and rows, best first: rank, activation, mean ± sd, difference, interval, p, verdict, cost."""
-    base = next(c for c in comparisons if c.is_baseline)
     level = next((confidence(c.verdict) for c in comparisons if c.verdict is not None), "")
     recipe = list(dict.fromkeys(key for c in comparisons for key in c.recipe))
     is_accuracy = metric == "test_accuracy"
@@ -22,7 +21,7 @@ def finalist_table(comparisons: Sequence[Comparison], metric: str) -> tuple[Row,
     failed = any(c.n_failed for c in comparisons)
     heads = ["rank", "activation", *recipe, f"{METRICS[metric].words} ± sd"]
     heads += [] if is_accuracy else ["test accuracy ± sd"]
-    heads += [f"difference to {base.activation} ({unit(metric)})", f"{level} interval".strip(), "p, corrected"]
+    heads += [f"difference ({unit(metric)})", f"{level} interval".strip(), "p, corrected"]
     heads += ["verdict", "seeds", *(["failed"] if failed else [])]
     heads += ["training step", "forward pass"] if costly else []
     rows = []

@@ -148,7 +148,8 @@ class Terminal:
         heads, rows = finalist_table(comparisons, metric)
         table = Table(box=None, pad_edge=False, header_style="bold")
         for name in heads:
-            table.add_column(name, justify="left" if name in ("activation", "verdict") else "right", overflow="fold")
+            words = name in ("activation", "verdict")
+            table.add_column(name, justify="left" if words else "right", no_wrap=name != "activation" and not words)
         for row in rows:
             table.add_row(*map(escape, row))
         self.console.print(table)
