@@ -110,7 +110,7 @@ def _do(cfg: DictConfig, folder: Path) -> None:
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     # once more against the typed shape: '+modle=mlp' passes Hydra
-    plain = OmegaConf.to_container(cfg, resolve=True)
+    plain: Any = OmegaConf.to_container(cfg, resolve=True)
     config: Any = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), plain))
     assert isinstance(config, Config)
     if config.task.name not in TASKS:
@@ -118,7 +118,8 @@ def _do(cfg: DictConfig, folder: Path) -> None:
     if config.task.name == "list":
         _list()
         return
-    job = _job(config, folder, OmegaConf.to_yaml(cfg, resolve=True))
+    plain["task"] = {"name": "search"}  # the config of the search, whatever is done with it now
+    job = _job(config, folder, OmegaConf.to_yaml(OmegaConf.create(plain)))
     terminal = Terminal()
     if config.task.name == "deliver":
         result = pipeline.deliver(job)
@@ -315,8 +316,28 @@ def _explain(error: BaseException) -> str:
         if "No match in the defaults list" in text:
             return str(unknown("config group", key.split("=")[0], [*group_options, *_known_keys()]))
     if match := re.search(r"full_key: (\S+)", text):
-        return f"{match[1]}: {one_line(Exception(chain[-1])).removeprefix('Exception: ').split(' full_key:')[0]}"
+        values = [getattr(e, "value", None) for e in chain]
+        return _wrong_kind(match[1], next((v for v in values if v is not None), ""))
     return " ".join(text.split())
+
+
+def _wrong_kind(key: str, value: Any) -> str:
+    """A value that cannot become what the key wants: what that is, with the default as an example."""
+    from actsearch.config import Config
+
+    default: Any = Config()
+    for part in re.findall(r"[^.\[\]]+", key):
+        if isinstance(default, list):
+            default = default[0]
+        else:
+            default = default.get(part) if isinstance(default, Mapping) else getattr(default, part, None)
+    if isinstance(default, Mapping):
+        name, example = next(iter(default.items()), ("name", "value"))
+        return f"{key}={value}: it holds values by name. Write e.g. {key}.{name}={example}."
+    kinds = {bool: "true or false", int: "a whole number", float: "a number", list: "a list in brackets"}
+    example = "mine" if default is None else str(default).replace(" ", "")
+    example = example.lower() if isinstance(default, bool) else example
+    return f"{key}={value}: it must be {kinds.get(type(default), 'one word')}, e.g. {key}={example}."
 
 
 def _known_keys() -> list[str]:

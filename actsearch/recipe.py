@@ -15,6 +15,7 @@ from actsearch.errors import ActSearchError, unknown
 OPTIMIZERS = ("sgd", "adam", "adamw", "rmsprop")
 SCHEDULES = ("constant", "cosine", "one_cycle")
 INITS = ("gain", "kaiming_relu", "torch")
+MOST = 1_000_000_000  # steps; beyond it their list alone would not fit into memory
 PRECISIONS = ("float32", "tf32", "bf16")
 
 
@@ -44,8 +45,8 @@ class Recipe:
             if getattr(self, key) not in known:
                 raise unknown(f"recipe.{key}", getattr(self, key), known)
         for key in ("steps", "batch_size", "eval_every"):
-            if getattr(self, key) < 1:
-                raise ActSearchError(f"recipe.{key}={getattr(self, key)}: it must be at least 1.")
+            if not 1 <= getattr(self, key) <= MOST:
+                raise ActSearchError(f"recipe.{key}={getattr(self, key)}: it must be from 1 to {MOST:,}.")
         if not 0 < self.lr < float("inf"):
             raise ActSearchError(f"recipe.lr={self.lr}: a learning rate is above 0, e.g. 0.01.")
         if not 0 <= self.weight_decay < float("inf") or not 0 <= self.momentum < 1:

@@ -20,7 +20,7 @@ from fake_trainer import FakeTrainer
 from hydra.core.global_hydra import GlobalHydra
 
 import actsearch
-from actsearch import api, cli
+from actsearch import cli, pipeline
 from actsearch.storage import sole_leader
 
 LAB = """
@@ -69,7 +69,7 @@ def lab(tmp_path, monkeypatch):
     (tmp_path / "labdata.py").write_text(textwrap.dedent(LAB))
     monkeypatch.chdir(tmp_path)
     monkeypatch.delitem(sys.modules, "labdata", raising=False)
-    monkeypatch.setattr(api, "Trainer", FakeTrainer)
+    monkeypatch.setattr(pipeline, "Trainer", FakeTrainer)
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
     return tmp_path
 
@@ -111,7 +111,10 @@ def test_a_search_leaves_its_files_and_says_where(command, lab):
     (folder,) = (lab / "runs").iterdir()
     assert re.fullmatch(r"blobs-mlp-[0-9a-f]{8}", folder.name)
     names = {p.name for p in folder.iterdir() if not p.name.startswith(".")}
-    assert names == {"leaderboard.csv", "finalists.csv", "config.yaml", "timing.json", "study.db"}
+    assert names == {
+        "leaderboard.csv", "finalists.csv", "finalists.md", "finalists.tex", "verdict.json", "report.html", "plots",
+        "config.yaml", "timing.json", "study.db",
+    }  # fmt: skip
     board, finals = rows(folder / "leaderboard.csv"), rows(folder / "finalists.csv")
     assert sorted(r["trial"] for r in board) == list("0123")
     assert [r["rank"] for r in board][:3] == ["1", "2", "3"]
@@ -234,6 +237,27 @@ def test_the_written_config_is_the_whole_question(command, lab):
 
 NO_KEYS = ["~model.width", "~model.depth", "~model.norm", "~model.order", "~model.dropout"]
 BAD = {
+    "a list for a number": (["recipe.lr=[0.1,0.2]"], "recipe.lr=[0.1, 0.2]", "a number, e.g. recipe.lr=0.01"),
+    "half a step": (["recipe.steps=1.5"], "recipe.steps=1.5", "a whole number, e.g. recipe.steps=1000"),
+    "more steps than fit": (["recipe.steps=99999999999999999999"], "recipe.steps=9999", "from 1 to 1,000,000,000"),
+    "a list for a name": (["study.name=[a]"], "study.name", "one word, e.g. study.name=mine"),
+    "a list for a spec": (["confirm.baseline=[relu]"], "confirm.baseline", "e.g. confirm.baseline=relu"),
+    "no truth": (["confirm.until_decided=maybe"], "confirm.until_decided=maybe", "true or false"),
+    "one margin for all": (["confirm.margin=0.01"], "confirm.margin=0.01", "e.g. confirm.margin.test_accuracy=0.005"),
+    "a margin of nothing": (["confirm.margin.accuracy=0.1"], "confirm.margin.accuracy", "confirm.margin.test_accuracy"),
+    "a new margin": (["+confirm.margin.accuracy=0.1"], "confirm.margin", "'test_accuracy'"),
+    "a margin over all": (["confirm.margin.test_accuracy=5"], "confirm.margin.test_accuracy=5", "0.005 for half a"),
+    "alpha in per cent": (["confirm.alpha=5%"], "confirm.alpha=5%", "e.g. confirm.alpha=0.05"),
+    "alpha of all": (["confirm.alpha=1"], "confirm.alpha=1", "e.g. 0.05"),
+    "one look": (["confirm.looks=10"], "confirm.looks", "[10,20,40,80,160]"),
+    "looks backwards": (["confirm.looks=[20,10]"], "confirm.looks=[20, 10]", "[10, 20, 40, 80, 160]"),
+    "metric": (["confirm.metric=accuracy"], "confirm.metric", "'test_accuracy'"),
+    "speed without a curve": (["confirm.metric=learning_speed"], "confirm.metric", "recipe.schedule=constant"),
+    "cost until decided": (
+        ["confirm.metric=latency_us", "confirm.until_decided=true"],
+        "confirm.until_decided", "confirm.until_decided=false",
+    ),
+    "a report of nothing": (["task=report"], "there is no study", "Run it first"),
     "activation": (["search_space.activations=[relu,leaky_rleu]"], "search_space.activations[1]", "'leaky_relu'"),
     "parameter": (['search_space.activations=["elu(alhpa=1)"]'], "search_space.activations[0]", "'alpha'"),
     "model": (["model=mpl"], "model=mpl", "'mlp'"),
@@ -266,7 +290,7 @@ BAD = {
     "subset": (["data.subset=61"], "data.subset=61", "1 to 60"),
     "batch": (["recipe.batch_size=61"], "recipe.batch_size=61", "at most 60"),
     "zero trials": (["study.n_trials=0"], "study.n_trials=0", "at least 1"),
-    "zero steps": (["recipe.steps=0"], "recipe.steps=0", "at least 1"),
+    "zero steps": (["recipe.steps=0"], "recipe.steps=0", "from 1 to"),
     "zero seeds": (["study.seeds=0"], "study.seeds=0", "at least 1"),
     "zero finalist seeds": (["confirm.seeds=0"], "confirm.seeds=0", "at least 1"),
     "baseline": (["confirm.baseline=rleu"], "confirm.baseline", "'relu'"),
@@ -391,13 +415,49 @@ def test_a_study_that_another_worker_holds_is_refused(command, lab):
 
 def test_another_config_under_the_same_name_is_refused_naming_the_keys(command, lab):
     assert command(*TINY, "study.name=mine")[0] == 0
-    before = {p: p.read_bytes() for p in (lab / "runs" / "mine").iterdir()}
+    before = {p: p.read_bytes() for p in (lab / "runs" / "mine").rglob("*") if p.is_file()}
     code, _, err = command(*TINY, "study.name=mine", "recipe.lr=0.5", "model.width=9")
     assert code == 2
     assert err.count("\n") == 1
     assert "recipe.lr: 0.01 then, 0.5 now" in err
     assert "model.width: 8 then, 9 now" in err
-    assert {p: p.read_bytes() for p in (lab / "runs" / "mine").iterdir()} == before
+    assert {p: p.read_bytes() for p in (lab / "runs" / "mine").rglob("*") if p.is_file()} == before
+
+
+def test_a_comparison_in_one_line_gives_the_table_that_a_paper_needs(command, lab):
+    words = ["sampler=grid", "confirm.finalists=all", "study.n_trials=null", "confirm.seeds=8"]
+    code, out, err = command(*TINY, *words, 'search_space.activations=[relu,gelu,"elu(alpha=0.5)"]')
+    assert (code, err) == (0, "")
+    (folder,) = (lab / "runs").iterdir()
+    verdicts = json.loads((folder / "verdict.json").read_text())
+    wanted = {"activation", "baseline", "metric", "difference", "ci_low", "ci_high", "p_value", "p_corrected",
+              "n_seeds", "verdict", "minimum_detectable_effect", "seeds_to_decide"}  # fmt: skip
+    assert all(wanted <= row.keys() for row in verdicts)
+    assert {row["activation"] for row in verdicts} == {"gelu", "elu(alpha=0.5)"}
+    lines = (folder / "finalists.md").read_text().splitlines()
+    assert len(lines) == 5
+    for head in ("rank", "activation", "test accuracy ± sd", "difference (points)", "97.5 % interval", "p, corrected",
+                 "verdict", "training step"):  # fmt: skip
+        assert head in lines[0]
+    latex = (folder / "finalists.tex").read_text()
+    assert latex.count(r" \\") == 4
+    assert r"97.5 \% interval" in latex
+    assert "elu(alpha=0.5)" in latex
+    page = (folder / "report.html").read_text()
+    assert "<svg" in page
+    assert "https://" not in page.replace("http://www.w3.org", "")  # one file, which loads nothing
+    assert f"report       {folder.relative_to(lab)}/report.html" in out
+
+
+def test_a_report_again_with_the_same_words_is_the_same(command, lab):
+    assert command(*TINY)[0] == 0
+    (folder,) = (lab / "runs").iterdir()
+    before = {p: p.read_bytes() for p in folder.rglob("*") if p.is_file() and p.suffix != ".db"}
+    (folder / "report.html").unlink()
+    code, out, err = command(*TINY, "task=report")
+    assert (code, err) == (0, "")
+    assert "report.html" in out
+    assert {p: p.read_bytes() for p in folder.rglob("*") if p.is_file() and p.suffix != ".db"} == before
 
 
 def test_without_git_on_the_machine_it_works_all_the_same(command, lab, monkeypatch):

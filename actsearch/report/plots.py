@@ -72,7 +72,7 @@ def write_plots(result: Result) -> list[Plot]:
         os.chmod(file.name, 0o644)
         os.replace(file.name, png)
         text = io.StringIO()
-        figure.savefig(text, format="svg", metadata={"Date": None})
+        figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
         plots.append(Plot(name, title, caption, _inline(text.getvalue(), name), png))
     return plots
 
