@@ -11,7 +11,7 @@ from actsearch.finalists import COST
 from actsearch.report.files import write_text
 from actsearch.report.plots import Plot
 from actsearch.report.result import Result
-from actsearch.report.sentence import confidence, margin, p_value, percent, points, size, unit, value
+from actsearch.report.sentence import MOST_NAMED, confidence, margin, p_value, percent, points, size, unit, value
 from actsearch.report.tables import finalist_table, latex_table, markdown_table
 from actsearch.verdict import METRICS
 
@@ -97,7 +97,9 @@ def _table_caption(result: Result) -> str:
         for c in result.comparisons
         if c.verdict is not None and c.verdict.seeds_to_decide is not None
     ]
-    return text + (f" Seeds that would decide what is undecided: {', '.join(waiting)}." if waiting else "")
+    more = f" and {len(waiting) - MOST_NAMED} more" if len(waiting) > MOST_NAMED else ""
+    named = ", ".join(waiting[:MOST_NAMED])
+    return text + (f" Seeds that would decide what is undecided: {named}{more}." if waiting else "")
 
 
 def _secondary(result: Result) -> list[list[str]]:

@@ -306,7 +306,7 @@ def parameters(result: Result) -> tuple[Figure, str] | None:
         if home:
             axes.axhline(max(home), **{**BASELINE, "marker": None}, linewidth=1)
         param = CATALOG[activation].param(name)
-        if param is not None and param.log:
+        if param is not None and param.log and max(values) > 3 * min(values):
             axes.set_xscale("log")
             _log_ticks(axes.xaxis, min(values), max(values))
         axes.set_xlabel(f"{activation}: {name}")

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from actsearch.finalists import COST, SPEED, Comparison, ConfirmOptions
 from actsearch.verdict import BETTER, BY_LESS, EQUIVALENT, METRICS, UNDECIDED, WORSE, Verdict
 
+MOST_NAMED = 6  # candidates that a sentence can name
+
 
 def sentence(comparisons: Sequence[Comparison], test_name: str, options: ConfirmOptions) -> str:
     """What was found, in words. comparisons: best first, the baseline among them."""
@@ -23,7 +25,7 @@ def sentence(comparisons: Sequence[Comparison], test_name: str, options: Confirm
         text += f" At other learning rates, {'; '.join(said)}."
     rest = [f"{c.activation}: {c.verdict.verdict}" for c in others[1:] if c.verdict is not None]
     if rest:
-        shown = rest[:6] + ([f"and {len(rest) - 6} more"] if len(rest) > 6 else [])
+        shown = rest[:MOST_NAMED] + ([f"and {len(rest) - MOST_NAMED} more"] if len(rest) > MOST_NAMED else [])
         text += f" The others: {'; '.join(shown)}."
     if options.metric in SPEED and base.n_reached is not None:
         text += f" The target accuracy was reached in {reached(comparisons)}."
@@ -81,7 +83,7 @@ def value(metric: str, number: float) -> str:
     if metric == "test_accuracy":
         return percent(number)
     if metric.endswith("_us"):
-        return f"{number:,.0f} µs"
+        return f"{number:,.0f} µs" if number >= 100 else f"{number:.3g} µs"
     if metric.endswith("_s"):
         return f"{number:.3g} s"
     return f"{number:.0f}" if metric == "steps_to_accuracy" else f"{number:.4f}"
