@@ -13,9 +13,9 @@ import torch
 from torch import nn
 
 from actsearch.activations.spec import Spec
+from actsearch.comparison import ConfirmOptions
 from actsearch.data import Data, as_source
 from actsearch.errors import ActSearchError, unknown
-from actsearch.finalists import ConfirmOptions
 from actsearch.job import Job
 from actsearch.models import Model, cnn1d, cnn2d, mlp, resnet
 from actsearch.pipeline import run

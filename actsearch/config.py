@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from actsearch.finalists import ConfirmOptions
+from actsearch.comparison import ConfirmOptions
 from actsearch.recipe import Recipe
 from actsearch.study import StudyOptions
 

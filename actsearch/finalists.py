@@ -6,25 +6,22 @@ The only place that asks for the test set. Its runs live in Optuna studies of th
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Generator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import optuna
-import torch
 from optuna.trial import TrialState
-from torch import Tensor
 
 from actsearch.activations.spec import Spec, parse_net, print_net
+from actsearch.comparison import ConfirmOptions, FinalistRun, at_chance, by_candidate, primary_verdicts
 from actsearch.cost import Cost
 from actsearch.data import Data
 from actsearch.diagnostics import entry, mean_entries
-from actsearch.errors import ActSearchError, unknown
 from actsearch.recipe import Recipe
 from actsearch.search_space import Candidate, SearchSpace, candidate_key, four_digits
-from actsearch.statistics import mean, std
+from actsearch.statistics import mean
 from actsearch.study import (
     FRESH_SEED,
     OBJECTIVES,
@@ -36,139 +33,8 @@ from actsearch.study import (
     train_curves,
 )
 from actsearch.training import Run, Trainer, TrainingBatch
-from actsearch.verdict import METRICS, Arm, Rules, Verdict, judge
 
 SEEDS_AT_ONCE = 5  # seeds of all finalists trained together: what a kill can cost
-LOOKS = (10, 20, 40, 80, 160)
-MARGINS = {m.name: m.margin for m in METRICS.values()}
-SPEED = ("learning_speed", "steps_to_accuracy", "time_to_accuracy_s")  # read off the validation curve
-COST = ("training_step_us", "latency_us")  # measured, not trained
-SPEED_RUNGS = 50  # evaluations that a curve needs to tell speed
-RATES = (1.0, 1 / 3, 3.0)  # times the tuned learning rate, at which learning speed is judged
-TARGET = 0.95  # of the baseline's accuracy on the search seeds: what "steps to accuracy" waits for
-
-
-@dataclass
-class ConfirmOptions:
-    """finalists: how many, or `all`: no search, every candidate of the space is compared. seeds: fresh ones.
-    baseline: what all are compared with. tune_trials: recipe values tried for each, where they are searched.
-    metric: the one that the verdict is about. margin: by metric, differences that do not matter. alpha: the chance
-    of any false better or worse. until_decided: more seeds, up to the last of `looks`, while something is undecided.
-    """
-
-    finalists: int | str = 3
-    seeds: int = 20
-    baseline: str = "relu"
-    tune_trials: int = 6
-    metric: str = "test_accuracy"
-    margin: dict[str, float] = field(default_factory=lambda: dict(MARGINS))
-    alpha: float = 0.05
-    until_decided: bool = False
-    looks: list[int] = field(default_factory=lambda: list(LOOKS))
-
-    def __post_init__(self) -> None:
-        if self.finalists != "all" and not isinstance(self.finalists, int):
-            raise ActSearchError(f"confirm.finalists={self.finalists}: write a number, or all.")
-        for key in ("finalists", "seeds", "tune_trials"):
-            value = getattr(self, key)
-            if isinstance(value, int) and value < 1:
-                raise ActSearchError(f"confirm.{key}={value}: it must be at least 1.")
-        if self.metric not in METRICS:
-            raise unknown("metric in confirm.metric:", self.metric, METRICS)
-        self.margin = {**MARGINS, **self.margin}
-        for name, margin in self.margin.items():
-            if name not in METRICS:
-                raise unknown("metric in confirm.margin:", name, METRICS)
-            if not 0 < margin < 1:
-                example = "0.005 for half a percentage point" if not METRICS[name].ratio else "0.05 for 5 %"
-                raise ActSearchError(
-                    f"confirm.margin.{name}={margin:g}: write a share between 0 and 1, e.g. {example}."
-                )
-        if not 0 < self.alpha < 0.5:
-            raise ActSearchError(f"confirm.alpha={self.alpha:g}: write a chance between 0 and 0.5, e.g. 0.05.")
-        if not self.looks or self.looks[0] < 2 or sorted(set(self.looks)) != list(self.looks):
-            raise ActSearchError(
-                f"confirm.looks={list(self.looks)}: write growing numbers of seeds from 2 on, e.g. {list(LOOKS)}."
-            )
-        if self.until_decided and self.metric in COST:
-            raise ActSearchError(
-                f"confirm.until_decided=true: confirm.metric={self.metric} is measured, and more seeds do not change "
-                "it. Write confirm.until_decided=false."
-            )
-        try:
-            parse_net(self.baseline)
-        except ActSearchError as error:
-            raise ActSearchError(f"confirm.baseline: {error}") from None
-
-    @property
-    def seeds_at_looks(self) -> list[int]:
-        """After how many seeds the verdicts are taken."""
-        return list(self.looks) if self.until_decided else [self.seeds]
-
-    @property
-    def rates(self) -> tuple[float, ...]:
-        """Times its tuned learning rate, at which each finalist is trained."""
-        return RATES if self.metric in SPEED else RATES[:1]
-
-    def rules(self, n_candidates: int) -> Rules:
-        """For the metric that counts: each candidate, at each rate, at each look."""
-        return Rules(self.alpha, max(1, n_candidates) * len(self.rates), len(self.seeds_at_looks))
-
-
-@dataclass
-class FinalistRun:
-    """One training of a finalist and its test score. rate: its learning rate in units of the tuned one. diverged: it
-    scored chance, and is counted as that. collapsed: it ended, but no better than always the commonest class.
-    """
-
-    activation: str
-    recipe: dict[str, Any]
-    seed: int
-    test_metric: float
-    test_loss: float
-    diverged: bool
-    curves: Curves = field(default_factory=Curves)
-    rate: float = 1.0
-    collapsed: bool = False
-
-    @property
-    def failed(self) -> bool:
-        return self.diverged or self.collapsed
-
-    def to_json(self) -> str:
-        return json.dumps(asdict(self))
-
-    @classmethod
-    def from_json(cls, text: str) -> FinalistRun:
-        raw = json.loads(text)
-        return cls(**{**raw, "curves": Curves(**raw["curves"])})
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """A finalist on fresh seeds. recipe: its tuned values. mean, std: of the metric that counts, over n_seeds at the
-    tuned rate. verdict: by that metric; None for the baseline. at_rates: the same at other learning rates, by rate.
-    secondary: by the other metrics, corrected for the number of candidates but not for the number of metrics.
-    n_reached: how many runs reached the target accuracy, where steps to it are counted. training_step_us,
-    latency_us: medians of the plain PyTorch net on this machine; NaN where not measured.
-    """
-
-    activation: str
-    recipe: dict[str, Any]
-    is_baseline: bool
-    mean: float
-    std: float
-    test_accuracy: float
-    test_accuracy_std: float
-    test_loss: float
-    n_seeds: int
-    n_failed: int
-    verdict: Verdict | None
-    at_rates: dict[float, Verdict]
-    secondary: list[Verdict]
-    n_reached: int | None
-    training_step_us: float
-    latency_us: float
 
 
 def rank_key(objective: str):
@@ -351,29 +217,16 @@ def standing(
             for entrant in entrants
             for seed in range(FRESH_SEED, FRESH_SEED + n_of[entrant])
         ]
-        undecided = _undecided(runs, options, target, costs) if n < options.seeds_at_looks[-1] else set()
+        if n == options.seeds_at_looks[-1]:
+            break
+        verdicts = primary_verdicts(runs, options, target, costs or {})
+        undecided = {who for who, verdict in verdicts.items() if not verdict.decided}
         live = [
             e for e in entrants if (e.tuned.activation, e.rate) in undecided or (e.tuned.specs == home and undecided)
         ]
         if not live:
             break
     return runs, []
-
-
-def _undecided(
-    runs: Sequence[FinalistRun],
-    options: ConfirmOptions,
-    target: float | None,
-    costs: Mapping[str, Cost] | None,
-) -> set[tuple[str, float]]:
-    """(activation, rate) of those that more seeds may decide."""
-    return {
-        (c.activation, rate)
-        for c in compare(runs, options, target, costs)
-        if c.verdict is not None
-        for rate, verdict in {1.0: c.verdict, **c.at_rates}.items()
-        if not verdict.decided
-    }
 
 
 def _train(
@@ -418,12 +271,6 @@ def _train(
             done[_key(run)] = run
 
 
-def at_chance(y: Tensor) -> float:
-    """The accuracy up to which a net may be guessing: always the commonest class, and three standard errors."""
-    share = torch.bincount(y.cpu()).max().item() / len(y)
-    return share + 3 * math.sqrt(share * (1 - share) / len(y))
-
-
 def stored_runs(
     storage: optuna.storages.BaseStorage, name: str
 ) -> tuple[dict[tuple[str, str, int], FinalistRun], int | None]:
@@ -433,131 +280,6 @@ def stored_runs(
         return {}, None
     study = optuna.load_study(study_name=full, storage=storage)
     return {_key(run): run for run in _side_records(study, FinalistRun)}, study.user_attrs.get("n_test")
-
-
-# --- comparing ------------------------------------------------------------------------------------
-
-
-def compare(
-    runs: Sequence[FinalistRun],
-    options: ConfirmOptions,
-    target: float | None = None,
-    costs: Mapping[str, Cost] | None = None,
-) -> list[Comparison]:
-    """Every finalist against the baseline, best first by options.metric.
-
-    target: the accuracy that steps are counted to, if they are. costs: by activation, if they were measured.
-    """
-    costs = costs or {}
-    home = print_net(parse_net(options.baseline))
-    groups = by_candidate(runs)
-    base = {group[0].rate: group for group in groups if group[0].activation == home}
-    main = [group for group in groups if group[0].rate == 1.0]
-    rules = options.rules(len(main) - 1)
-    others = [name for name in METRICS if name != options.metric and _is_known(name, target, costs)]
-    out = []
-    for group in main:
-        is_baseline = group[0].activation == home
-        verdicts: dict[float, Verdict] = {}
-        secondary: list[Verdict] = []
-        if not is_baseline:
-            verdicts = {
-                g[0].rate: _verdict(options.metric, g, base[g[0].rate], rules, options, target, costs)
-                for g in groups
-                if g[0].activation == group[0].activation
-            }
-            one_look = Rules(options.alpha, len(main) - 1, rules.looks)
-            secondary = [_verdict(name, group, base[1.0], one_look, options, target, costs) for name in others]
-        values = _arm(options.metric, group, target, costs).values
-        cost = costs.get(group[0].activation)
-        accuracies = [run.test_metric for run in group]
-        out.append(
-            Comparison(
-                activation=group[0].activation, recipe=group[0].recipe, is_baseline=is_baseline,
-                mean=mean(values), std=std(values), test_accuracy=mean(accuracies), test_accuracy_std=std(accuracies),
-                test_loss=mean([run.test_loss for run in group]), n_seeds=len(group),
-                n_failed=sum(run.failed for run in group), verdict=verdicts.get(1.0),
-                at_rates={rate: v for rate, v in verdicts.items() if rate != 1.0}, secondary=secondary,
-                n_reached=None if target is None else sum(reaches(run.curves, target) for run in group),
-                training_step_us=_median(cost.training_step_us) if cost else math.nan,
-                latency_us=_median(cost.latency_us) if cost else math.nan,
-            )
-        )  # fmt: skip
-    sign = -1 if METRICS[options.metric].higher_is_better else 1
-    return sorted(out, key=lambda c: sign * c.mean)
-
-
-def _is_known(name: str, target: float | None, costs: Mapping[str, Cost]) -> bool:
-    """Whether these runs tell a metric. Speed is told where the target was set: see `speed_is_told`."""
-    if name in COST:
-        return bool(costs)
-    if name == "time_to_accuracy_s":
-        return target is not None and bool(costs)
-    return name not in SPEED or target is not None
-
-
-def _verdict(
-    name: str, group: Sequence[FinalistRun], base: Sequence[FinalistRun], rules: Rules, options: ConfirmOptions,
-    target: float | None, costs: Mapping[str, Cost],
-) -> Verdict:  # fmt: skip
-    paired = base if name in COST else [run for run in base if run.seed in {r.seed for r in group}]
-    arms = (_arm(name, group, target, costs), _arm(name, paired, target, costs))
-    return judge(METRICS[name], *arms, rules, options.margin[name])
-
-
-def _arm(name: str, group: Sequence[FinalistRun], target: float | None, costs: Mapping[str, Cost]) -> Arm:
-    """The numbers by which a candidate is compared: one per seed, or per repetition of a measurement."""
-    cost = costs.get(group[0].activation)
-    if name in COST:
-        assert cost is not None
-        values = getattr(cost, name)
-        return Arm(values, [False] * len(values))
-    if name == "test_accuracy":
-        values = [run.test_metric for run in group]
-    elif name == "test_loss":
-        values = [run.test_loss for run in group]
-    elif name == "learning_speed":
-        values = [mean([row[0] for row in run.curves.val_loss]) for run in group]
-    else:
-        assert target is not None
-        values = [steps_to(run.curves, target) for run in group]
-        if name == "time_to_accuracy_s":
-            assert cost is not None
-            values = [steps * _median(cost.training_step_us) / 1e6 for steps in values]
-    return Arm(values, [run.failed for run in group])
-
-
-def speed_is_told(recipe: Recipe) -> bool:
-    """Whether a validation curve tells how fast a net learns: the rate is constant, and it is evaluated often."""
-    return recipe.schedule == "constant" and len(recipe.rungs()) >= SPEED_RUNGS
-
-
-def steps_to(curves: Curves, target: float) -> float:
-    """Steps until the validation accuracy first reaches target, linear between evaluations; all, if it never does."""
-    step_before, value_before = 0, 0.0
-    for step, (value,) in zip(curves.steps, curves.val_metric, strict=True):
-        if value >= target:
-            return step_before + (step - step_before) * (target - value_before) / (value - value_before)
-        step_before, value_before = step, value
-    return float(curves.steps[-1])
-
-
-def reaches(curves: Curves, target: float) -> bool:
-    return any(value >= target for (value,) in curves.val_metric)
-
-
-def _median(values: Sequence[float]) -> float:
-    ordered = sorted(values)
-    middle = len(ordered) // 2
-    return ordered[middle] if len(ordered) % 2 else (ordered[middle - 1] + ordered[middle]) / 2
-
-
-def by_candidate(runs: Sequence[FinalistRun]) -> list[list[FinalistRun]]:
-    """The runs of each candidate at each rate, in order of seed."""
-    groups: dict[tuple[str, str], list[FinalistRun]] = {}
-    for run in sorted(runs, key=lambda r: r.seed):
-        groups.setdefault(candidate_key(run.activation, run.recipe), []).append(run)
-    return list(groups.values())
 
 
 def as_records(runs: Sequence[FinalistRun], objective: str) -> list[TrialRecord]:

@@ -10,9 +10,9 @@ from typing import Any
 import optuna
 
 from actsearch.activations.spec import parse_net
+from actsearch.comparison import SPEED, SPEED_RUNGS, ConfirmOptions, speed_is_told
 from actsearch.data import Data
 from actsearch.errors import ActSearchError
-from actsearch.finalists import SPEED, SPEED_RUNGS, ConfirmOptions, speed_is_told
 from actsearch.models import Model
 from actsearch.recipe import Recipe
 from actsearch.samplers import SamplerFactory

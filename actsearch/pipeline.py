@@ -18,10 +18,10 @@ import torch
 
 from actsearch import finalists as stage
 from actsearch.activations.spec import parse_net
+from actsearch.comparison import TARGET, FinalistRun, compare
 from actsearch.cost import Cost, latency_us, measure
 from actsearch.environment import environment
 from actsearch.errors import ActSearchError, hide_password, one_line
-from actsearch.finalists import FinalistRun
 from actsearch.job import Job, check
 from actsearch.processes import Processes
 from actsearch.report.files import (
@@ -182,11 +182,11 @@ def run(job: Job, terminal: Terminal, processes: Processes | None = None, starte
             accuracy = drive(
                 stage.reference(storage, job.name, home, records(study), trainer, job.recipe, job.study.seeds)
             )
-            study.set_user_attr("target_accuracy", stage.TARGET * accuracy)
+            study.set_user_attr("target_accuracy", TARGET * accuracy)
         target = study.user_attrs.get("target_accuracy")
         if job.confirm.metric == "time_to_accuracy_s":
             settle_costs(job, study, chosen, device)  # now: with until_decided they decide
-        costs = stored_costs(study)
+        costs = stored_costs(study, chosen)
         runs = drive(
             stage.confirm(storage, job.name, chosen, trainer, job.data, job.recipe, job.confirm, target, costs)
         )
@@ -194,7 +194,7 @@ def run(job: Job, terminal: Terminal, processes: Processes | None = None, starte
         terminal.end()
         settle_costs(job, study, chosen, device)
         clock.lap("cost_s")
-        result = make_result(job, study, storage, runs)
+        result = make_result(job, study, storage, chosen, runs)
         files = write_files(result)
         clock.lap("report_s")
         if tracker is not None:
@@ -224,8 +224,7 @@ def note_making(study: optuna.Study, job: Job, device: torch.device) -> None:
 
 def settle_costs(job: Job, study: optuna.Study, chosen: Sequence[Candidate], device: torch.device) -> None:
     """Measures what the finalists cost, together, and keeps it in the study; once for the same finalists."""
-    who = [list(c.key) for c in chosen]
-    if [key for key, _ in study.user_attrs.get("costs", [])] == who:
+    if stored_costs(study, chosen):
         return
     split = job.data.split(0)
     n = min(job.recipe.batch_size, job.data.n_train)
@@ -236,13 +235,16 @@ def settle_costs(job: Job, study: optuna.Study, chosen: Sequence[Candidate], dev
         costs = measure(nets, job.recipe, split.x_train[:n].to(device), split.y_train[:n].to(device))
     finally:
         torch.set_num_threads(threads)
-    measured = [[key, dataclasses.asdict(cost)] for key, cost in zip(who, costs, strict=True)]
+    measured = [[list(c.key), dataclasses.asdict(cost)] for c, cost in zip(chosen, costs, strict=True)]
     study.set_user_attr("costs", measured)
 
 
-def stored_costs(study: optuna.Study) -> dict[str, Cost]:
-    """By activation."""
-    return {key[0]: Cost(**cost) for key, cost in study.user_attrs.get("costs", [])}
+def stored_costs(study: optuna.Study, chosen: Sequence[Candidate]) -> dict[str, Cost]:
+    """By activation; empty if others were measured."""
+    measured = study.user_attrs.get("costs", [])
+    if [key for key, _ in measured] != [list(c.key) for c in chosen]:
+        return {}
+    return {key[0]: Cost(**cost) for key, cost in measured}
 
 
 def settle_plan(job: Job, study: optuna.Study, trainer: Trainer) -> Plan:
@@ -318,8 +320,10 @@ def stored(job: Job) -> Iterator[tuple[optuna.Study, Result | None]]:
         ]
         done, _ = stage.stored_runs(storage, job.name)
         target = study.user_attrs.get("target_accuracy")
-        runs, wanted = stage.standing(done, chosen, job.recipe, job.confirm, target, stored_costs(study))
-        yield study, make_result(job, study, storage, runs) if chosen and not wanted else None
+        costs = stored_costs(study, chosen)
+        runs, wanted = stage.standing(done, chosen, job.recipe, job.confirm, target, costs)
+        finished = chosen and costs and not wanted
+        yield study, make_result(job, study, storage, chosen, runs) if finished else None
     finally:
         close_storage(storage)
 
@@ -339,7 +343,11 @@ def deliver_end(delivery: Delivery, result: Result, files: Sequence[Path]) -> No
 
 
 def make_result(
-    job: Job, study: optuna.Study, storage: optuna.storages.BaseStorage, runs: Sequence[FinalistRun]
+    job: Job,
+    study: optuna.Study,
+    storage: optuna.storages.BaseStorage,
+    chosen: Sequence[Candidate],
+    runs: Sequence[FinalistRun],
 ) -> Result:
     done = records(study)
     objective = job.study.objectives[0]  # of a comparison without a search: its validation, in the same form
@@ -349,7 +357,7 @@ def make_result(
         else leaderboard_rows(stage.as_records(runs, objective), [objective])
     )
     target = study.user_attrs.get("target_accuracy")
-    comparisons = stage.compare(runs, job.confirm, target, stored_costs(study))
+    comparisons = compare(runs, job.confirm, target, stored_costs(study, chosen))
     test_name = f"{job.data.name}'s test set"
     return Result(
         name=job.name, leaderboard=rows, records=done, comparisons=comparisons, runs=list(runs),

@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from actsearch.activations.spec import parse_net
+from actsearch.comparison import Comparison, FinalistRun
 from actsearch.errors import ActSearchError, one_line
-from actsearch.finalists import Comparison, FinalistRun
 from actsearch.statistics import mean
 from actsearch.storage import sqlite_path
 from actsearch.study import Curves, TrialRecord

@@ -13,8 +13,8 @@ from omegaconf import OmegaConf
 
 from actsearch import cli
 from actsearch.cli import CONF
+from actsearch.comparison import speed_is_told
 from actsearch.config import Config
-from actsearch.finalists import speed_is_told
 from actsearch.recipe import Recipe
 from actsearch.samplers import SamplerFactory, make_pruner
 from actsearch.search_space import SearchSpace

@@ -11,28 +11,21 @@ from fake_trainer import N_CLASSES, FakeTrainer, Killed, evaluation
 from scipy import stats
 
 from actsearch.activations.spec import parse_net
-from actsearch.cost import Cost
-from actsearch.data import Data, Source
-from actsearch.errors import ActSearchError
-from actsearch.finalists import (
+from actsearch.comparison import (
     RATES,
     ConfirmOptions,
     FinalistRun,
-    as_records,
     at_chance,
     by_candidate,
-    choose,
     compare,
-    confirm,
     reaches,
-    reference,
     speed_is_told,
-    standing,
     steps_to,
-    stored_runs,
-    tune,
-    with_baseline,
 )
+from actsearch.cost import Cost
+from actsearch.data import Data, Source
+from actsearch.errors import ActSearchError
+from actsearch.finalists import as_records, choose, confirm, reference, standing, stored_runs, tune, with_baseline
 from actsearch.models import Model, mlp
 from actsearch.recipe import Recipe
 from actsearch.samplers import SamplerFactory

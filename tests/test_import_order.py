@@ -41,6 +41,7 @@ ORDER = [
     "samplers",
     "storage",
     "study",
+    "comparison",
     "finalists",
     "tracking",
     "job",

@@ -9,8 +9,8 @@ import pytest
 from fake_trainer import FakeTrainer, Killed
 
 from actsearch import pipeline
+from actsearch.comparison import ConfirmOptions
 from actsearch.errors import ActSearchError
-from actsearch.finalists import ConfirmOptions
 from actsearch.job import Job
 from actsearch.models import Model, mlp
 from actsearch.recipe import Recipe

@@ -8,8 +8,9 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
+from actsearch.comparison import ConfirmOptions, FinalistRun, compare
 from actsearch.cost import Cost
-from actsearch.finalists import ConfirmOptions, FinalistRun, as_records, compare
+from actsearch.finalists import as_records
 from actsearch.report import plots
 from actsearch.report.files import leaderboard_rows
 from actsearch.report.page import limits, write_page

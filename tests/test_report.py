@@ -5,7 +5,7 @@ import io
 
 import pytest
 
-from actsearch.finalists import ConfirmOptions, FinalistRun, compare
+from actsearch.comparison import ConfirmOptions, FinalistRun, compare
 from actsearch.report.files import finalist_rows, leaderboard_rows, write_csv, write_text
 from actsearch.report.sentence import sentence
 from actsearch.report.terminal import Terminal

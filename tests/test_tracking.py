@@ -10,7 +10,8 @@ import pytest
 from mlflow.entities import ViewType
 
 from actsearch import tracking
-from actsearch.finalists import ConfirmOptions, FinalistRun, as_records, compare
+from actsearch.comparison import ConfirmOptions, FinalistRun, compare
+from actsearch.finalists import as_records
 from actsearch.study import Curves, TrialRecord
 from actsearch.tracking import Delivery, StudyInfo, Tracker
 

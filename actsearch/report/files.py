@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from actsearch.activations.spec import number
-from actsearch.finalists import Comparison, FinalistRun, rank_key
+from actsearch.comparison import Comparison, FinalistRun
+from actsearch.finalists import rank_key
 from actsearch.statistics import mean, std
 from actsearch.study import TrialRecord
 

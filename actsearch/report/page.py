@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from actsearch.finalists import COST
+from actsearch.comparison import COST
 from actsearch.report.files import write_text
 from actsearch.report.plots import Plot
 from actsearch.report.result import Result

@@ -18,7 +18,7 @@ import torch
 
 from actsearch.activations.catalog import CATALOG
 from actsearch.activations.spec import parse_net
-from actsearch.finalists import Comparison, FinalistRun
+from actsearch.comparison import Comparison, FinalistRun
 from actsearch.report.result import Result
 from actsearch.report.sentence import margin, points, times, unit
 from actsearch.statistics import mean, std

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from actsearch.finalists import Comparison, ConfirmOptions, FinalistRun
+from actsearch.comparison import Comparison, ConfirmOptions, FinalistRun
 from actsearch.report.files import verdict_rows
 from actsearch.report.terminal import Terminal
 from actsearch.study import TrialRecord

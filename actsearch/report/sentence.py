@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from actsearch.finalists import COST, SPEED, Comparison, ConfirmOptions
+from actsearch.comparison import COST, SPEED, Comparison, ConfirmOptions
 from actsearch.verdict import BETTER, BY_LESS, EQUIVALENT, METRICS, UNDECIDED, WORSE, Verdict
 
 MOST_NAMED = 6  # candidates that a sentence can name

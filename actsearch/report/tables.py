@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from actsearch.finalists import Comparison
+from actsearch.comparison import Comparison
 from actsearch.report.sentence import confidence, p_value, points, unit, value
 from actsearch.verdict import METRICS
 

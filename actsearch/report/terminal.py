@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from actsearch.finalists import Comparison
+from actsearch.comparison import Comparison
 from actsearch.report.sentence import percent
 from actsearch.report.tables import finalist_table
 from actsearch.study import (
