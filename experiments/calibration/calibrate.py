@@ -213,7 +213,7 @@ def searched(rng: np.random.Generator, seeds: int = 3) -> tuple[list[str], np.nd
 def null_searches(rng: np.random.Generator) -> list[Line]:
     fixed, looks = ConfirmOptions(), ConfirmOptions(until_decided=True)
     out = []
-    for words, options, studies in (("20 fresh seeds", fixed, 1000), ("until decided", looks, 300)):
+    for words, options, studies in (("20 fresh seeds", fixed, 4000), ("until decided", looks, 300)):
         wrong = (any(map(differs, study_of(searched(rng)[0], options, rng))) for _ in range(studies))
         out.append(count("4 searches among equals", words, wrong, "≤ 5"))
     dipped = (judged_on_the_search(rng) for _ in range(1000))
