@@ -243,7 +243,7 @@ def power(rng: np.random.Generator) -> list[Line]:
                     judge(METRICS[name], *two_arms(name, n, rng, good * times * least), Rules()).verdict.startswith(
                         BETTER
                     )
-                    for _ in range(1000)
+                    for _ in range(3000)
                 )
                 predicted = power_of_paired_t(times * least, sigma, n, 0.05)
                 case = f"{name}, {n} seeds, {times:g} × the minimum detectable effect"
