@@ -316,7 +316,7 @@ def test_comparisons_are_numpys_and_scipys_numbers():
         assert c.verdict.difference == pytest.approx((scores[c.activation] - base).mean(), rel=1e-10)
         assert c.verdict.p_corrected == pytest.approx(2 * theirs.pvalue, rel=1e-9)
         assert (c.verdict.verdict, c.verdict.n_seeds) == ("better" if c.activation == "gelu" else "worse", 20)
-        assert [v.metric for v in c.secondary] == ["test_loss"]
+        assert [(v.metric, v.confidence) for v in c.secondary] == [("test_loss", 0.975)]
         assert math.isnan(c.training_step_us)
 
 

@@ -283,6 +283,8 @@ def test_the_seeds_to_decide_are_the_fewer_of_both_ways():
         else:
             assert stats.t.ppf(1 - level / 2, n - 1) * spread / math.sqrt(n) < margin
     assert seeds_to_decide(0.0, 0.01, 20, -1e-6, 1e-6, level) is None  # a million would not do
+    # fifty that decided nothing, though ten should have: never fewer than it has, nor as many
+    assert seeds_to_decide(0.01, 0.001, 50, -0.005, 0.005, level) == 51
 
 
 def test_the_minimum_detectable_effect_is_of_the_seen_spread_at_the_corrected_level():

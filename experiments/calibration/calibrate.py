@@ -1,0 +1,322 @@
+"""How often the verdicts are wrong, and how often they find what is there, on the noise of real training.
+
+    python experiments/calibration/calibrate.py       # prints the table and writes results.csv
+
+Every verdict comes from actsearch's own `judge`, `choose`, `standing` and `compare`; only the training is replaced: by
+pool.csv, 2,048 pairs of trained equal arms (see pool.py). Seeded: it gives the same numbers again.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from scipy import stats
+
+from actsearch.activations.spec import parse_net
+from actsearch.finalists import ConfirmOptions, FinalistRun, choose, compare, standing
+from actsearch.recipe import Recipe
+from actsearch.search_space import Candidate, candidate_key
+from actsearch.statistics import minimum_detectable_effect, power_of_paired_t
+from actsearch.study import FRESH_SEED, Curves, TrialRecord
+from actsearch.verdict import BETTER, BY_LESS, EQUIVALENT, METRICS, WORSE, Arm, Rules, Verdict, judge
+
+HERE = Path(__file__).parent
+ACCURACY, LOSS = METRICS["test_accuracy"], METRICS["test_loss"]
+LOOKS = ConfirmOptions().looks
+ALIASES = [f"leaky_relu(negative_slope={i / 1000:g})" for i in range(1, 21)]  # names only: all have relu's noise
+TINY = 1e-9  # a margin that nothing lies within: only a difference can be decided
+
+
+def read_pool() -> dict[str, np.ndarray]:
+    """(2048, 2) each: the values of both arms."""
+    with open(HERE / "pool.csv", newline="") as file:
+        rows = np.array([[float(v) for v in row] for row in list(csv.reader(file))[1:]])
+    return {"val_accuracy": rows[:, 1:3], "test_accuracy": rows[:, 3:5], "test_loss": rows[:, 5:7]}
+
+
+POOL = read_pool()
+
+
+def spread(name: str) -> float:
+    """The standard deviation of the pool's paired differences, of a loss those of its log."""
+    values = np.log(POOL[name]) if METRICS[name].ratio else POOL[name]
+    return float(np.std(values[:, 0] - values[:, 1], ddof=1))
+
+
+# --- counting -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Line:
+    """hits of n studies, with the 95 % interval of the share (Clopper & Pearson 1934). rule: what it should be."""
+
+    part: str
+    case: str
+    hits: int
+    n: int
+    rule: str
+
+    @property
+    def cells(self) -> list[str]:
+        ends = stats.binomtest(self.hits, self.n).proportion_ci(0.95)
+        shares = (self.hits / self.n, ends.low, ends.high)
+        return [self.part, self.case, str(self.n), *(f"{100 * v:.1f}" for v in shares), self.rule]
+
+
+HEADS = ["part", "case", "studies", "share in %", "from", "to", "should be"]
+
+
+def count(part: str, case: str, studies: Iterable[bool], rule: str) -> Line:
+    hits = [bool(hit) for hit in studies]
+    line = Line(part, case, sum(hits), len(hits), rule)
+    print("| " + " | ".join(line.cells) + " |", flush=True)
+    return line
+
+
+def differs(v: Verdict) -> bool:
+    return v.verdict.startswith((BETTER, WORSE))
+
+
+def says_small(v: Verdict) -> bool:
+    return v.verdict == EQUIVALENT or v.verdict.endswith(BY_LESS)
+
+
+# --- noise ----------------------------------------------------------------------------------------
+
+
+def two_arms(name: str, n: int, rng: np.random.Generator, shift: float = 0.0) -> tuple[Arm, Arm]:
+    """n pairs of the pool, which arm is the candidate by chance; its values moved by shift (of a loss: of its log)."""
+    pairs = POOL[name][rng.choice(len(POOL[name]), n, replace=n > len(POOL[name]))]
+    pairs = np.where(rng.random((n, 1)) < 0.5, pairs, pairs[:, ::-1])
+    moved = pairs[:, 0] * math.exp(shift) if METRICS[name].ratio else pairs[:, 0] + shift
+    return Arm(moved.tolist(), [False] * n), Arm(pairs[:, 1].tolist(), [False] * n)
+
+
+def first(arms: tuple[Arm, Arm], n: int) -> tuple[Arm, Arm]:
+    """The first n seeds of both."""
+    a, b = (Arm(arm.values[:n], arm.failed[:n]) for arm in arms)
+    return a, b
+
+
+def several_arms(name: str, arms: int, seeds: int, rng: np.random.Generator) -> np.ndarray:
+    """(arms, seeds): equal arms on the same seeds. A seed's initial weights shift all of them alike, by the mean of a
+    pair of the pool; each arm has noise of its own, half a pair's difference, made √2 larger: then any two arms differ
+    as the pairs do, in standard deviation.
+    """
+    values = POOL[name]
+    shared = values[rng.integers(len(values), size=seeds)].mean(1)
+    own = values[rng.integers(len(values), size=(arms, seeds))]
+    signs = rng.choice([-1, 1], size=(arms, seeds))
+    return shared + signs * (own[..., 0] - own[..., 1]) / math.sqrt(2)
+
+
+# --- 1 to 3: equal arms, looks, the margin --------------------------------------------------------
+
+
+def equal_arms(rng: np.random.Generator) -> list[Line]:
+    out = []
+    for name in ("test_accuracy", "test_loss"):
+        for n in (10, 20):
+            wrong = (differs(judge(METRICS[name], *two_arms(name, n, rng), Rules())) for _ in range(3000))
+            out.append(count("1 equal arms", f"{name}, {n} seeds, 1 candidate", wrong, "≤ 5"))
+            wrong = (any_of_three(name, n, rng) for _ in range(1000))
+            out.append(count("1 equal arms", f"{name}, {n} seeds, any of 3 candidates", wrong, "≤ 5"))
+    return out
+
+
+def any_of_three(name: str, n: int, rng: np.random.Generator) -> bool:
+    *candidates, base = (Arm(row.tolist(), [False] * n) for row in several_arms(name, 4, n, rng))
+    return any(differs(judge(METRICS[name], arm, base, Rules(comparisons=3))) for arm in candidates)
+
+
+def looking(rng: np.random.Generator) -> list[Line]:
+    """Equal arms, looked at after 10, 20, 40, 80, 160 seeds: corrected for the looks, and, as a warning, not."""
+    out = []
+    for margin, stop, studies in ((0.005, "stops when equivalent", 1000), (TINY, "only a difference stops it", 400)):
+        options = ConfirmOptions(until_decided=True, margin={"test_accuracy": margin})
+        arms = [two_arms("test_accuracy", LOOKS[-1], rng) for _ in range(studies)]
+        corrected = (differs(last_look(a, options.rules(1), margin)) for a in arms)
+        out.append(count("2 looks", f"level 1 − α/5 at each look, {stop}", corrected, "≤ 5"))
+        each_at_alpha = (differs(last_look(a, replace(options.rules(1), looks=1), margin)) for a in arms)
+        out.append(count("2 looks", f"level 1 − α at each look, {stop}", each_at_alpha, "is more"))
+    decided = [study_of(["leaky_relu"], ConfirmOptions(until_decided=True), rng) for _ in range(300)]
+    out.append(count("2 looks", "the same by `standing` and `compare`", (differs(v) for (v,) in decided), "≤ 5"))
+    return out
+
+
+def last_look(arms: tuple[Arm, Arm], rules: Rules, margin: float) -> Verdict:
+    """The verdict with which looking ends: the first that decides, or the last."""
+    verdict = None
+    for n in LOOKS:
+        verdict = judge(ACCURACY, *first(arms, n), rules, margin)
+        if verdict.decided:
+            break
+    assert verdict is not None
+    return verdict
+
+
+def at_the_margin(rng: np.random.Generator) -> list[Line]:
+    out = []
+    for name in ("test_accuracy", "test_loss"):
+        metric = METRICS[name]
+        shift = math.log1p(metric.margin) if metric.ratio else metric.margin
+        for n in (10, 20):
+            for sign in (1, -1):
+                found = [judge(metric, *two_arms(name, n, rng, sign * shift), Rules()) for _ in range(1000)]
+                case = f"{name}, {n} seeds, true difference {'+' if sign > 0 else '−'} margin"
+                out.append(
+                    count("3 at the margin", f"{case}: equivalent", (v.verdict == EQUIVALENT for v in found), "≤ 5")
+                )
+                out.append(count("3 at the margin", f"{case}: or by less", map(says_small, found), "≤ 5"))
+    rules = ConfirmOptions(until_decided=True).rules(1)
+    shifted = (two_arms("test_accuracy", LOOKS[-1], rng, ACCURACY.margin) for _ in range(500))
+    small = (says_small(last_look(arms, rules, ACCURACY.margin)) for arms in shifted)
+    out.append(count("3 at the margin", "test_accuracy, until decided: equivalent or by less", small, "≤ 5"))
+    return out
+
+
+# --- 4: whole searches among equals ---------------------------------------------------------------
+
+
+def study_of(specs: list[str], options: ConfirmOptions, rng: np.random.Generator) -> list[Verdict]:
+    """The verdicts on finalists that are all as good as the baseline: their runs are drawn when they are wanted."""
+    candidates = [Candidate(parse_net(spec)) for spec in (*specs, options.baseline)]
+    most = max(options.seeds_at_looks)
+    accuracy, loss = (several_arms(name, len(candidates), most, rng) for name in ("test_accuracy", "test_loss"))
+    row, recipe, done = {c.activation: i for i, c in enumerate(candidates)}, Recipe(), {}
+    while True:
+        runs, wanted = standing(done, candidates, recipe, options, None)
+        if not wanted:
+            return [c.verdict for c in compare(runs, options, {}) if c.verdict is not None]
+        for entrant, seed in wanted:
+            at = row[entrant.tuned.activation], seed - FRESH_SEED
+            run = FinalistRun(
+                entrant.tuned.activation, {}, seed, accuracy[at], loss[at], False, Curves([1], [[0.5]], [[1.0]])
+            )
+            done[(*candidate_key(run.activation, {}), seed)] = run
+
+
+def searched(rng: np.random.Generator, seeds: int = 3) -> tuple[list[str], np.ndarray]:
+    """The three best of 20 equal aliases by their mean validation accuracy, and (21, seeds) what they had."""
+    values = several_arms("val_accuracy", len(ALIASES) + 1, seeds, rng)
+    records = [
+        TrialRecord(i, spec, {}, "complete", [float(values[i].mean())], Curves()) for i, spec in enumerate(ALIASES)
+    ]
+    return [c.activation for c in choose(records, 3, "relu", "val_accuracy")[:-1]], values
+
+
+def null_searches(rng: np.random.Generator) -> list[Line]:
+    fixed, looks = ConfirmOptions(), ConfirmOptions(until_decided=True)
+    out = []
+    for words, options, studies in (("20 fresh seeds", fixed, 4000), ("until decided", looks, 300)):
+        wrong = (any(map(differs, study_of(searched(rng)[0], options, rng))) for _ in range(studies))
+        out.append(count("4 searches among equals", words, wrong, "≤ 5"))
+    dipped = (judged_on_the_search(rng) for _ in range(1000))
+    out.append(count("4 searches among equals", "judged on the search's own 20 seeds", dipped, "is more"))
+    return out
+
+
+def judged_on_the_search(rng: np.random.Generator) -> bool:
+    """What fresh seeds are for: the same verdicts on the very numbers by which the finalists were chosen."""
+    chosen, values = searched(rng, 20)
+    base = Arm(values[-1].tolist(), [False] * 20)
+    arms = [Arm(values[ALIASES.index(spec)].tolist(), [False] * 20) for spec in chosen]
+    return any(differs(judge(ACCURACY, arm, base, Rules(comparisons=3))) for arm in arms)
+
+
+# --- 5 to 7: power, and the seeds that verdicts advise --------------------------------------------
+
+
+def power(rng: np.random.Generator) -> list[Line]:
+    out = []
+    for name in ("test_accuracy", "test_loss"):
+        sigma, good = spread(name), 1 if METRICS[name].higher_is_better else -1
+        for n in (10, 20):
+            least = minimum_detectable_effect(sigma, n, 0.05)
+            for times in (0.5, 1.0, 1.5):
+                found = (
+                    judge(METRICS[name], *two_arms(name, n, rng, good * times * least), Rules()).verdict.startswith(
+                        BETTER
+                    )
+                    for _ in range(3000)
+                )
+                predicted = power_of_paired_t(times * least, sigma, n, 0.05)
+                case = f"{name}, {n} seeds, {times:g} × the minimum detectable effect"
+                out.append(count("5 power", case, found, f"{100 * predicted:.0f}"))
+    return out
+
+
+def advice(rng: np.random.Generator) -> list[Line]:
+    """Studies that 10 seeds leave undecided, done again with as many fresh seeds as the verdict proposes, or half."""
+    out = []
+    for shift in (0.0, 0.001, 0.0025, 0.004, 0.005):
+        proposals = []
+        while len(proposals) < 400:
+            found = judge(ACCURACY, *two_arms("test_accuracy", 10, rng, shift), Rules())
+            if found.seeds_to_decide is not None:
+                proposals.append(found.seeds_to_decide)
+        for part, words, rule in ((1.0, "as many", "80"), (0.5, "half as many", "")):
+            sizes = [max(2, round(part * n)) for n in proposals]
+            again = (judge(ACCURACY, *two_arms("test_accuracy", n, rng, shift), Rules()).decided for n in sizes)
+            case = f"true difference {100 * shift:g} points, {words}, median {np.median(sizes):.0f}"
+            out.append(count("6 advised seeds", case, again, rule))
+    return out
+
+
+def topping_up(rng: np.random.Generator) -> list[Line]:
+    """Equal arms: ten seeds, and where they leave it undecided the proposed number, the ten among them or not."""
+    out = []
+    for kept in (True, False):
+        wrong = (differs(after_advice(kept, rng)) for _ in range(2000))
+        words = "with the old seeds" if kept else "all fresh"
+        out.append(
+            count("7 seeds added by hand", f"equal arms, 10 seeds, then as many as proposed, {words}", wrong, "is more")
+        )
+    return out
+
+
+def after_advice(kept: bool, rng: np.random.Generator) -> Verdict:
+    arms = two_arms("test_accuracy", 400, rng)
+    found = judge(ACCURACY, *first(arms, 10), Rules())
+    if found.seeds_to_decide is None:
+        return found
+    n = min(390, found.seeds_to_decide)
+    start = 0 if kept else 10
+    a, b = (Arm(arm.values[start : start + n], arm.failed[start : start + n]) for arm in arms)
+    return judge(ACCURACY, a, b, Rules())
+
+
+# --- the noise itself -----------------------------------------------------------------------------
+
+
+def noise() -> None:
+    for name in ("val_accuracy", "test_accuracy", "test_loss"):
+        values = np.log(POOL[name]) if name == "test_loss" else 100 * POOL[name]
+        d = values[:, 0] - values[:, 1]
+        d = np.concatenate([d, -d])  # which arm is a is chance: skewness 0 by the design, kurtosis not
+        r = np.corrcoef(values.T)[0, 1]
+        print(
+            f"{name}: arm sd {values.std(ddof=1):.4f}, difference sd {d.std():.4f}, correlation of arms {r:.2f}, "
+            f"skew of a − b {stats.skew(values[:, 0] - values[:, 1]):.3f}, kurtosis {stats.kurtosis(d):.3f}, "
+            f"mean of a − b {np.mean(values[:, 0] - values[:, 1]):.4f} "
+            f"(p {stats.ttest_rel(values[:, 0], values[:, 1]).pvalue:.2f})"
+        )
+
+
+def main() -> None:
+    noise()
+    print("| " + " | ".join(HEADS) + " |\n| --- | --- | --: | --: | --: | --: | --: |")
+    parts = (equal_arms, at_the_margin, power, advice, topping_up, null_searches, looking)
+    lines = [line for i, part in enumerate(parts) for line in part(np.random.default_rng(i))]
+    with open(HERE / "results.csv", "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerows([HEADS, *(line.cells for line in sorted(lines, key=lambda line: line.part))])
+
+
+if __name__ == "__main__":
+    main()
