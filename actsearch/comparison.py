@@ -270,7 +270,7 @@ def steps_to(curves: Curves, target: float) -> float:
     """Steps until the validation accuracy first reaches target, linear between evaluations; all, if it never does."""
     step_before, value_before = 0, 0.0
     for step, (value,) in zip(curves.steps, curves.val_metric, strict=True):
-        if value >= target:
+        if value >= target > value_before:
             return step_before + (step - step_before) * (target - value_before) / (value - value_before)
         step_before, value_before = step, value
     return float(curves.steps[-1])

@@ -55,8 +55,13 @@ def measure(nets: Sequence[nn.Module], recipe: Recipe, x: Tensor, y: Tensor, bud
     """The costs of nets that differ in their activations: plain PyTorch, as the plain loop trains, taking turns.
 
     x: (batch, …) on the device to measure on, y: (batch,). budget_s: about how long it may take in all; nets that
-    are too slow for it have fewer repetitions, two at least.
+    are too slow for it have fewer repetitions, two at least. Global random states are left as they are.
     """
+    with torch.random.fork_rng([x.device] if x.is_cuda else []):  # dropout draws
+        return _measured(nets, recipe, x, y, budget_s)
+
+
+def _measured(nets: Sequence[nn.Module], recipe: Recipe, x: Tensor, y: Tensor, budget_s: float) -> list[Cost]:
     pairs = [_work(copy.deepcopy(net).to(x.device), recipe, x, y) for net in nets]
     calls = [call for pair in pairs for call in pair]
     once = []
@@ -77,12 +82,15 @@ def _work(net: nn.Module, recipe: Recipe, x: Tensor, y: Tensor) -> tuple[Callabl
     """A training step, and a forward pass in eval mode, as functions to time."""
     optimizer = make_optimizer(net, replace(recipe, lr=1e-12))  # a net that learns this one batch would be another net
     inference = copy.deepcopy(net).eval()
+    net.train()
 
     def step() -> None:
         with torch.autocast(x.device.type, torch.bfloat16, enabled=recipe.precision == "bf16"):
             value = loss(net(x), y)
         optimizer.zero_grad()
         value.backward()
+        if recipe.grad_clip is not None:
+            nn.utils.clip_grad_norm_(net.parameters(), recipe.grad_clip)
         optimizer.step()
 
     def forward() -> None:

@@ -31,7 +31,7 @@ from actsearch.report.files import (
     write_csv,
     write_text,
 )
-from actsearch.report.page import write_page
+from actsearch.report.page import second_look, write_page
 from actsearch.report.plots import write_plots
 from actsearch.report.result import Result
 from actsearch.report.sentence import sentence
@@ -195,6 +195,9 @@ def run(job: Job, terminal: Terminal, processes: Processes | None = None, starte
         settle_costs(job, study, chosen, device)
         clock.lap("cost_s")
         result = make_result(job, study, storage, chosen, runs)
+        if result.earlier_looks:
+            terminal.warn(second_look(result))
+        note_look(study, job)
         files = write_files(result)
         clock.lap("report_s")
         if tracker is not None:
@@ -205,6 +208,13 @@ def run(job: Job, terminal: Terminal, processes: Processes | None = None, starte
         timing = clock.summary(tracker.seconds if tracker else 0.0)
         write_text(job.folder / "timing.json", json.dumps(timing, indent=2) + "\n")
     return result
+
+
+def note_look(study: optuna.Study, job: Job) -> None:
+    """Keeps after how many seeds a person saw verdicts: to go on because of them is a further chance to err."""
+    seen, now = study.user_attrs.get("looked_at", []), job.confirm.seeds_at_looks[-1]
+    if now not in seen:
+        study.set_user_attr("looked_at", [*seen, now])
 
 
 def import_for_the_end() -> None:
@@ -363,7 +373,9 @@ def make_result(
         name=job.name, leaderboard=rows, records=done, comparisons=comparisons, runs=list(runs),
         summary=sentence(comparisons, test_name, job.confirm), folder=job.folder, test_name=test_name,
         searched=bool(done), objective=objective, options=job.confirm,
-        n_test=stage.stored_runs(storage, job.name)[1], target=target, about=about(job, study),
+        n_test=stage.stored_runs(storage, job.name)[1], target=target,
+        earlier_looks=[n for n in study.user_attrs.get("looked_at", []) if n < job.confirm.seeds_at_looks[-1]],
+        about=about(job, study),
         config_yaml=job.config_yaml,
     )  # fmt: skip
 

@@ -154,8 +154,13 @@ def seeds_for_difference(effect: float, std: float, alpha: float, power: float =
     """
     if effect == 0:
         return None
-    reachable = math.ceil(1 - math.log2(alpha))  # n pairs: the sign-flip p is 2 / 2ⁿ at least
-    return _fewest(lambda n: n >= reachable and power_of_paired_t(effect, std, n, alpha) >= power)
+    least = fewest_for_sign_flips(alpha)
+    return _fewest(lambda n: n >= least and power_of_paired_t(effect, std, n, alpha) >= power)
+
+
+def fewest_for_sign_flips(alpha: float) -> int:
+    """The fewest pairs with which a two-sided sign-flip test can reach level alpha: its p is 2 / 2ⁿ at least."""
+    return math.ceil(1 - math.log2(alpha))
 
 
 def seeds_for_equivalence(

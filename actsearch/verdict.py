@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from actsearch.statistics import (
+    fewest_for_sign_flips,
     mcnemar_p_value,
     mean,
     minimum_detectable_effect,
@@ -132,6 +133,7 @@ def judge(metric: Metric, candidate: Arm, baseline: Arm, rules: Rules, margin: f
     else:
         d = paired_difference(a, b, 1 - rules.level)
     low, high = (-math.log1p(margin), math.log1p(margin)) if metric.ratio else (-margin, margin)
+    least = fewest_for_sign_flips(rules.level)  # with fewer, no verdict: a spread of three seeds may be luck
     if d.n < 2:
         verdict, p_sign_flip, seeds = UNDECIDED, math.nan, None
     else:
@@ -141,6 +143,7 @@ def judge(metric: Metric, candidate: Arm, baseline: Arm, rules: Rules, margin: f
             else [x - y for x, y in zip(a, b, strict=True)]
         )
         verdict = _decide(d.ci_low, d.ci_high, low, high, p_sign_flip <= rules.level, metric.higher_is_better)
+        verdict = verdict if d.n >= least else UNDECIDED
         seeds = None if verdict != UNDECIDED else seeds_to_decide(d.mean, d.std, d.n, low, high, rules.level)
     shown = math.expm1 if metric.ratio else float
     return Verdict(
@@ -150,7 +153,7 @@ def judge(metric: Metric, candidate: Arm, baseline: Arm, rules: Rules, margin: f
         p_sign_flip=p_sign_flip, n_seeds=len(a), margin=margin,
         minimum_detectable_effect=shown(minimum_detectable_effect(d.std, d.n, rules.level)),
         seeds_to_decide=seeds, n_failed=n_failed, n_failed_baseline=n_failed_baseline, p_failed=p_failed,
-        warning=_warning(n_failed, n_failed_baseline, p_failed, len(a), usable),
+        warning=_warning(n_failed, n_failed_baseline, p_failed, len(a), usable, rules.level),
     )  # fmt: skip
 
 
@@ -167,23 +170,25 @@ def _decide(ci_low: float, ci_high: float, low: float, high: float, flips: bool,
 
 def seeds_to_decide(centre: float, spread: float, n: int, low: float, high: float, level: float) -> int | None:
     """The smaller of the seeds that find a true difference `centre` and those that show it within (low, high), at
-    80 % power, from the upper 80 % limit of the standard deviation; more than n.
+    80 % power, from the upper 80 % limit of the standard deviation; more than n, and enough for any verdict.
     """
     spread = upper_std(spread, n)
     found = [
         seeds_for_difference(centre, spread, level),
         seeds_for_equivalence(centre, spread, low, high, level),
     ]
-    return max(n + 1, min(f for f in found if f is not None)) if any(found) else None
+    least = max(n + 1, fewest_for_sign_flips(level))
+    return max(least, min(f for f in found if f is not None)) if any(found) else None
 
 
-def _warning(n_failed: int, n_failed_baseline: int, p_failed: float, n: int, usable: bool) -> str:
+def _warning(n_failed: int, n_failed_baseline: int, p_failed: float, n: int, usable: bool, level: float) -> str:
+    found = []
     if not usable:
-        return "values that are not finite and positive: nothing can be compared"
-    if not n_failed and not n_failed_baseline:
-        return ""
-    how = "more often than can be chance" if p_failed < 0.05 else "which may be chance"
-    return (
-        f"{n_failed} of {n} runs diverged or stayed at chance, the baseline's {n_failed_baseline} ({how}, McNemar "
-        f"p = {p_failed:.2g}); means mix those, counted as chance, with the others"
-    )
+        found.append("values that are not finite and positive: nothing can be compared")
+    if n_failed or n_failed_baseline:
+        how = "more than can be chance" if p_failed <= level else "which may be chance"
+        found.append(
+            f"{n_failed} of {n} runs diverged or stayed at chance, the baseline's {n_failed_baseline} ({how}, McNemar "
+            f"p = {p_failed:.2g}); means mix those, counted as chance, with the others"
+        )
+    return "; ".join(found)

@@ -181,6 +181,17 @@ def test_a_report_of_another_margin_has_other_verdicts_and_the_same_numbers(fake
     assert "margin" in new["verdict"] or new["verdict"] == "equivalent"
 
 
+def test_going_on_with_more_seeds_is_named_a_second_look(fake, blobs, tmp_path, capsys):
+    asked = job(tmp_path, blobs, confirm=ConfirmOptions(finalists=1, seeds=6))
+    assert pipeline.run(asked, Terminal()).earlier_looks == []
+    assert pipeline.run(asked, Terminal()).earlier_looks == []  # the same again is no further look
+    assert "seen before" not in capsys.readouterr().out
+    more = replace(asked, confirm=ConfirmOptions(finalists=1, seeds=8))
+    assert pipeline.run(more, Terminal()).earlier_looks == [6]
+    assert "warning: These verdicts were seen before, with 6 seeds." in capsys.readouterr().out
+    assert "were seen before, with 6 seeds" in (tmp_path / "report.html").read_text()
+
+
 def test_an_unfinished_study_has_no_report(fake, blobs, tmp_path, monkeypatch):
     asked = job(tmp_path, blobs)
     with pytest.raises(ActSearchError, match="there is no study 's'"):

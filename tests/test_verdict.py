@@ -195,7 +195,7 @@ def test_failures_warn_and_are_compared_by_mcnemar():
     fails = arm([0.1] * 8 + [0.6] * 12, [True] * 8 + [False] * 12)
     found = judge(ACCURACY, fails, base, Rules())
     assert (found.n_failed, found.n_failed_baseline, found.p_failed) == (8, 0, 2 / 2**8)
-    assert "8 of 20 runs diverged or stayed at chance, the baseline's 0 (more often than can be chance" in found.warning
+    assert "8 of 20 runs diverged or stayed at chance, the baseline's 0 (more than can be chance" in found.warning
     assert "p = 0.0078" in found.warning
     found = judge(ACCURACY, base, arm([0.1] + [0.6] * 19, [True] + [False] * 19), Rules())
     assert (found.n_failed, found.n_failed_baseline, found.p_failed) == (0, 1, 1.0)
@@ -362,3 +362,13 @@ def test_the_pool_is_what_calibration_needs(pool):
     difference = pool[:, 3] - pool[:, 4]
     assert abs(difference.mean()) < 4 * difference.std() / math.sqrt(len(pool))
     assert sign_flip_p_value(difference[:200]) > 0.001
+
+
+def test_fewer_seeds_than_a_sign_flip_test_needs_decide_nothing_however_equal():
+    """Two arms that score alike on a small test set, seed by seed: their spread of 0 is no evidence of equality."""
+    for n in range(2, 9):
+        found = judge(ACCURACY, arm([0.5, 0.6] * n), arm([0.5, 0.6] * n), Rules()) if n > 5 else judge(
+            ACCURACY, arm([0.5] * n), arm([0.5] * n), Rules()
+        )  # fmt: skip
+        assert found.verdict == (EQUIVALENT if n > 5 else UNDECIDED)
+        assert found.seeds_to_decide == (None if n > 5 else 6)

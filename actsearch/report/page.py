@@ -137,6 +137,14 @@ def _leaderboard(result: Result) -> tuple[list[str], list[list[str]]]:
     return heads, board
 
 
+def second_look(result: Result) -> str:
+    looks = " and ".join(str(n) for n in sorted(result.earlier_looks))
+    return (
+        f"These verdicts were seen before, with {looks} seeds. To go on because of what was seen is a further chance "
+        "to err, which nothing here corrects for: confirm.until_decided=true from the start, in a study of its own, does."
+    )
+
+
 def limits(result: Result) -> list[str]:
     """What a sceptic should hold against these verdicts."""
     out = []
@@ -161,6 +169,14 @@ def limits(result: Result) -> list[str]:
             f"On this test set: its {result.n_test:,} examples are a sample too. Seeds do not lessen that error: a "
             f"single accuracy's standard error from it is {100 * error:.2f} points; of a difference between nets that "
             "mostly agree it is smaller."
+        )
+    if result.earlier_looks:
+        out.append(second_look(result))
+    elif any(not v.decided for v in verdicts) and not result.options.until_decided:
+        out.append(
+            "To go on with more seeds because something is undecided is a second look, and a further chance to err: on "
+            "real noise equals were then called different in 8.6 % of studies instead of 5 % (experiments/calibration). "
+            "confirm.until_decided=true, asked for from the start, corrects for its looks."
         )
     known = [v for v in verdicts if not math.isnan(v.minimum_detectable_effect)]
     if known:
