@@ -141,7 +141,7 @@ def second_look(result: Result) -> str:
     looks = " and ".join(str(n) for n in sorted(result.earlier_looks))
     return (
         f"These verdicts were seen before, with {looks} seeds. To go on because of what was seen is a further chance "
-        "to err, which nothing here corrects for: confirm.until_decided=true from the start, in a study of its own, does."
+        "to err, which nothing here corrects for: confirm.until_decided=true from the start, in another study, does."
     )
 
 
@@ -175,7 +175,7 @@ def limits(result: Result) -> list[str]:
     elif any(not v.decided for v in verdicts) and not result.options.until_decided:
         out.append(
             "To go on with more seeds because something is undecided is a second look, and a further chance to err: on "
-            "real noise equals were then called different in 8.6 % of studies instead of 5 % (experiments/calibration). "
+            "real noise equals were then called different in 8.6 % of studies, not 5 % (experiments/calibration). "
             "confirm.until_decided=true, asked for from the start, corrects for its looks."
         )
     known = [v for v in verdicts if not math.isnan(v.minimum_detectable_effect)]
