@@ -8,6 +8,7 @@ import optuna
 import pytest
 import torch
 
+from actsearch import cost, pipeline
 from actsearch.data import Data, Source
 
 
@@ -22,6 +23,14 @@ def one_thread():
 def data_root(tmp_path_factory):
     """A folder for generated data sets: each is made once in the whole session."""
     return tmp_path_factory.mktemp("data")
+
+
+@pytest.fixture
+def no_pictures(monkeypatch):
+    """Searches leave no pictures, which take a second each, and measure costs in the shortest way."""
+    monkeypatch.setattr(pipeline, "write_plots", lambda result: [])
+    monkeypatch.setattr(cost, "SECONDS_EACH", 0.0)
+    monkeypatch.setattr(cost, "REPETITIONS", 2)
 
 
 def blobs(n_validation=30, subset=None, resample=False):

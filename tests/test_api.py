@@ -32,7 +32,7 @@ def net(in_shape, n_classes, activation):
 
 
 @pytest.fixture
-def fake(monkeypatch):
+def fake(monkeypatch, no_pictures):
     """Every run that a fake Trainer was asked for, in all calls of the test."""
     started = []
 

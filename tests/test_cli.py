@@ -21,6 +21,7 @@ from hydra.core.global_hydra import GlobalHydra
 
 import actsearch
 from actsearch import cli, pipeline
+from actsearch.report.plots import write_plots
 from actsearch.storage import sole_leader
 
 LAB = """
@@ -64,7 +65,7 @@ TINY = [
 
 
 @pytest.fixture
-def lab(tmp_path, monkeypatch):
+def lab(tmp_path, monkeypatch, no_pictures):
     """An empty working folder but for a user's own file labdata.py; the Trainer is the fake one."""
     (tmp_path / "labdata.py").write_text(textwrap.dedent(LAB))
     monkeypatch.chdir(tmp_path)
@@ -72,6 +73,11 @@ def lab(tmp_path, monkeypatch):
     monkeypatch.setattr(pipeline, "Trainer", FakeTrainer)
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
     return tmp_path
+
+
+@pytest.fixture
+def pictures(lab, monkeypatch):
+    monkeypatch.setattr(pipeline, "write_plots", write_plots)
 
 
 @pytest.fixture
@@ -105,7 +111,7 @@ def rows(path):
 # --- what it does ---------------------------------------------------------------------------------
 
 
-def test_a_search_leaves_its_files_and_says_where(command, lab):
+def test_a_search_leaves_its_files_and_says_where(command, lab, pictures):
     code, out, err = command(*TINY)
     assert (code, err) == (0, "")
     (folder,) = (lab / "runs").iterdir()
@@ -424,7 +430,7 @@ def test_another_config_under_the_same_name_is_refused_naming_the_keys(command, 
     assert {p: p.read_bytes() for p in (lab / "runs" / "mine").rglob("*") if p.is_file()} == before
 
 
-def test_a_comparison_in_one_line_gives_the_table_that_a_paper_needs(command, lab):
+def test_a_comparison_in_one_line_gives_the_table_that_a_paper_needs(command, lab, pictures):
     words = ["sampler=grid", "confirm.finalists=all", "study.n_trials=null", "confirm.seeds=8"]
     code, out, err = command(*TINY, *words, 'search_space.activations=[relu,gelu,"elu(alpha=0.5)"]')
     assert (code, err) == (0, "")
@@ -449,7 +455,7 @@ def test_a_comparison_in_one_line_gives_the_table_that_a_paper_needs(command, la
     assert f"report       {folder.relative_to(lab)}/report.html" in out
 
 
-def test_a_report_again_with_the_same_words_is_the_same(command, lab):
+def test_a_report_again_with_the_same_words_is_the_same(command, lab, pictures):
     assert command(*TINY)[0] == 0
     (folder,) = (lab / "runs").iterdir()
     before = {p: p.read_bytes() for p in folder.rglob("*") if p.is_file() and p.suffix != ".db"}
