@@ -376,7 +376,7 @@ def make_result(
         n_test=stage.stored_runs(storage, job.name)[1], target=target,
         earlier_looks=[n for n in study.user_attrs.get("looked_at", []) if n < job.confirm.seeds_at_looks[-1]],
         about=about(job, study),
-        config_yaml=job.config_yaml,
+        config_yaml=job.config_yaml.replace(str(job.folder), f"runs/{job.name}"),  # a report goes to others
     )  # fmt: skip
 
 

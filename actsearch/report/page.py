@@ -53,7 +53,8 @@ def _contents(result: Result, plots: Sequence[Plot]) -> dict[str, Any]:
         "plots": plots,
         "secondary": _secondary(result),
         "secondary_caption": "The same runs by other metrics. Intervals and p are corrected for the number of "
-        "finalists, not of metrics: take these as hints. Times repeat the measurement, not the training.",
+        "finalists, not of metrics: take these as hints. Times are medians over repeated measurements, "
+        "not seeds; their differences are means over pairs of measurements.",
         "board_heads": board_heads,
         "board": board,
         "leaderboard_caption": f"Validation, selected from {len(result.leaderboard)} trials, so the best are "

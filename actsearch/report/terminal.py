@@ -22,6 +22,7 @@ from actsearch.study import (
     TrialRecord,
 )
 
+WIDE = 140  # columns that the finalists' table takes with all it has
 LINE_SECONDS = 5.0  # between plain lines of progress
 
 
@@ -146,10 +147,13 @@ class Terminal:
         corrected = f", intervals and p corrected for {len(verdicts)} comparisons" if len(verdicts) > 1 else ""
         self.console.print(f"\nFinalists: {test_name}, fresh seeds, paired with {base.activation}{corrected}")
         heads, rows = finalist_table(comparisons, metric)
+        if self.console.width < WIDE:  # the times of a step and a pass, which are last, stand in the report
+            n = next((i for i, head in enumerate(heads) if head == "training step"), len(heads))
+            heads, rows = heads[:n], [row[:n] for row in rows]
         table = Table(box=None, pad_edge=False, header_style="bold")
         for name in heads:
             words = name in ("activation", "verdict")
-            table.add_column(name, justify="left" if words else "right", no_wrap=name != "activation" and not words)
+            table.add_column(name, justify="left" if words else "right", no_wrap=name == "activation", overflow="fold")
         for row in rows:
             table.add_row(*map(escape, row))
         self.console.print(table)
