@@ -3,6 +3,7 @@
 import itertools
 import math
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
@@ -24,6 +25,7 @@ SETS = {
     "many": ["relu", *(f"elu(alpha={0.1 + i / 7:.4g})" for i in range(24))],
     "layers": ["gelu | tanh | leaky_relu6(negative_slope=0.01234)", "relu | relu | softmax", "relu"],
     "channelwise": ["softmax", "relu"],
+    "long": ["leaky_relu(negative_slope=0.01)", "leaky_relu6(negative_slope=0.008649)"],
     "alone": ["relu"],
 }
 
@@ -46,12 +48,18 @@ def curves(rng, level, with_inside=True):
 def made(names, folder, searched=True, seeds=8, with_costs=True, **options):
     """A result of these finalists; of its trials too, with parameters over three decades."""
     rng = np.random.default_rng(len(names))
+    if "relu" not in names:
+        options |= {"baseline": names[0], "metric": "learning_speed"}
     runs = [
         FinalistRun(name, {}, 1000 + seed, level + 0.01 * rng.normal(), 1.0 + 0.01 * rng.normal(), False,
                     curves(rng, level))
         for name, level in zip(names, 0.6 + 0.02 * rng.random(len(names)), strict=True)
         for seed in range(seeds)
     ]  # fmt: skip
+    target = None
+    if options.get("metric") == "learning_speed":
+        runs += [replace(r, rate=rate, recipe={"lr": rate}) for rate in (1 / 3, 3.0) for r in runs]
+        target = 0.5
     slopes = [f"leaky_relu(negative_slope={v:.4g})" for v in np.geomspace(0.001, 0.5, 9)]
     betas = [f"silu(beta={v:.4g})" for v in np.geomspace(0.8, 1.9, 6)]
     records = [
@@ -60,12 +68,12 @@ def made(names, folder, searched=True, seeds=8, with_costs=True, **options):
     ]
     chosen = ConfirmOptions(seeds=seeds, **options)
     costs = {name: Cost((40 + 5 * rng.random(6)).tolist(), (9 + rng.random(6)).tolist()) for name in names}
-    found = compare(runs, chosen, None, costs if with_costs else None)
+    found = compare(runs, chosen, target, costs if with_costs else None)
     rows = leaderboard_rows(records if searched else as_records(runs, "val_accuracy"), ["val_accuracy"])
     return Result(
         name="s", leaderboard=rows, records=records if searched else [], comparisons=found, runs=runs,
         summary=sentence(found, "digits's test set", chosen), folder=folder, test_name="digits's test set",
-        searched=searched, objective="val_accuracy", options=chosen, n_test=360,
+        searched=searched, objective="val_accuracy", options=chosen, n_test=360, target=target,
         about={"model": "mlp, 9 parameters", "command": "actsearch"}, config_yaml="a: 1\n",
     )  # fmt: skip
 

@@ -184,7 +184,7 @@ def forest(result: Result) -> tuple[Figure, str] | None:
     axes.grid(axis="y", visible=False)
     base = next(c.activation for c in result.comparisons if c.is_baseline)
     good = "right" if metric.higher_is_better else "left"
-    axes.set_xlabel(f"{metric.words}: difference to {base} ({unit(metric.name)}); better is {good}")
+    axes.set_xlabel(f"{metric.words} ({unit(metric.name)}; better is {good})\ndifference to {_name(base)}")
     right = axes.secondary_yaxis("right")
     right.set_yticks(
         range(len(rows)),
