@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -213,8 +214,8 @@ def compare(
                 n_failed=sum(run.failed for run in group), verdict=mine.pop(1.0, None), at_rates=mine,
                 secondary=secondary,
                 n_reached=None if target is None else sum(reaches(run.curves, target) for run in group),
-                training_step_us=_median(cost.training_step_us) if cost else math.nan,
-                latency_us=_median(cost.latency_us) if cost else math.nan,
+                training_step_us=statistics.median(cost.training_step_us) if cost else math.nan,
+                latency_us=statistics.median(cost.latency_us) if cost else math.nan,
             )
         )  # fmt: skip
     sign = -1 if METRICS[options.metric].higher_is_better else 1
@@ -257,7 +258,7 @@ def _arm(name: str, group: Sequence[FinalistRun], target: float | None, costs: M
         values = [steps_to(run.curves, target) for run in group]
         if name == "time_to_accuracy_s":
             assert cost is not None
-            values = [steps * _median(cost.training_step_us) / 1e6 for steps in values]
+            values = [steps * statistics.median(cost.training_step_us) / 1e6 for steps in values]
     return Arm(values, [run.failed for run in group])
 
 
@@ -278,12 +279,6 @@ def steps_to(curves: Curves, target: float) -> float:
 
 def reaches(curves: Curves, target: float) -> bool:
     return any(value >= target for (value,) in curves.val_metric)
-
-
-def _median(values: Sequence[float]) -> float:
-    ordered = sorted(values)
-    middle = len(ordered) // 2
-    return ordered[middle] if len(ordered) % 2 else (ordered[middle - 1] + ordered[middle]) / 2
 
 
 def by_candidate(runs: Sequence[FinalistRun]) -> list[list[FinalistRun]]:
