@@ -7,6 +7,7 @@ import numpy as np
 import optuna
 import pytest
 import torch
+from fake_trainer import FakeTrainer
 
 from actsearch import cost, pipeline
 from actsearch.data import Data, Source
@@ -31,6 +32,20 @@ def no_pictures(monkeypatch):
     monkeypatch.setattr(pipeline, "write_plots", lambda result: [])
     monkeypatch.setattr(cost, "SECONDS_EACH", 0.0)
     monkeypatch.setattr(cost, "REPETITIONS", 2)
+
+
+@pytest.fixture
+def fake(monkeypatch):
+    """Every run that a fake Trainer was asked for, in all calls of the test."""
+    started = []
+
+    class Noted(FakeTrainer):
+        def start(self, runs):
+            started.extend(runs)
+            super().start(runs)
+
+    monkeypatch.setattr(pipeline, "Trainer", Noted)
+    return started
 
 
 def blobs(n_validation=30, subset=None, resample=False):

@@ -5,17 +5,17 @@ import csv
 import numpy as np
 import pytest
 import torch
-from fake_trainer import FakeTrainer, evaluation
+from fake_trainer import evaluation
 from torch import nn
 
 import actsearch
-from actsearch import pipeline
 from actsearch.activations.spec import parse_net
 from actsearch.errors import ActSearchError
 from actsearch.models import mlp
 from actsearch.recipe import Recipe
 from actsearch.training import Run
 
+pytestmark = pytest.mark.usefixtures("no_pictures")
 RECIPE = {"steps": 20, "eval_every": 10, "batch_size": 15}
 LITTLE = {"recipe": RECIPE, "n_trials": 4, "seeds": 2, "finalists": 1, "finalist_seeds": 2, "quiet": True}
 
@@ -29,20 +29,6 @@ def arrays(shift=0.0):
 
 def net(in_shape, n_classes, activation):
     return nn.Sequential(nn.Linear(in_shape[0], 8), activation(8), nn.Linear(8, n_classes))
-
-
-@pytest.fixture
-def fake(monkeypatch, no_pictures):
-    """Every run that a fake Trainer was asked for, in all calls of the test."""
-    started = []
-
-    class Noted(FakeTrainer):
-        def start(self, runs):
-            started.extend(runs)
-            super().start(runs)
-
-    monkeypatch.setattr(pipeline, "Trainer", Noted)
-    return started
 
 
 # --- search, compare ------------------------------------------------------------------------------

@@ -22,20 +22,6 @@ from actsearch.study import StudyOptions
 RECIPE = {"steps": 20, "eval_every": 10, "batch_size": 15}
 
 
-@pytest.fixture
-def fake(monkeypatch):
-    """Every run that a fake Trainer was asked for, in all calls of the test."""
-    started = []
-
-    class Noted(FakeTrainer):
-        def start(self, runs):
-            started.extend(runs)
-            super().start(runs)
-
-    monkeypatch.setattr(pipeline, "Trainer", Noted)
-    return started
-
-
 # --- the whole way with MLflow --------------------------------------------------------------------
 
 
