@@ -25,7 +25,8 @@ def job(blobs, tmp_path):
         model=Model(mlp, "mlp", (6,), 3, {"width": 8, "depth": 2}), data=blobs(), recipe=RECIPE,
         space=SearchSpace(["relu", "tanh"], n_slots=2, base=RECIPE), study=StudyOptions(n_trials=4),
         confirm=ConfirmOptions(), sampler=SamplerFactory(optuna.samplers.TPESampler, {}, 0),
-        pruner=optuna.pruners.NopPruner(), identity={}, folder=tmp_path, storage_url="sqlite:///x.db", tracking_uri=None,
+        pruner=optuna.pruners.NopPruner(), identity={}, folder=tmp_path, storage_url="sqlite:///x.db",
+        tracking_uri=None,
     )  # fmt: skip
 
 
