@@ -40,6 +40,7 @@ def search(
     finalists: int | str = 3,
     finalist_seeds: int = 20,
     baseline: str = "relu",
+    confirm: Mapping[str, Any] | None = None,
     n_validation: int | None = None,
     name: str | None = None,
     folder: str | Path = "runs",
@@ -52,7 +53,8 @@ def search(
 
     model: mlp, cnn1d, cnn2d or resnet; a model function (see actsearch.models); or an nn.Module, whose
     activations are swapped in copies with fresh weights. data: mnist1d, digits, a Data, or arrays
-    (x, y, x_test, y_test). activations: as in a search space's YAML. tracking_uri: MLflow's, None for none.
+    (x, y, x_test, y_test). activations: as in a search space's YAML. confirm: what else the command has under that
+    name, e.g. {"metric": "test_loss", "margin": {"test_loss": 0.02}, "until_decided": True}. tracking_uri: MLflow's, None for none.
     Raises ActSearchError for what a user can put right.
     """
     if not isinstance(recipe, Recipe):
@@ -60,6 +62,10 @@ def search(
             if key not in Recipe.__dataclass_fields__:
                 raise unknown("recipe value", key, Recipe.__dataclass_fields__)
         recipe = Recipe(**dict(recipe or {}))
+    known = ConfirmOptions.__dataclass_fields__.keys() - {"finalists", "seeds", "baseline"}
+    for key in confirm or {}:
+        if key not in known:
+            raise unknown("value in confirm:", key, sorted(known))
     contents = _digest(data)
     data = _data(data, n_validation)
     label = model if isinstance(model, str) else getattr(model, "__name__", type(model).__name__)
@@ -82,7 +88,7 @@ def search(
     target = Path(folder) / title
     job = Job(
         model=made, data=data, space=SearchSpace(list(activations), n_slots=made.n_slots, base=recipe), recipe=recipe,
-        study=options, confirm=ConfirmOptions(finalists=finalists, seeds=finalist_seeds, baseline=baseline),
+        study=options, confirm=ConfirmOptions(finalists, finalist_seeds, baseline, **(confirm or {})),
         sampler=SamplerFactory(optuna.samplers.TPESampler, {}, 0), pruner=optuna.pruners.NopPruner(), identity=identity,
         folder=target, storage_url=f"sqlite:///{target / 'study.db'}", tracking_uri=tracking_uri, device=device,
         engine=engine, params={"model": label, "data": data.name},

@@ -142,3 +142,13 @@ def test_what_a_user_can_put_right_is_an_actsearch_error_and_leaves_nothing(fake
 def test_a_recipe_key_that_is_none_says_so(fake, tmp_path):
     with pytest.raises(ActSearchError, match=r"stpes.*steps"):
         actsearch.search("mlp", arrays(), ["relu"], folder=tmp_path, recipe={"stpes": 3})
+
+
+def test_what_the_command_has_under_confirm_python_has_too(fake, tmp_path):
+    options = {"metric": "test_loss", "margin": {"test_loss": 0.9}, "until_decided": True, "looks": [6, 8]}
+    kept = {"folder": tmp_path, "recipe": RECIPE, "quiet": True}
+    result = actsearch.compare("mlp", arrays(), ["relu", "tanh"], confirm=options, **kept)
+    (verdict,) = [v for v in result.verdicts if v["primary"]]
+    assert (verdict["metric"], verdict["margin"], verdict["n_seeds"]) == ("test_loss", 0.9, 6)
+    with pytest.raises(ActSearchError, match=r"confirm: 'metrc'.*'metric'"):
+        actsearch.compare("mlp", arrays(), ["relu", "tanh"], confirm={"metrc": "test_loss"}, **kept)
