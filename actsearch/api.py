@@ -54,7 +54,8 @@ def search(
     model: mlp, cnn1d, cnn2d or resnet; a model function (see actsearch.models); or an nn.Module, whose
     activations are swapped in copies with fresh weights. data: mnist1d, digits, a Data, or arrays
     (x, y, x_test, y_test). activations: as in a search space's YAML. confirm: what else the command has under that
-    name, e.g. {"metric": "test_loss", "margin": {"test_loss": 0.02}, "until_decided": True}. tracking_uri: MLflow's, None for none.
+    name, e.g. {"metric": "test_loss", "margin": {"test_loss": 0.02}, "until_decided": True}. tracking_uri: MLflow's,
+    None for none.
     Raises ActSearchError for what a user can put right.
     """
     if not isinstance(recipe, Recipe):

@@ -145,10 +145,10 @@ def test_a_recipe_key_that_is_none_says_so(fake, tmp_path):
 
 
 def test_what_the_command_has_under_confirm_python_has_too(fake, tmp_path):
-    options = {"metric": "test_loss", "margin": {"test_loss": 0.9}, "until_decided": True, "looks": [6, 8]}
+    options = {"metric": "test_loss", "margin": {"test_loss": 0.9}, "until_decided": True, "looks": [7, 9]}
     kept = {"folder": tmp_path, "recipe": RECIPE, "quiet": True}
     result = actsearch.compare("mlp", arrays(), ["relu", "tanh"], confirm=options, **kept)
     (verdict,) = [v for v in result.verdicts if v["primary"]]
-    assert (verdict["metric"], verdict["margin"], verdict["n_seeds"]) == ("test_loss", 0.9, 6)
+    assert (verdict["metric"], verdict["margin"], verdict["n_seeds"]) == ("test_loss", 0.9, 7)
     with pytest.raises(ActSearchError, match=r"confirm: 'metrc'.*'metric'"):
         actsearch.compare("mlp", arrays(), ["relu", "tanh"], confirm={"metrc": "test_loss"}, **kept)
