@@ -125,7 +125,7 @@ def _do(cfg: DictConfig, folder: Path) -> None:
         result = pipeline.deliver(job)
         terminal.line(f"delivered {job.name} to {job.tracking_uri}")
     elif config.task.name == "report":
-        result = pipeline.report(job)
+        result = pipeline.report(job, terminal)
     else:
         result = pipeline.run(job, terminal, early, psutil.Process().create_time())
     result.report(terminal)
@@ -317,7 +317,7 @@ def _explain(error: BaseException) -> str:
             return str(unknown("config group", key.split("=")[0], [*group_options, *_known_keys()]))
     if match := re.search(r"full_key: (\S+)", text):
         values = [getattr(e, "value", None) for e in chain]
-        return _wrong_kind(match[1], next((v for v in values if v is not None), ""))
+        return _wrong_kind(match[1], next((v for v in values if v is not None), "null"))
     return " ".join(text.split())
 
 
@@ -331,6 +331,7 @@ def _wrong_kind(key: str, value: Any) -> str:
             default = default[0]
         else:
             default = default.get(part) if isinstance(default, Mapping) else getattr(default, part, None)
+    default = vars(default) if hasattr(default, "__dataclass_fields__") else default
     if isinstance(default, Mapping):
         name, example = next(iter(default.items()), ("name", "value"))
         return f"{key}={value}: it holds values by name. Write e.g. {key}.{name}={example}."

@@ -5,11 +5,12 @@ Knows runs as data; nothing of how they are trained or stored.
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
@@ -20,7 +21,7 @@ from actsearch.cost import Cost
 from actsearch.errors import ActSearchError, unknown
 from actsearch.recipe import Recipe
 from actsearch.search_space import candidate_key
-from actsearch.statistics import mean, std
+from actsearch.statistics import MOST_SEEDS, mean, std
 from actsearch.study import Curves
 from actsearch.verdict import METRICS, Arm, Rules, Verdict, judge
 
@@ -56,8 +57,8 @@ class ConfirmOptions:
             raise ActSearchError(f"confirm.finalists={self.finalists}: write a number, or all.")
         for key in ("finalists", "seeds", "tune_trials"):
             value = getattr(self, key)
-            if isinstance(value, int) and value < 1:
-                raise ActSearchError(f"confirm.{key}={value}: it must be at least 1.")
+            if value != "all" and (not isinstance(value, int) or not 1 <= value <= MOST_SEEDS):
+                raise ActSearchError(f"confirm.{key}={value}: it must be a whole number, at least 1.")
         if self.metric not in METRICS:
             raise unknown("metric in confirm.metric:", self.metric, METRICS)
         self.margin = {**MARGINS, **self.margin}
@@ -69,9 +70,10 @@ class ConfirmOptions:
                 raise ActSearchError(
                     f"confirm.margin.{name}={margin:g}: write a share between 0 and 1, e.g. {example}."
                 )
-        if not 0 < self.alpha < 0.5:
-            raise ActSearchError(f"confirm.alpha={self.alpha:g}: write a chance between 0 and 0.5, e.g. 0.05.")
-        if not self.looks or self.looks[0] < 2 or sorted(set(self.looks)) != list(self.looks):
+        if not 1e-6 <= self.alpha < 0.5:
+            raise ActSearchError(f"confirm.alpha={self.alpha:g}: write a chance from 0.000001 to 0.5, e.g. 0.05.")
+        good = self.looks and self.looks[0] > 1 and self.looks[-1] <= MOST_SEEDS
+        if not good or sorted(set(self.looks)) != list(self.looks):
             raise ActSearchError(
                 f"confirm.looks={list(self.looks)}: write growing numbers of seeds from 2 on, e.g. {list(LOOKS)}."
             )
@@ -135,7 +137,7 @@ class Comparison:
     tuned rate. verdict: by that metric; None for the baseline. at_rates: the same at other learning rates, by rate.
     secondary: by the other metrics, corrected for the number of candidates but not for the number of metrics.
     n_reached: how many runs reached the target accuracy, where steps to it are counted. training_step_us,
-    latency_us: medians of the plain PyTorch net on this machine; NaN where not measured.
+    latency_us: geometric means over repetitions, of the plain PyTorch net on this machine; NaN where not measured.
     """
 
     activation: str
@@ -204,18 +206,19 @@ def compare(
             _verdict(name, group, base, rules, options, target, costs) for name in others
         ]  # fmt: skip
         values = _arm(options.metric, group, target, costs).values
+        centre = statistics.geometric_mean(values) if options.metric in COST else mean(values)
         cost = costs.get(activation)
         accuracies = [run.test_metric for run in group]
         out.append(
             Comparison(
                 activation=activation, recipe=group[0].recipe, is_baseline=group is base,
-                mean=mean(values), std=std(values), test_accuracy=mean(accuracies), test_accuracy_std=std(accuracies),
+                mean=centre, std=std(values), test_accuracy=mean(accuracies), test_accuracy_std=std(accuracies),
                 test_loss=mean([run.test_loss for run in group]), n_seeds=len(group),
                 n_failed=sum(run.failed for run in group), verdict=mine.pop(1.0, None), at_rates=mine,
                 secondary=secondary,
                 n_reached=None if target is None else sum(reaches(run.curves, target) for run in group),
-                training_step_us=statistics.median(cost.training_step_us) if cost else math.nan,
-                latency_us=statistics.median(cost.latency_us) if cost else math.nan,
+                training_step_us=statistics.geometric_mean(cost.training_step_us) if cost else math.nan,
+                latency_us=statistics.geometric_mean(cost.latency_us) if cost else math.nan,
             )
         )  # fmt: skip
     sign = -1 if METRICS[options.metric].higher_is_better else 1
@@ -237,7 +240,8 @@ def _verdict(
 ) -> Verdict:  # fmt: skip
     paired = base if name in COST else [run for run in base if run.seed in {r.seed for r in group}]
     arms = (_arm(name, group, target, costs), _arm(name, paired, target, costs))
-    return judge(METRICS[name], *arms, rules, options.margin[name])
+    found = judge(METRICS[name], *arms, rules, options.margin[name])
+    return replace(found, seeds_to_decide=None) if name in COST else found  # it would count repetitions
 
 
 def _arm(name: str, group: Sequence[FinalistRun], target: float | None, costs: Mapping[str, Cost]) -> Arm:
@@ -258,7 +262,9 @@ def _arm(name: str, group: Sequence[FinalistRun], target: float | None, costs: M
         values = [steps_to(run.curves, target) for run in group]
         if name == "time_to_accuracy_s":
             assert cost is not None
-            values = [steps * statistics.median(cost.training_step_us) / 1e6 for steps in values]
+            # each seed with a repetition of its own, so that the timing's error is in the interval as well
+            times = itertools.cycle(cost.training_step_us)
+            values = [steps * us / 1e6 for steps, us in zip(values, times, strict=False)]
     return Arm(values, [run.failed for run in group])
 
 

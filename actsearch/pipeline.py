@@ -18,7 +18,7 @@ import torch
 
 from actsearch import finalists as stage
 from actsearch.activations.spec import parse_net
-from actsearch.comparison import TARGET, FinalistRun, compare
+from actsearch.comparison import TARGET, ConfirmOptions, FinalistRun, compare
 from actsearch.cost import Cost, latency_us, measure
 from actsearch.environment import environment
 from actsearch.errors import ActSearchError, hide_password, one_line
@@ -38,6 +38,7 @@ from actsearch.report.sentence import sentence
 from actsearch.report.tables import finalist_table, latex_table, markdown_table
 from actsearch.report.terminal import Terminal
 from actsearch.search_space import Candidate, plural
+from actsearch.statistics import fewest_for_sign_flips
 from actsearch.storage import close_storage, open_storage, sole_leader, sqlite_path
 from actsearch.study import (
     Event,
@@ -52,6 +53,7 @@ from actsearch.tracking import Delivery, Tracker
 from actsearch.training import Plan, Run, Trainer, choose, devices_of, find_device, tune
 
 TUNE_STEPS = 50  # of each plan that engine=tune times
+NOT_TO_REPEAT = ("task=", "hydra.run.dir=")  # of a command: what was done with the result, and where it lies
 T = TypeVar("T")
 
 
@@ -115,12 +117,14 @@ def run(job: Job, terminal: Terminal, processes: Processes | None = None, starte
         noted = settle_plan(job, study, trainer)
         job.data.source.prepare_test()
         terminal.header(header(job, trainer, n_trials, len(everything), len(before)))
+        n_final = len(everything) if compare_all else int(job.confirm.finalists) + 1
+        if (least := fewest_for_sign_flips(job.confirm.rules(n_final - 1).level)) > job.confirm.seeds_at_looks[-1]:
+            terminal.warn(f"so few seeds can decide nothing here: with these comparisons it takes at least {least}.")
         tracker = None
         if job.tracking_uri is not None:
             make = lambda uri=job.tracking_uri: Delivery(uri, job.experiment, job.study_info)  # noqa: E731
             tracker = Tracker(make, terminal.warn)
             stack.callback(tracker.close)
-        n_final = len(everything) if compare_all else int(job.confirm.finalists) + 1
         n_points = len(job.space.recipe_points(job.confirm.tune_trials)) if job.space.recipe else 0
         n_fresh = n_final * len(job.confirm.rates) * job.confirm.seeds_at_looks[-1]
         n_runs = (max(n_trials - len(before), 0) + n_points * n_final) * job.study.seeds + n_fresh
@@ -140,7 +144,7 @@ def run(job: Job, terminal: Terminal, processes: Processes | None = None, starte
                 except StopIteration as end:
                     return end.value
                 if clock.first_rung_s is None and isinstance(event, RungReached):
-                    note_making(study, job, device)
+                    note_environment(study, device)
                 clock.event(event)
                 terminal.event(event)
                 if trainer.plan != noted:
@@ -176,6 +180,7 @@ def run(job: Job, terminal: Terminal, processes: Processes | None = None, starte
         )  # fmt: skip
         # who they are at last: the storage may hold runs of others too, from before n_trials was raised
         study.set_user_attr("finalists", [[c.activation, dict(c.recipe)] for c in chosen])
+        study.set_user_attr("finalists_asked", [job.confirm.finalists, job.confirm.baseline])
         threading.Thread(target=import_for_the_end, daemon=True).start()  # seconds, while the finalists train
         if job.tells_speed:
             home = next(c for c in chosen if c.specs == parse_net(job.confirm.baseline))
@@ -197,7 +202,7 @@ def run(job: Job, terminal: Terminal, processes: Processes | None = None, starte
         result = make_result(job, study, storage, chosen, runs)
         if result.earlier_looks:
             terminal.warn(second_look(result))
-        note_look(study, job)
+        note_look(study, job.confirm)
         files = write_files(result)
         clock.lap("report_s")
         if tracker is not None:
@@ -210,9 +215,16 @@ def run(job: Job, terminal: Terminal, processes: Processes | None = None, starte
     return result
 
 
-def note_look(study: optuna.Study, job: Job) -> None:
-    """Keeps after how many seeds a person saw verdicts: to go on because of them is a further chance to err."""
-    seen, now = study.user_attrs.get("looked_at", []), job.confirm.seeds_at_looks[-1]
+def look(options: ConfirmOptions) -> str:
+    """What verdicts are seen with these options, in words."""
+    seeds = " to ".join(str(n) for n in sorted({options.seeds_at_looks[0], options.seeds_at_looks[-1]}))
+    margin = f"{options.margin[options.metric]:g}"
+    return f"{options.metric} against {options.baseline}, {seeds} seeds, alpha {options.alpha:g}, margin {margin}"
+
+
+def note_look(study: optuna.Study, options: ConfirmOptions) -> None:
+    """Keeps which verdicts a person saw: to ask again because of them is a further chance to err."""
+    seen, now = study.user_attrs.get("looked_at", []), look(options)
     if now not in seen:
         study.set_user_attr("looked_at", [*seen, now])
 
@@ -224,9 +236,8 @@ def import_for_the_end() -> None:
     torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))], fused=True)  # the first one imports for 1.6 s
 
 
-def note_making(study: optuna.Study, job: Job, device: torch.device) -> None:
-    """Keeps in the study by which command, and with what, each once, it is being trained."""
-    study.set_user_attr("command", job.tags.get("command", ""))
+def note_environment(study: optuna.Study, device: torch.device) -> None:
+    """Keeps in the study with what it is being trained, each once."""
     before, now = study.user_attrs.get("environments", []), environment(device)
     if now not in before:
         study.set_user_attr("environments", [*before, now])
@@ -305,11 +316,16 @@ def deliver(job: Job) -> Result:
     return result
 
 
-def report(job: Job) -> Result:
+def report(job: Job, terminal: Terminal) -> Result:
     """Writes the tables, the verdicts, the plots and the page of a finished study again, from the storage alone."""
-    with stored(job) as (_, result):
+    with stored(job) as (study, result):
         if result is None:
             raise ActSearchError(f"the study '{job.name}' is not finished. Run it to its end: without task=report.")
+        if result.earlier_looks:
+            terminal.warn(second_look(result))
+        note_look(study, job.confirm)
+    if job.config_yaml:
+        write_text(job.folder / "config.yaml", job.config_yaml)
     write_files(result)
     return result
 
@@ -328,6 +344,14 @@ def stored(job: Job) -> Iterator[tuple[optuna.Study, Result | None]]:
             Candidate(parse_net(activation), tuple(values.items()))
             for activation, values in study.user_attrs.get("finalists", [])
         ]
+        asked = study.user_attrs.get("finalists_asked")
+        if chosen and asked != [job.confirm.finalists, job.confirm.baseline]:
+            raise ActSearchError(
+                f"the study '{job.name}' was last run with confirm.finalists={asked[0]} confirm.baseline={asked[1]}. "
+                "Write these, or run it with others: without task."
+                if asked
+                else f"the study '{job.name}' is of an older version. Run it once more: what was trained is not again."
+            )
         done, _ = stage.stored_runs(storage, job.name)
         target = study.user_attrs.get("target_accuracy")
         costs = stored_costs(study, chosen)
@@ -374,7 +398,7 @@ def make_result(
         summary=sentence(comparisons, test_name, job.confirm), folder=job.folder, test_name=test_name,
         searched=bool(done), objective=objective, options=job.confirm,
         n_test=stage.stored_runs(storage, job.name)[1], target=target,
-        earlier_looks=[n for n in study.user_attrs.get("looked_at", []) if n < job.confirm.seeds_at_looks[-1]],
+        earlier_looks=[seen for seen in study.user_attrs.get("looked_at", []) if seen != look(job.confirm)],
         about=about(job, study),
         config_yaml=job.config_yaml.replace(str(job.folder), f"runs/{job.name}"),  # a report goes to others
     )  # fmt: skip
@@ -385,7 +409,7 @@ def about(job: Job, study: optuna.Study) -> dict[str, str]:
     plans = [Plan.from_json(v) for k, v in study.user_attrs.items() if k.startswith("plan_")]
     made = study.user_attrs.get("environments", [])
     rows = {
-        "command": study.user_attrs.get("command", ""),
+        "command": " ".join(w for w in job.tags.get("command", "").split(" ") if not w.startswith(NOT_TO_REPEAT)),
         **model_rows(job),
         "training": "; ".join(dict.fromkeys(map(str, plans))),
         "versions": " / ".join(dict.fromkeys(e["versions"] for e in made)),

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 EXACT_SIGN_FLIPS = 40  # pairs up to which all 2ⁿ signs are counted; above, 99,999 are drawn
+DRAWN = 100_000
 POWER = 0.8
 MOST_SEEDS = 1_000_000  # beyond it nobody trains
 
@@ -73,7 +74,7 @@ def sign_flip_p_value(differences: Sequence[float]) -> float:
     """Two-sided p that paired differences are symmetric around 0 (Fisher 1935): the share of all sign patterns
     whose sum is as far from 0 as the one seen. Needs no normal distribution.
 
-    Exact up to 40 pairs, by the sums of both halves; above, from 99,999 drawn patterns, the one seen among them.
+    Exact up to 40 pairs, by the sums of both halves; above, from 99,999 drawn patterns and the one seen.
     NaN if a difference is not finite.
     """
     d = np.asarray(differences, dtype=float)
@@ -84,13 +85,18 @@ def sign_flip_p_value(differences: Sequence[float]) -> float:
     if seen <= near:
         return 1.0
     if d.size > EXACT_SIGN_FLIPS:
-        signs = np.random.default_rng(0).integers(0, 2, (99_999, d.size), dtype=np.int8) * 2 - 1
-        return float(1 + (np.abs(signs @ d) >= seen - near).sum()) / 100_000
+        signs = np.random.default_rng(0).integers(0, 2, (DRAWN - 1, d.size), dtype=np.int8) * 2 - 1
+        return float(1 + (np.abs(signs @ d) >= seen - near).sum()) / DRAWN
     left, right = (_sums(half) for half in (d[: d.size // 2], d[d.size // 2 :]))
     left.sort()  # not needed, but sorted questions are answered twice as fast
     right.sort()
     reached = right.size - np.searchsorted(right, seen - near - left)
     return float(2 * reached.sum() / 2.0**d.size)
+
+
+def smallest_sign_flip_p(n: int) -> float:
+    """What `sign_flip_p_value` can say at the least of n pairs."""
+    return 2 / 2.0**n if n <= EXACT_SIGN_FLIPS else 1 / DRAWN
 
 
 def _sums(d: np.ndarray) -> np.ndarray:

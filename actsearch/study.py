@@ -52,8 +52,8 @@ class StudyOptions:
     def __post_init__(self) -> None:
         for key in ("n_trials", "seeds", "generation"):
             value = getattr(self, key)
-            if value is not None and value < 1:
-                raise ActSearchError(f"study.{key}={value}: it must be at least 1.")
+            if value is not None and (not isinstance(value, int) or value < 1):
+                raise ActSearchError(f"study.{key}={value}: it must be a whole number, at least 1.")
         if self.seeds > FRESH_SEED:
             raise ActSearchError(f"study.seeds={self.seeds}: at most {FRESH_SEED}; the seeds after are the finalists'.")
         if self.seed < 0:

@@ -20,6 +20,7 @@ from actsearch.statistics import (
     seeds_for_difference,
     seeds_for_equivalence,
     sign_flip_p_value,
+    smallest_sign_flip_p,
     std,
     upper_std,
 )
@@ -74,6 +75,11 @@ class Rules:
     looks: int = 1
 
     @property
+    def words(self) -> str:
+        looks = f" at {self.looks} looks" if self.looks > 1 else ""
+        return f"{self.comparisons} comparison{'s' if self.comparisons > 1 else ''}{looks}"
+
+    @property
     def level(self) -> float:
         """The two-sided level of each single test."""
         return self.alpha / (self.comparisons * self.looks)
@@ -83,7 +89,8 @@ class Rules:
 class Verdict:
     """What the runs say of a candidate against the baseline by one metric.
 
-    mean, std, baseline_mean: over n_seeds. difference, ci_low, ci_high, minimum_detectable_effect: candidate −
+    mean, std, baseline_mean: over n_seeds (of a cost: repetitions). difference, ci_low, ci_high and
+    minimum_detectable_effect: candidate −
     baseline, or for ratios the relative change (−0.03: 3 % less). confidence: of the interval. p_corrected: for all
     comparisons and looks. seeds_to_decide: the whole number of seeds that should settle it; None once decided, or
     where a million would not do. p_failed: McNemar's, of n_failed against n_failed_baseline. warning: empty, or what
@@ -142,9 +149,13 @@ def judge(metric: Metric, candidate: Arm, baseline: Arm, rules: Rules, margin: f
             if metric.ratio
             else [x - y for x, y in zip(a, b, strict=True)]
         )
-        verdict = _decide(d.ci_low, d.ci_high, low, high, p_sign_flip <= rules.level, metric.higher_is_better)
-        verdict = verdict if d.n >= least else UNDECIDED
-        seeds = None if verdict != UNDECIDED else seeds_to_decide(d.mean, d.std, d.n, low, high, rules.level)
+        flips = p_sign_flip <= max(rules.level, smallest_sign_flip_p(d.n))
+        verdict = _decide(d.ci_low, d.ci_high, low, high, flips, metric.higher_is_better)
+        nothing = all(candidate.failed) and all(baseline.failed)
+        verdict = UNDECIDED if nothing or d.n < least else verdict
+        seeds = None
+        if verdict == UNDECIDED and not nothing:
+            seeds = seeds_to_decide(d.mean, d.std, d.n, low, high, rules.level)
     shown = math.expm1 if metric.ratio else float
     return Verdict(
         metric=metric.name, verdict=verdict, mean=mean(a), std=std(a), baseline_mean=mean(b),
@@ -185,7 +196,9 @@ def _warning(n_failed: int, n_failed_baseline: int, p_failed: float, n: int, usa
     found = []
     if not usable:
         found.append("values that are not finite and positive: nothing can be compared")
-    if n_failed or n_failed_baseline:
+    if n_failed == n_failed_baseline == n:
+        found.append("no run of either learned anything: all diverged or stayed at chance")
+    elif n_failed or n_failed_baseline:
         how = "more than can be chance" if p_failed <= level else "which may be chance"
         found.append(
             f"{n_failed} of {n} runs diverged or stayed at chance, the baseline's {n_failed_baseline} ({how}, McNemar "

@@ -95,7 +95,7 @@ def test_a_finalist_run_survives_json():
             "confirm.margin.test_accuracy=0: write a share between 0 and 1, e.g. 0.005",
         ),
         ({"margin": {"test_loss": 5}}, "confirm.margin.test_loss=5: write a share between 0 and 1, e.g. 0.05"),
-        ({"alpha": 0.0}, "confirm.alpha=0: write a chance between 0 and 0.5"),
+        ({"alpha": 0.0}, "confirm.alpha=0: write a chance from 0.000001 to 0.5"),
         ({"alpha": 0.5}, "confirm.alpha=0.5"),
         ({"looks": []}, "confirm.looks=[]: write growing numbers of seeds from 2 on"),
         ({"looks": [1, 5]}, "confirm.looks=[1, 5]"),

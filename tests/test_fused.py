@@ -222,7 +222,7 @@ def test_the_full_cross(name, optimizer, schedule, vectorised):
         wanted = plain(m, d, run)[0].state_dict()
         near = [plain(m, d, run, jitter)[0].state_dict() for jitter in (1e-15, 1e-14)]
         mine = program.state_dict(i)
-        least = 1e-6 if "celu" in str(run.specs) else 1e-9  # torch's has 1/α in single precision
+        least = 1e-5 if "celu" in str(run.specs) else 1e-9  # torch's has 1/α in single precision
         for key, value in wanted.items():
             if key.endswith("num_batches_tracked"):
                 continue

@@ -54,7 +54,7 @@ def test_a_server_that_is_down_costs_one_warning_and_all_is_delivered_later(fake
     down = job(tmp_path / "down", blobs, tracking_uri=f"http://127.0.0.1:{port}")
     result = pipeline.run(down, Terminal())
     out = capsys.readouterr().out
-    assert out.count("warning:") == 1
+    assert out.count("warning: MLflow") == 1
     assert "task=deliver" in out
     with pytest.raises(ActSearchError, match=r"tracking.uri=http"):
         pipeline.deliver(down)
@@ -135,7 +135,7 @@ def test_nothing_reads_the_test_set_before_the_finalists_have_been_trained(blobs
         data.without_test().test()
     # a finished study is read from its storage: not opened again
     pipeline.run(asked, Terminal(quiet=True))
-    pipeline.report(asked)
+    pipeline.report(asked, Terminal(quiet=True))
     assert len(opened) == 1
 
 
@@ -151,7 +151,7 @@ def test_the_report_is_made_again_from_the_storage_alone(fake, blobs, tmp_path):
     for file in made:
         file.unlink()
     n = len(fake)
-    again = pipeline.report(asked)
+    again = pipeline.report(asked, Terminal(quiet=True))
     assert len(fake) == n
     assert again == first
     for file, content in made.items():
@@ -162,7 +162,9 @@ def test_a_report_of_another_margin_has_other_verdicts_and_the_same_numbers(fake
     asked = job(tmp_path, blobs, confirm=ConfirmOptions(finalists=1, seeds=7))
     first = pipeline.run(asked, Terminal(quiet=True))
     wide = replace(asked, confirm=ConfirmOptions(finalists=1, seeds=7, margin={"test_accuracy": 0.9}))
-    (old,), (new,) = ([v for v in r.verdicts if v["primary"]] for r in (first, pipeline.report(wide)))
+    (old,), (new,) = (
+        [v for v in r.verdicts if v["primary"]] for r in (first, pipeline.report(wide, Terminal(quiet=True)))
+    )
     assert new["difference"] == old["difference"]
     assert "margin" in new["verdict"] or new["verdict"] == "equivalent"
 
@@ -173,20 +175,42 @@ def test_going_on_with_more_seeds_is_named_a_second_look(fake, blobs, tmp_path, 
     assert pipeline.run(asked, Terminal()).earlier_looks == []  # the same again is no further look
     assert "seen before" not in capsys.readouterr().out
     more = replace(asked, confirm=ConfirmOptions(finalists=1, seeds=8))
-    assert pipeline.run(more, Terminal()).earlier_looks == [6]
-    assert "warning: These verdicts were seen before, with 6 seeds." in capsys.readouterr().out
-    assert "were seen before, with 6 seeds" in (tmp_path / "report.html").read_text()
+    seen = "test_accuracy against relu, 6 seeds, alpha 0.05, margin 0.005"
+    assert pipeline.run(more, Terminal()).earlier_looks == [seen]
+    assert f"warning: Other verdicts of this study were seen before: {seen}." in capsys.readouterr().out
+    assert f"were seen before: {seen}" in (tmp_path / "report.html").read_text()
+    # to fewer seeds, to another metric: the same
+    assert len(pipeline.run(asked, Terminal()).earlier_looks) == 1
+    loss = replace(more, confirm=ConfirmOptions(finalists=1, seeds=8, metric="test_loss"))
+    assert len(pipeline.report(loss, Terminal()).earlier_looks) == 2
+    assert "seen before" in capsys.readouterr().out
+
+
+def test_a_report_of_other_finalists_is_refused(fake, blobs, tmp_path):
+    asked = job(tmp_path, blobs, confirm=ConfirmOptions(finalists=1, seeds=6))
+    pipeline.run(asked, Terminal(quiet=True))
+    for options in (ConfirmOptions(finalists=2, seeds=6), ConfirmOptions(finalists=1, seeds=6, baseline="gelu")):
+        with pytest.raises(ActSearchError, match=r"confirm\.finalists=1 confirm\.baseline=relu"):
+            pipeline.report(replace(asked, confirm=options), Terminal(quiet=True))
+
+
+def test_too_few_seeds_for_any_verdict_are_named_before_anything_is_trained(fake, blobs, tmp_path, capsys):
+    few = job(tmp_path, blobs, confirm=ConfirmOptions(finalists="all", seeds=6))  # two comparisons: 7 at least
+    pipeline.run(few, Terminal())
+    assert "warning: so few seeds can decide nothing here: with these comparisons it takes at least 7" in (
+        capsys.readouterr().out
+    )
 
 
 def test_an_unfinished_study_has_no_report(fake, blobs, tmp_path, monkeypatch):
     asked = job(tmp_path, blobs)
     with pytest.raises(ActSearchError, match="there is no study 's'"):
-        pipeline.report(asked)
+        pipeline.report(asked, Terminal(quiet=True))
     monkeypatch.setattr(pipeline, "Trainer", lambda *a, **k: FakeTrainer(die_at=3))
     with pytest.raises(Killed):
         pipeline.run(asked, Terminal(quiet=True))
     with pytest.raises(ActSearchError, match="not finished"):
-        pipeline.report(asked)
+        pipeline.report(asked, Terminal(quiet=True))
 
 
 def test_costs_are_measured_once_for_the_same_finalists(fake, blobs, tmp_path, monkeypatch):

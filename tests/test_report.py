@@ -159,7 +159,11 @@ def test_a_test_that_disagrees_is_named():
     # five equal differences: the t is sure, and no sign-flip test of five pairs can be
     said = sentence(compared([*runs("gelu", [v + 0.1 for v in TEN[:5]]), *BASE[:5]]), "t", OPTIONS)
     assert said.startswith("Undecided")
-    assert "The exact sign-flip test does not agree (p = 0.062, not corrected)." in said
+    assert "5 paired seeds. That is too few for any verdict at this level: at least 6 are needed." in said
+    # one pair in ten the other way: the interval leaves out 0, the signs alone do not
+    odd = [v + d for v, d in zip(TEN, [0.01] * 9 + [-0.02], strict=True)]
+    said = sentence(compared([*runs("gelu", odd), *BASE]), "t", OPTIONS)
+    assert ("does not agree" in said) == (not said.startswith("gelu is"))
 
 
 # --- the terminal ---------------------------------------------------------------------------------
@@ -176,7 +180,7 @@ def test_a_log_gets_plain_lines(capsys):
     terminal.warn("the server said: [/none] [red] no")
     terminal.leaderboard(leaderboard_rows(DONE, ["val_accuracy"]), searched=True)
     three = runs("relu", [0.50, 0.60, 0.55])
-    terminal.finalists(compared([*runs("gelu", [0.6, 0.8, 0.85]), *three]), "digits's test set", "test_accuracy")
+    terminal.finalists(compared([*runs("gelu", [0.6, 0.8, 0.85]), *three]), "digits's test set", OPTIONS)
     terminal.line("[3/4] done")
     out = capsys.readouterr().out
     assert "\x1b" not in out

@@ -53,8 +53,8 @@ def _contents(result: Result, plots: Sequence[Plot]) -> dict[str, Any]:
         "plots": plots,
         "secondary": _secondary(result),
         "secondary_caption": "The same runs by other metrics. Intervals and p are corrected for the number of "
-        "finalists, not of metrics: take these as hints. Times are medians over repeated measurements, "
-        "not seeds; their differences are means over pairs of measurements.",
+        "finalists, not of metrics: take these as hints. Times are geometric means over repeated "
+        "measurements, not seeds.",
         "board_heads": board_heads,
         "board": board,
         "leaderboard_caption": f"Validation, selected from {len(result.leaderboard)} trials, so the best are "
@@ -86,12 +86,10 @@ def _table_caption(result: Result) -> str:
     v = verdicts[0]
     base = next(c.activation for c in result.comparisons if c.is_baseline)
     rules = result.options.rules(len(verdicts))
-    looks = f" at {rules.looks} looks" if rules.looks > 1 else ""
-    n = f"{rules.comparisons} comparison{'s' if rules.comparisons > 1 else ''}{looks}"
     text = (
-        f"Differences to {base}, paired by seed. The {confidence(v)} intervals and the p are corrected for {n} "
-        "(Bonferroni). Better or worse: the interval leaves out 0, and an exact sign-flip test agrees. Equivalent: it "
-        f"lies within ±{margin(v)}."
+        f"Differences to {base}, paired by seed. The {confidence(v)} intervals and the p are corrected for "
+        f"{rules.words} (Bonferroni). Better or worse: the interval leaves out 0, and an exact sign-flip test agrees. "
+        f"Equivalent: it lies within ±{margin(v)}."
     )
     waiting = [
         f"{c.activation} about {c.verdict.seeds_to_decide}"
@@ -110,7 +108,6 @@ def _secondary(result: Result) -> list[list[str]]:
         for c in result.comparisons:
             for v in c.secondary:
                 if v.metric == name:
-                    # of times the medians, as everywhere: one slow repetition moves a mean
                     shown = [getattr(x, name) for x in (c, base)] if name in COST else [v.mean, v.baseline_mean]
                     known = not math.isnan(v.ci_low)
                     bounds = f"{points(name, v.ci_low)} to {points(name, v.ci_high)} {unit(name)}" if known else ""
@@ -139,10 +136,10 @@ def _leaderboard(result: Result) -> tuple[list[str], list[list[str]]]:
 
 
 def second_look(result: Result) -> str:
-    looks = " and ".join(str(n) for n in sorted(result.earlier_looks))
     return (
-        f"These verdicts were seen before, with {looks} seeds. To go on because of what was seen is a further chance "
-        "to err, which nothing here corrects for: confirm.until_decided=true from the start, in another study, does."
+        f"Other verdicts of this study were seen before: {'; '.join(result.earlier_looks)}. To ask again because of "
+        "what was seen is a further chance to err, which nothing here corrects for. confirm.until_decided=true from the "
+        "start, in another study, corrects for its looks."
     )
 
 
@@ -183,9 +180,10 @@ def limits(result: Result) -> list[str]:
     if known:
         worst = max(known, key=lambda v: v.minimum_detectable_effect)
         effect = points(worst.metric, worst.minimum_detectable_effect).lstrip("+")
+        pairs = f"{worst.n_seeds} {'repetitions' if worst.metric in COST else 'seeds'}"
         out.append(
-            f"With {worst.n_seeds} seeds a true difference of {effect} {unit(worst.metric)} is found in 80 % of "
-            "studies; smaller ones are missed more often."
+            f"With {pairs} a true difference of {effect} {unit(worst.metric)} is found in 80 % of studies; smaller "
+            "ones are missed more often."
         )
     if any(not math.isnan(c.training_step_us) for c in result.comparisons):
         out.append(

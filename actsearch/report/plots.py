@@ -207,6 +207,8 @@ def cost(result: Result) -> tuple[Figure, str] | None:
     known = [c for c in result.comparisons if not math.isnan(c.training_step_us)]
     if len(known) < 2:
         return None
+    from matplotlib.ticker import MaxNLocator
+
     figure = _figure(8.0, 3.9)
     styles = _styles(result)
     panels = figure.subplots(1, 2, sharey=True)
@@ -224,11 +226,12 @@ def cost(result: Result) -> tuple[Figure, str] | None:
         axes.step(*zip(*front, strict=True), where="post", color="#888888", linewidth=1, zorder=0, label="Pareto front")
         axes.set_xlabel(words)
         axes.margins(x=0.12, y=0.12)
+        axes.xaxis.set_major_locator(MaxNLocator(4))
     panels[0].set_ylabel("test accuracy (%)")
     _legend(figure, panels[0])
     return figure, (
         "Left and up is better. On the grey line nothing is both cheaper and more accurate. Bars: standard error over "
-        f"seeds. Times: medians of the plain PyTorch net on this machine, a batch at a time.{_note(result)}"
+        f"seeds. Times: of the plain PyTorch net on this machine, a batch at a time.{_note(result)}"
     )
 
 

@@ -18,8 +18,8 @@ class Result:
     """name: the study's. leaderboard: rows as in leaderboard.csv. records: its trials, empty where all were compared.
     comparisons: finalists against the baseline, best first. runs: one per finalist, rate and seed. summary: the
     verdict in words. searched: the finalists were selected from trials. objective: what ranked those. n_test: test
-    examples, if known. target: the accuracy that steps were counted to, if they were. earlier_looks: the numbers
-    of seeds after which verdicts of this study were seen before. about: how it was made, by
+    examples, if known. target: the accuracy that steps were counted to, if they were. earlier_looks: other
+    verdicts of this study that were seen before, in words. about: how it was made, by
     heading. config_yaml: the whole config. page: the study's table in MLflow, below its server's address.
     """
 
@@ -36,7 +36,7 @@ class Result:
     options: ConfirmOptions
     n_test: int | None = None
     target: float | None = None
-    earlier_looks: list[int] = field(default_factory=list)
+    earlier_looks: list[str] = field(default_factory=list)
     about: Mapping[str, str] = field(default_factory=dict)
     config_yaml: str = ""
     page: str | None = None
@@ -59,5 +59,5 @@ class Result:
         """Prints the leaderboard, the finalists and the verdict."""
         terminal = terminal or Terminal()
         terminal.leaderboard(self.leaderboard, self.searched)
-        terminal.finalists(self.comparisons, self.test_name, self.options.metric)
+        terminal.finalists(self.comparisons, self.test_name, self.options)
         terminal.line(f"\n{self.summary}")

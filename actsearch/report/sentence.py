@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 
 from actsearch.comparison import COST, SPEED, Comparison, ConfirmOptions
+from actsearch.statistics import fewest_for_sign_flips
 from actsearch.verdict import BETTER, BY_LESS, EQUIVALENT, METRICS, UNDECIDED, WORSE, Verdict
 
 MOST_NAMED = 6  # candidates that a sentence can name
@@ -63,7 +64,10 @@ def evidence(verdict: Verdict) -> str:
     )
     if verdict.decided:
         return text
-    if (verdict.ci_low > 0 or verdict.ci_high < 0) != (verdict.p_sign_flip <= 1 - verdict.confidence):
+    least = fewest_for_sign_flips(1 - verdict.confidence)
+    if verdict.n_seeds < least:
+        text += f" That is too few for any verdict at this level: at least {least} are needed."
+    elif (verdict.ci_low > 0 or verdict.ci_high < 0) != (verdict.p_sign_flip <= 1 - verdict.confidence):
         text += f" The exact sign-flip test does not agree ({p_words(verdict.p_sign_flip)}, not corrected)."
     if verdict.seeds_to_decide is not None and verdict.metric not in COST:
         text += f" About {verdict.seeds_to_decide} seeds would decide it."

@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from actsearch.comparison import Comparison
+from actsearch.comparison import Comparison, ConfirmOptions
 from actsearch.report.sentence import percent
 from actsearch.report.tables import finalist_table
 from actsearch.study import (
@@ -141,12 +141,12 @@ class Terminal:
         if len(ranked) > n_show:
             self.console.print(f"… and {len(ranked) - n_show} more in leaderboard.csv")
 
-    def finalists(self, comparisons: Sequence[Comparison], test_name: str, metric: str) -> None:
+    def finalists(self, comparisons: Sequence[Comparison], test_name: str, options: ConfirmOptions) -> None:
         base = next(c for c in comparisons if c.is_baseline)
-        verdicts = [c.verdict for c in comparisons if c.verdict is not None]
-        corrected = f", intervals and p corrected for {len(verdicts)} comparisons" if len(verdicts) > 1 else ""
+        rules = options.rules(len(comparisons) - 1)
+        corrected = f", intervals and p corrected for {rules.words}" if rules.comparisons * rules.looks > 1 else ""
         self.console.print(f"\nFinalists: {test_name}, fresh seeds, paired with {base.activation}{corrected}")
-        heads, rows = finalist_table(comparisons, metric)
+        heads, rows = finalist_table(comparisons, options.metric)
         if self.console.width < WIDE:  # the times of a step and a pass, which are last, stand in the report
             n = next((i for i, head in enumerate(heads) if head == "training step"), len(heads))
             heads, rows = heads[:n], [row[:n] for row in rows]
