@@ -372,3 +372,18 @@ def test_fewer_seeds_than_a_sign_flip_test_needs_decide_nothing_however_equal():
         )  # fmt: skip
         assert found.verdict == (EQUIVALENT if n > 5 else UNDECIDED)
         assert found.seeds_to_decide == (None if n > 5 else 6)
+
+
+def test_where_no_run_of_either_learned_anything_nothing_is_decided():
+    dead = Arm([0.1] * 8, [True] * 8)
+    found = judge(ACCURACY, dead, dead, Rules())
+    assert (found.verdict, found.seeds_to_decide) == (UNDECIDED, None)
+    assert "no run of either learned anything" in found.warning
+    assert judge(ACCURACY, dead, arm([0.8 + 0.01 * (i % 3) for i in range(8)]), Rules()).verdict == "worse"
+
+
+def test_a_level_below_what_drawn_signs_can_say_does_not_block_a_verdict():
+    sure = arm([0.8 + 0.001 * (i % 5) for i in range(80)])
+    found = judge(ACCURACY, sure, arm([0.5] * 80), Rules(comparisons=1200, looks=5))
+    assert found.p_sign_flip == 1e-5  # the least of 100,000 patterns; the level is 8e-6
+    assert found.verdict == BETTER

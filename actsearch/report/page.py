@@ -138,8 +138,8 @@ def _leaderboard(result: Result) -> tuple[list[str], list[list[str]]]:
 def second_look(result: Result) -> str:
     return (
         f"Other verdicts of this study were seen before: {'; '.join(result.earlier_looks)}. To ask again because of "
-        "what was seen is a further chance to err, which nothing here corrects for. confirm.until_decided=true from the "
-        "start, in another study, corrects for its looks."
+        "what was seen is a further chance to err, which nothing here corrects for. confirm.until_decided=true from "
+        "the start, in another study, corrects for its looks."
     )
 
 
