@@ -18,7 +18,8 @@ import numpy as np
 from scipy import stats
 
 from actsearch.activations.spec import parse_net
-from actsearch.finalists import ConfirmOptions, FinalistRun, choose, compare, standing
+from actsearch.comparison import ConfirmOptions, FinalistRun, compare
+from actsearch.finalists import choose, standing
 from actsearch.recipe import Recipe
 from actsearch.search_space import Candidate, candidate_key
 from actsearch.statistics import minimum_detectable_effect, power_of_paired_t
@@ -192,7 +193,7 @@ def study_of(specs: list[str], options: ConfirmOptions, rng: np.random.Generator
     while True:
         runs, wanted = standing(done, candidates, recipe, options, None)
         if not wanted:
-            return [c.verdict for c in compare(runs, options, {}) if c.verdict is not None]
+            return [c.verdict for c in compare(runs, options) if c.verdict is not None]
         for entrant, seed in wanted:
             at = row[entrant.tuned.activation], seed - FRESH_SEED
             run = FinalistRun(
