@@ -271,15 +271,17 @@ def _train(
             done[_key(run)] = run
 
 
-def stored_runs(
-    storage: optuna.storages.BaseStorage, name: str
-) -> tuple[dict[tuple[str, str, int], FinalistRun], int | None]:
-    """All runs of a study's finalists, as `standing` takes them, and the number of test examples."""
+def stored_runs(storage: optuna.storages.BaseStorage, name: str) -> dict[tuple[str, str, int], FinalistRun]:
+    """All runs of a study's finalists, as `standing` takes them."""
     full = f"{name}/finalists"
     if full not in optuna.get_all_study_names(storage):
-        return {}, None
-    study = optuna.load_study(study_name=full, storage=storage)
-    return {_key(run): run for run in _side_records(study, FinalistRun)}, study.user_attrs.get("n_test")
+        return {}
+    return {_key(run): run for run in _side_records(_side_study(storage, full), FinalistRun)}
+
+
+def n_test(storage: optuna.storages.BaseStorage, name: str) -> int | None:
+    """How many test examples the finalists were scored on."""
+    return _side_study(storage, f"{name}/finalists").user_attrs.get("n_test")
 
 
 def as_records(runs: Sequence[FinalistRun], objective: str) -> list[TrialRecord]:

@@ -34,7 +34,7 @@ from actsearch.report.files import (
 from actsearch.report.page import second_look, write_page
 from actsearch.report.plots import write_plots
 from actsearch.report.result import Result
-from actsearch.report.sentence import sentence
+from actsearch.report.sentence import sentence, span
 from actsearch.report.tables import finalist_table, latex_table, markdown_table
 from actsearch.report.terminal import Terminal
 from actsearch.search_space import Candidate, plural
@@ -217,9 +217,8 @@ def run(job: Job, terminal: Terminal, processes: Processes | None = None, starte
 
 def look(options: ConfirmOptions) -> str:
     """What verdicts are seen with these options, in words."""
-    seeds = " to ".join(str(n) for n in sorted({options.seeds_at_looks[0], options.seeds_at_looks[-1]}))
-    margin = f"{options.margin[options.metric]:g}"
-    return f"{options.metric} against {options.baseline}, {seeds} seeds, alpha {options.alpha:g}, margin {margin}"
+    n, margin = span(options.seeds_at_looks), f"{options.margin[options.metric]:g}"
+    return f"{options.metric} against {options.baseline}, {n} seeds, alpha {options.alpha:g}, margin {margin}"
 
 
 def note_look(study: optuna.Study, options: ConfirmOptions) -> None:
@@ -247,15 +246,10 @@ def settle_costs(job: Job, study: optuna.Study, chosen: Sequence[Candidate], dev
     """Measures what the finalists cost, together, and keeps it in the study; once for the same finalists."""
     if stored_costs(study, chosen):
         return
-    split = job.data.split(0)
-    n = min(job.recipe.batch_size, job.data.n_train)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        nets = [job.model.build(c.specs, 0, job.recipe.init) for c in chosen]
+    split, n = job.data.split(0), job.recipe.batch_size
+    nets = [job.model.build(c.specs, 0, job.recipe.init) for c in chosen]
+    with one_thread():
         costs = measure(nets, job.recipe, split.x_train[:n].to(device), split.y_train[:n].to(device))
-    finally:
-        torch.set_num_threads(threads)
     measured = [[list(c.key), dataclasses.asdict(cost)] for c, cost in zip(chosen, costs, strict=True)]
     study.set_user_attr("costs", measured)
 
@@ -352,7 +346,7 @@ def stored(job: Job) -> Iterator[tuple[optuna.Study, Result | None]]:
                 if asked
                 else f"the study '{job.name}' is of an older version. Run it once more: what was trained is not again."
             )
-        done, _ = stage.stored_runs(storage, job.name)
+        done = stage.stored_runs(storage, job.name)
         target = study.user_attrs.get("target_accuracy")
         costs = stored_costs(study, chosen)
         runs, wanted = stage.standing(done, chosen, job.recipe, job.confirm, target, costs)
@@ -397,7 +391,7 @@ def make_result(
         name=job.name, leaderboard=rows, records=done, comparisons=comparisons, runs=list(runs),
         summary=sentence(comparisons, test_name, job.confirm), folder=job.folder, test_name=test_name,
         searched=bool(done), objective=objective, options=job.confirm,
-        n_test=stage.stored_runs(storage, job.name)[1], target=target,
+        n_test=stage.n_test(storage, job.name), target=target,
         earlier_looks=[seen for seen in study.user_attrs.get("looked_at", []) if seen != look(job.confirm)],
         about=about(job, study),
         config_yaml=job.config_yaml.replace(str(job.folder), f"runs/{job.name}"),  # a report goes to others
@@ -446,11 +440,18 @@ def make_folder(folder: Path) -> None:
 
 def measured_latency(job: Job, candidate: Candidate, device: torch.device) -> float:
     net = job.model.build(candidate.specs, 0, "torch")
-    split = job.data.split(0)
+    x = job.data.split(0).x_train[: job.recipe.batch_size].to(device)
+    with one_thread():
+        return latency_us(net, x)
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """Times are taken as the training processes have them."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        return latency_us(net, split.x_train[: job.recipe.batch_size].to(device))
+        yield
     finally:
         torch.set_num_threads(threads)
 
@@ -470,8 +471,7 @@ def header(job: Job, trainer: Trainer, n_trials: int, n_all: int, n_before: int)
     cpu = trainer.device.type == "cpu"
     what = f"{trainer.cores} process{'es' if trainer.cores > 1 else ''}{' of one thread' if cpu else ''}"
     if n_all:
-        n_seeds = " to ".join(str(n) for n in sorted({job.confirm.seeds_at_looks[0], job.confirm.seeds_at_looks[-1]}))
-        search_row = f"no search: all {n_all} compared on {n_seeds} seeds"
+        search_row = f"no search: all {n_all} compared on {span(job.confirm.seeds_at_looks)} seeds"
     elif n_before >= n_trials:
         search_row = f"{n_before} trials × {job.study.seeds} seeds, done before: a larger study.n_trials goes on"
     else:

@@ -90,11 +90,10 @@ class Verdict:
     """What the runs say of a candidate against the baseline by one metric.
 
     mean, std, baseline_mean: over n_seeds (of a cost: repetitions). difference, ci_low, ci_high and
-    minimum_detectable_effect: candidate −
-    baseline, or for ratios the relative change (−0.03: 3 % less). confidence: of the interval. p_corrected: for all
-    comparisons and looks. seeds_to_decide: the whole number of seeds that should settle it; None once decided, or
-    where a million would not do. p_failed: McNemar's, of n_failed against n_failed_baseline. warning: empty, or what
-    to know before believing it.
+    minimum_detectable_effect: candidate − baseline, or for ratios the relative change (−0.03: 3 % less). confidence:
+    of the interval. p_corrected: for all comparisons and looks. seeds_to_decide: the whole number of seeds that should
+    settle it; None once decided, or where a million would not do. p_failed: McNemar's, of n_failed against
+    n_failed_baseline. warning: empty, or what to know before believing it.
     """
 
     metric: str
@@ -134,21 +133,18 @@ def judge(metric: Metric, candidate: Arm, baseline: Arm, rules: Rules, margin: f
     p_failed = mcnemar_p_value(candidate.failed, baseline.failed)
     usable = all(math.isfinite(v) and (v > 0 or not metric.ratio) for v in (*a, *b))
     if not usable:
-        d = paired_difference([math.nan], [math.nan])
+        x = y = [math.nan]
     elif metric.ratio:
-        d = paired_difference([math.log(v) for v in a], [math.log(v) for v in b], 1 - rules.level)
+        x, y = [math.log(v) for v in a], [math.log(v) for v in b]
     else:
-        d = paired_difference(a, b, 1 - rules.level)
+        x, y = a, b
+    d = paired_difference(x, y, 1 - rules.level)
     low, high = (-math.log1p(margin), math.log1p(margin)) if metric.ratio else (-margin, margin)
     least = fewest_for_sign_flips(rules.level)  # with fewer, no verdict: a spread of three seeds may be luck
     if d.n < 2:
         verdict, p_sign_flip, seeds = UNDECIDED, math.nan, None
     else:
-        p_sign_flip = sign_flip_p_value(
-            [math.log(x / y) for x, y in zip(a, b, strict=True)]
-            if metric.ratio
-            else [x - y for x, y in zip(a, b, strict=True)]
-        )
+        p_sign_flip = sign_flip_p_value([p - q for p, q in zip(x, y, strict=True)])
         flips = p_sign_flip <= max(rules.level, smallest_sign_flip_p(d.n))
         verdict = _decide(d.ci_low, d.ci_high, low, high, flips, metric.higher_is_better)
         nothing = all(candidate.failed) and all(baseline.failed)

@@ -20,7 +20,17 @@ from actsearch.comparison import (
 )
 from actsearch.cost import Cost
 from actsearch.data import Data, Source
-from actsearch.finalists import as_records, choose, confirm, reference, standing, stored_runs, tune, with_baseline
+from actsearch.finalists import (
+    as_records,
+    choose,
+    confirm,
+    n_test,
+    reference,
+    standing,
+    stored_runs,
+    tune,
+    with_baseline,
+)
 from actsearch.models import Model, mlp
 from actsearch.recipe import Recipe
 from actsearch.samplers import SamplerFactory
@@ -397,11 +407,12 @@ def test_kills_at_any_point_leave_the_same_runs():
         assert runs == wanted
         again, idle = confirmed(storage)
         assert (again, idle.started) == (wanted, [])
-        done, n_test = stored_runs(storage, "s")
+        done = stored_runs(storage, "s")
         assert (len(done), n_test) == (len(whole.started), 30)
         assert standing(done, FOUR, RECIPE, UNTIL, None) == (wanted, [])
     assert kills >= 5
-    assert stored_runs(storage, "other") == ({}, None)
+    assert stored_runs(storage, "other") == {}
+    assert n_test(storage, "other") is None
 
 
 # --- learning speed -------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from actsearch.comparison import COST
 from actsearch.report.files import write_text
 from actsearch.report.plots import Plot
 from actsearch.report.result import Result
-from actsearch.report.sentence import MOST_NAMED, confidence, margin, p_value, percent, points, size, unit, value
+from actsearch.report.sentence import MOST_NAMED, confidence, margin, p_value, percent, points, size, span, unit, value
 from actsearch.report.tables import finalist_table, latex_table, markdown_table
 from actsearch.verdict import METRICS
 
@@ -69,10 +69,9 @@ def _contents(result: Result, plots: Sequence[Plot]) -> dict[str, Any]:
 
 def _facts(result: Result) -> list[tuple[str, str]]:
     n_finalists = len(result.comparisons) - 1
-    seeds = sorted({c.n_seeds for c in result.comparisons})
     facts = [("candidates tried", str(result.n_tried))]
     facts.append((f"finalist{'s' if n_finalists != 1 else ''} and the baseline retrained", str(n_finalists)))
-    facts.append(("fresh seeds each", " to ".join(str(n) for n in sorted({seeds[0], seeds[-1]}))))
+    facts.append(("fresh seeds each", span([c.n_seeds for c in result.comparisons])))
     if result.n_test is not None:
         facts.append(("test examples, scored once", f"{result.n_test:,}"))
     facts.append(("chance of any false better or worse, at most", percent(result.options.alpha).replace(".00", "")))

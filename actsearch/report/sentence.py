@@ -78,6 +78,11 @@ def reached(comparisons: Sequence[Comparison]) -> str:
     return ", ".join(f"{c.n_reached} of {c.n_seeds} runs of {c.activation}" for c in comparisons)
 
 
+def span(numbers: Sequence[int]) -> str:
+    """The least to the most of them; one number, if they are alike."""
+    return " to ".join(str(n) for n in sorted({min(numbers), max(numbers)}))
+
+
 def times(rate: float) -> str:
     return "a third of it" if rate < 1 else f"{rate:g} times it"
 
