@@ -408,7 +408,7 @@ def test_kills_at_any_point_leave_the_same_runs():
         again, idle = confirmed(storage)
         assert (again, idle.started) == (wanted, [])
         done = stored_runs(storage, "s")
-        assert (len(done), n_test) == (len(whole.started), 30)
+        assert (len(done), n_test(storage, "s")) == (len(whole.started), 30)
         assert standing(done, FOUR, RECIPE, UNTIL, None) == (wanted, [])
     assert kills >= 5
     assert stored_runs(storage, "other") == {}
