@@ -11,13 +11,13 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from actsearch.data import loss
 from actsearch.recipe import Recipe, make_optimizer
 
 REPETITIONS = 20
 BLOCKS = 3  # of a repetition: the least of them counts
 SECONDS_EACH = 0.0015  # of a block: long beside the clock's grain
 LEAST_WARM = 3  # calls before any is timed
+Loss = Callable[[Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -52,18 +52,22 @@ def latency_us(net: nn.Module, x: Tensor, blocks: int = 5, repeats: int = 20) ->
     return min(medians)
 
 
-def measure(nets: Sequence[nn.Module], recipe: Recipe, x: Tensor, y: Tensor, budget_s: float = 6.0) -> list[Cost]:
+def measure(
+    nets: Sequence[nn.Module], recipe: Recipe, x: Tensor, y: Tensor, loss: Loss, budget_s: float = 6.0
+) -> list[Cost]:
     """The costs of nets that differ in their activations: plain PyTorch, as the plain loop trains, taking turns.
 
-    x: (batch, …) on the device to measure on, y: (batch,). budget_s: about how long it may take in all; nets that
-    are too slow for it have fewer repetitions, two at least. Global random states are left as they are.
+    x: (batch, …) on the device to measure on, y: (batch, …). loss: of the data set. budget_s: about how long it may
+    take in all; nets that are too slow for it have fewer repetitions, two at least. Global random states are left as they are.
     """
     with torch.random.fork_rng([x.device] if x.is_cuda else []):  # dropout draws
-        return _measured(nets, recipe, x, y, budget_s)
+        return _measured(nets, recipe, x, y, loss, budget_s)
 
 
-def _measured(nets: Sequence[nn.Module], recipe: Recipe, x: Tensor, y: Tensor, budget_s: float) -> list[Cost]:
-    pairs = [_work(copy.deepcopy(net).to(x.device), recipe, x, y) for net in nets]
+def _measured(
+    nets: Sequence[nn.Module], recipe: Recipe, x: Tensor, y: Tensor, loss: Loss, budget_s: float
+) -> list[Cost]:
+    pairs = [_work(copy.deepcopy(net).to(x.device), recipe, x, y, loss) for net in nets]
     calls = [call for pair in pairs for call in pair]
     once = []
     for call in calls:
@@ -79,7 +83,9 @@ def _measured(nets: Sequence[nn.Module], recipe: Recipe, x: Tensor, y: Tensor, b
     return [Cost(times[i], times[i + 1]) for i in range(0, len(times), 2)]
 
 
-def _work(net: nn.Module, recipe: Recipe, x: Tensor, y: Tensor) -> tuple[Callable[[], None], Callable[[], None]]:
+def _work(
+    net: nn.Module, recipe: Recipe, x: Tensor, y: Tensor, loss: Loss
+) -> tuple[Callable[[], None], Callable[[], None]]:
     """A training step, and a forward pass in eval mode, as functions to time."""
     optimizer = make_optimizer(net, replace(recipe, lr=1e-12))  # a net that learns this one batch would be another net
     inference = copy.deepcopy(net).eval()
