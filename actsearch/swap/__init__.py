@@ -75,8 +75,9 @@ def swap_activations(
     """Replaces, in place, the hidden activations of a net: modules, functions kept as attributes, and functions called
     inside `forward` (F.relu(x), x.relu(), x * torch.sigmoid(x)) where torch.fx can trace it.
 
-    to: a spec (its text will do); a function that makes the next module, from (channels, dim) where it takes those; or
-    a mapping from patterns of paths to such: {"layer1": "gelu", "layer2": "silu"}, the first that matches counts.
+    to: a spec (its text will do); a function or class that makes the next module, and gets (channels, dim) as far as it
+    needs arguments or names them so; or a mapping from patterns of paths to such, {"layer1": "gelu", "layer2": "silu"},
+    of which the first that matches counts.
     only: patterns of paths ("layer1", "*.act1"; with ! in front: not those), or a function of a `Found`.
     Sigmoids and softmaxes are gates (squeeze-and-excitation, attention) or outputs. They stay, unless `gates`; the relu
     between the two layers of a squeeze-and-excitation is a hidden activation. per_call: a module that a traceable
@@ -129,13 +130,16 @@ def _maker(to: To) -> Callable[[int | None, int], nn.Module]:
     if isinstance(to, Spec):
         return to.module
     function = to
-    parameters = inspect.signature(function).parameters.values()
-    n = 2 if any(p.kind is p.VAR_POSITIONAL for p in parameters) else sum(p.kind in (0, 1) for p in parameters)
+    parameters = list(inspect.signature(function).parameters.values())
+    asked = sum(p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) and p.default is p.empty for p in parameters)
+    named = {p.name for p in parameters[asked:]} & {"channels", "dim"}  # nn.GELU has other options, and gets none
 
     def make(channels: int | None, dim: int) -> nn.Module:
-        if n == 1:  # it cannot know where the channels are: only the usual place
-            return function(channels if dim == 1 else None)
-        return function(channels, dim) if n else function()
+        if asked < 2 and "dim" not in named and dim != 1:
+            channels = None  # it cannot be told where they are
+        return function(
+            *(channels, dim)[:asked], **{k: v for k, v in (("channels", channels), ("dim", dim)) if k in named}
+        )
 
     return make
 

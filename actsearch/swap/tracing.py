@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 import random
 import sys
 from collections.abc import Callable, Mapping
@@ -36,9 +35,15 @@ class _Tracer(fx.Tracer):
     def __init__(self, module: nn.Module) -> None:
         super().__init__()
         self.there = {id(m) for m in module.modules()}
+        self.contexts = _contexts()
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return True
+
+    def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
+        if _contexts() != self.contexts:
+            raise Untraceable("its forward switches gradients or autocast, which a trace does not hold")
+        return super().create_node(*args, **kwargs)
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
         return _Value(node, self)
@@ -64,7 +69,8 @@ def trace(module: nn.Module, training: bool, settled: Mapping[str, Any]) -> fx.G
     for name in held:
         del vars(module)[name]
         module._modules[name] = nn.Identity()
-    before, states = {name: (value, _members(value)) for name, value in vars(module).items()}, _random_states()
+    before = {name: (value, _members(value)) for name, value in vars(module).items()}
+    states = torch.get_rng_state(), np.random.get_state(), random.getstate()
     tracer = _Tracer(module)
     tracer.traced_func_name = "as_written" if hasattr(type(module), "as_written") else "forward"  # see rewrite.py
     try:
@@ -83,7 +89,11 @@ def trace(module: nn.Module, training: bool, settled: Mapping[str, Any]) -> fx.G
     if changed:
         what = "makes a tensor" if all(n.startswith("_tensor_constant") for n in changed) else f"sets self.{changed[0]}"
         raise Untraceable(f"its forward {what}, which tracing would do once for all")
-    if states != _random_states():
+    drawn = torch.get_rng_state(), np.random.get_state(), random.getstate()
+    if not (torch.equal(states[0], drawn[0]) and states[1][2] == drawn[1][2] and states[2] == drawn[2]):
+        torch.set_rng_state(states[0])
+        np.random.set_state(states[1])
+        random.setstate(states[2])
         raise Untraceable("its forward decides at random, which tracing would do once for all")
     for node in [n for n in graph.nodes if n.op == "call_function" and "has been specialized" in str(n.args[1:])]:
         sources = node.all_input_nodes  # fx asserts that a settled argument has its value: here that is in the key
@@ -121,6 +131,5 @@ def _identity(member: object) -> object:
     return (member[0], id(member[1])) if isinstance(member, tuple) and len(member) == 2 else id(member)
 
 
-def _random_states() -> tuple[object, ...]:
-    """Of torch, numpy and Python."""
-    return torch.get_rng_state().numpy().tobytes(), pickle.dumps(np.random.get_state()), random.getstate()
+def _contexts() -> tuple[bool, ...]:
+    return torch.is_grad_enabled(), torch.is_inference_mode_enabled(), torch.is_autocast_enabled("cpu")
