@@ -106,6 +106,8 @@ def swap_activations(
         install.append((f, new_of[key]))
     for f, module in install:  # only now: an activation that does not fit has changed nothing
         setattr(f.owner, f.name, module)
+        if f.call is not None:
+            _stand_after(f.owner, f.name, f.after)
         if isinstance(f.owner, nn.TransformerEncoderLayer):
             f.owner.activation_relu_or_gelu = 0  # else its fast path computes the old one
         done.names.append(f.path)
@@ -163,6 +165,16 @@ def _made(make: Callable[[int | None, int], nn.Module], f: Found, net: nn.Module
     for name in HOOKS if old is not None and f.call is None else ():
         vars(module)[name] = vars(old)[name]
     return module
+
+
+def _stand_after(owner: nn.Module, name: str, earlier: tuple[str, ...]) -> None:
+    """Moves a child behind those called before it: initial weights go by the activation that stands before a layer."""
+    names = [n for n in owner._modules if n != name]
+    place = max((names.index(n) + 1 for n in earlier if n in names), default=0)
+    names.insert(place, name)
+    children = dict(owner._modules)
+    owner._modules.clear()
+    owner._modules.update((n, children[n]) for n in names)
 
 
 def _chosen(net: nn.Module, found: list[Found], left: dict[str, str], only: Only | None, gates: bool) -> list[Found]:

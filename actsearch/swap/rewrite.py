@@ -31,7 +31,7 @@ PRODUCTS = {operator.mul, operator.imul, torch.mul, "mul", "mul_"}
 
 @dataclass
 class Call:
-    """A call of an activation in a trace. key: the same in each trace of the module. name: relu, sigmoid, …;
+    """A call of an activation in a trace. key: the same in each trace of the module. name: relu, sigmoid, x*sigmoid(x);
     given: what goes in. node: what comes out. inside: nodes that are parts of a written-out activation.
     """
 
@@ -59,7 +59,7 @@ def functions_in(graph: fx.Graph) -> list[Call]:
         if n in written and n not in parts:
             x, inner = written[n]
             names = [named[i] for i in inner if i in named]
-            calls.append(Call(key, f"x*{'*'.join(reversed(names))}(x)", x, n, tuple(inner)))
+            calls.append(Call(key, f"x*{'('.join(names)}(x{')' * len(names)}", x, n, tuple(inner)))
         elif n in named and n not in parts:
             calls.append(Call(key, named[n], n.all_input_nodes[0], n))
     return calls
@@ -102,18 +102,14 @@ class Rewritten(nn.Module):
     """
 
     plain: type[nn.Module]  # the module's class
-    signature: inspect.Signature  # of its forward
+    arguments: tuple[inspect.Parameter, ...]  # of its forward, without self
     module_of_call: dict[tuple[str, int], str]
     traced: dict[tuple, Callable[..., Any]]
 
-    def forward(self, *args: Any, **keywords: Any) -> Any:
-        given = self.signature.bind(self, *args, **keywords)
-        given.apply_defaults()
-        settled = tuple(
-            (name, given.arguments[name])
-            for name, parameter in self.signature.parameters.items()
-            if parameter.default is not parameter.empty and _settles(given.arguments[name])
-        )
+    def run_traced(self, *values: Any) -> Any:
+        """What forward gives; values: one for each of its parameters."""
+        given = zip(self.arguments, values, strict=True)
+        settled = tuple((p.name, v) for p, v in given if p.default is not p.empty and _settles(v))
         key = (self.training, settled)
         if key not in self.traced:
             try:
@@ -122,11 +118,19 @@ class Rewritten(nn.Module):
                 raise ActSearchError(
                     f"{type(self).__name__}: its activations were swapped, but {why} with {dict(settled)}."
                 ) from None
-        return self.traced[key](*given.arguments.values())
+        return self.traced[key](self, *values)
 
-    def __reduce_ex__(self, protocol: Any) -> tuple:
-        state = {name: value for name, value in vars(self).items() if name != "traced"}
-        return _empty, (self.plain,), {**state, "traced": {}}
+    def trace_defaults(self) -> None:
+        """Now rather than in the first call, so that torch.compile and torch.export meet plain code."""
+        settled = tuple((p.name, p.default) for p in self.arguments if _settles(p.default))
+        self.traced = {(mode, settled): _compiled(self, mode, settled) for mode in (True, False)}
+
+    def __reduce_ex__(self, protocol: Any) -> tuple:  # for copy and pickle: a class made here has no import path
+        return _empty, (self.plain,), {name: value for name, value in vars(self).items() if name != "traced"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self.trace_defaults()
 
 
 def _settles(value: object) -> bool:
@@ -135,8 +139,18 @@ def _settles(value: object) -> bool:
 
 @lru_cache(maxsize=1024)
 def _rewritten(plain: type[nn.Module]) -> type[Rewritten]:
+    own, *parameters = inspect.signature(plain.forward).parameters.values()
+    words, star = [own.name], False
+    for p in parameters:
+        words += ["*"] if p.kind is p.KEYWORD_ONLY and not star else []
+        star |= p.kind is p.KEYWORD_ONLY
+        words.append(p.name if p.default is p.empty else f"{p.name}=defaults[{p.name!r}]")
+    # with the names that it had: torch.fx and torch.export read them
+    code = f"def forward({', '.join(words)}): return {own.name}.run_traced({', '.join(p.name for p in parameters)})"
+    space: dict[str, Any] = {"defaults": {p.name: p.default for p in parameters}}
+    exec(code, space)
     body = {
-        "plain": plain, "as_written": plain.forward, "signature": inspect.signature(plain.forward),
+        "plain": plain, "as_written": plain.forward, "forward": space["forward"], "arguments": tuple(parameters),
         "__module__": plain.__module__, "__qualname__": plain.__qualname__, "__doc__": plain.__doc__,
     }  # fmt: skip
     return type(plain.__name__, (Rewritten, plain), body)  # pyright: ignore[reportReturnType]
@@ -151,7 +165,7 @@ def traces(module: nn.Module) -> fx.Graph:
     """The trace of a module's forward with its default arguments. Raises Untraceable."""
     parameters = inspect.signature(getattr(type(module), "plain", type(module)).forward).parameters.values()
     if any(p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD) for p in parameters):
-        raise Untraceable("its forward takes any arguments")
+        raise Untraceable("its forward takes any arguments (*args or **kwargs)")
     settled = {p.name: p.default for p in parameters if p.default is not p.empty and _settles(p.default)}
     both = trace(module, True, settled), trace(module, False, settled)
     training, evaluation = ([call.name for call in functions_in(graph)] for graph in both)
@@ -166,10 +180,8 @@ def rewrite(module: nn.Module, module_of_call: dict[tuple[str, int], str]) -> No
     if not isinstance(module, Rewritten):
         module.__class__ = _rewritten(type(module))
     assert isinstance(module, Rewritten)
-    vars(module).update(module_of_call={**known, **module_of_call}, traced={})
-    settled = tuple((p.name, p.default) for p in module.signature.parameters.values() if _settles(p.default))
-    for training in (True, False):  # now, so that torch.compile and torch.export meet plain code
-        module.traced[training, settled] = _compiled(module, training, settled)
+    module.module_of_call = {**known, **module_of_call}
+    module.trace_defaults()
 
 
 def _compiled(module: Rewritten, training: bool, settled: tuple) -> Callable[..., Any]:
@@ -177,14 +189,19 @@ def _compiled(module: Rewritten, training: bool, settled: tuple) -> Callable[...
     names = dict(module.module_of_call)
     calls = functions_in(graph) + [c for child in {key[0] for key in names} if child for c in modules_in(graph, child)]
     place = {node: i for i, node in enumerate(graph.nodes)}
+    written: dict[fx.Node, fx.Node] = {}  # what a value became in place
     for call in calls:
         name = names.pop(call.key, None)
         if name is None:
             continue
+        given = call.given
+        while given in written:
+            given = written[given]
         with graph.inserting_before(call.node):
-            new = graph.call_module(name, (call.given,))
+            new = graph.call_module(name, (given,))
         if _in_place(call.node):  # whoever reads the input later reads what was written into it
-            call.given.replace_all_uses_with(new, lambda user, at=call.node: place.get(user, -1) > place[at])
+            given.replace_all_uses_with(new, lambda user, at=call.node: place.get(user, -1) > place[at])
+            written[given] = new
         call.node.replace_all_uses_with(new)
         for old in (call.node, *call.inside):
             if not old.users:

@@ -24,7 +24,7 @@ class Found:
     """An activation in a net. path: of a function called in forward, the one its module would get. was: `ReLU`, or
     `relu()` of a function. owner: the module that holds or calls it, under `name`. gate: a sigmoid or softmax.
     channels, dim: where they are certain, else None and 1. module: what is there now, None for a function. call: its
-    key among the calls of the owner's forward, where that must be rewritten.
+    key among the calls of the owner's forward, where that must be rewritten; after: children that are called before it.
     """
 
     path: str
@@ -34,6 +34,7 @@ class Found:
     gate: bool = False
     module: nn.Module | None = None
     call: tuple[str, int] | None = None
+    after: tuple[str, ...] = ()
     channels: int | None = None
     dim: int = 1
 
@@ -80,14 +81,18 @@ class _Walk:
             return
         graph, calls = self._trace(path, owner)
         widths = widths_in(graph, owner) if graph is not None else {}
+        called: list[str] = []
         for n in graph.nodes if graph is not None else ():
             width = widths[n.all_input_nodes[0]] if n.all_input_nodes else None
             call = calls.get(n, str(n.target))
             if isinstance(call, Found):
+                call.after = tuple(called)
+                called.append(call.name)
                 self.found.append(call)
                 self._placed.add(call.path)
                 self.widths[call.path] = [width]
             elif n.op == "call_module" or n in calls:
+                called.append(call.partition(".")[0])
                 self.widths[_join(path, call)].append(width)
                 self._place(path, owner, call, width)
         for name in [*_functions(owner), *owner._modules]:
@@ -124,9 +129,10 @@ class _Walk:
         try:
             graph = traces(owner)
         except Untraceable as why:
-            what = ", ".join(sorted(hidden - {"?"} or gates))
-            if what:
-                self.left[_join(path, "forward")] = f"{what} in forward: {why}"
+            if hidden - {"?"}:
+                self.left[_join(path, "forward")] = f"{', '.join(sorted(hidden - {'?'}))} in forward: {why}"
+            elif gates:
+                self.left[_join(path, "forward")] = f"{', '.join(sorted(gates))}: a gate or an output, and {why}"
             return None, {}
         calls = functions_in(graph)
         for name, child in owner._modules.items() if self.per_call else ():
@@ -151,7 +157,7 @@ class _Walk:
             while name != target and hasattr(owner, name):
                 name += "_"
             old = owner._modules[target] if target else None
-            was = type(old).__name__ if old is not None else f"{call.name}()"
+            was = type(old).__name__ if old is not None else call.name if call.inside else f"{call.name}()"
             gate = kind_of(old) == "gate" if old is not None else call.name in GATE_NAMES
             noted[call.node] = Found(_join(path, name), was, owner, name, gate, old, call.key)
         return noted

@@ -64,13 +64,19 @@ def trace(module: nn.Module, training: bool, settled: Mapping[str, Any]) -> fx.G
     modes = [(m, m.training) for m in module.modules()]
     for m, _ in modes:
         vars(m)["training"] = training
-    # functions kept as attributes, self.act = F.relu, are replaced there: so their calls are those of a child
+    # functions kept as attributes, self.act = F.relu, are replaced there: so their calls are those of a child; and
+    # children that came with an earlier swap are no part of what is written, where forward goes through self.children()
     held = {name: value for name, value in vars(module).items() if function_name(value) is not None}
+    children, added = (
+        module._modules,
+        {new for old, new in vars(module).get("module_of_call", {}).items() if new != old[0]},
+    )
     for name in held:
         del vars(module)[name]
-        module._modules[name] = nn.Identity()
+    module._modules = {name: child for name, child in children.items() if name not in added}
+    module._modules.update({name: nn.Identity() for name in held})
     before = {name: (value, _members(value)) for name, value in vars(module).items()}
-    states = torch.get_rng_state(), np.random.get_state(), random.getstate()
+    states: tuple[Any, Any, Any] = torch.get_rng_state(), np.random.get_state(), random.getstate()
     tracer = _Tracer(module)
     tracer.traced_func_name = "as_written" if hasattr(type(module), "as_written") else "forward"  # see rewrite.py
     try:
@@ -81,15 +87,14 @@ def trace(module: nn.Module, training: bool, settled: Mapping[str, Any]) -> fx.G
         raise Untraceable(f"its forward cannot be traced ({one_line(error)})") from None
     finally:
         changed = _restore(module, before)
-        for name, value in held.items():
-            del module._modules[name]
-            vars(module)[name] = value
+        vars(module)["_modules"] = children
+        vars(module).update(held)
         for m, mode in modes:
             vars(m)["training"] = mode
     if changed:
         what = "makes a tensor" if all(n.startswith("_tensor_constant") for n in changed) else f"sets self.{changed[0]}"
         raise Untraceable(f"its forward {what}, which tracing would do once for all")
-    drawn = torch.get_rng_state(), np.random.get_state(), random.getstate()
+    drawn: tuple[Any, Any, Any] = torch.get_rng_state(), np.random.get_state(), random.getstate()
     if not (torch.equal(states[0], drawn[0]) and states[1][2] == drawn[1][2] and states[2] == drawn[2]):
         torch.set_rng_state(states[0])
         np.random.set_state(states[1])

@@ -62,7 +62,9 @@ def widths_in(graph: fx.Graph, module: nn.Module) -> dict[fx.Node, Width | None]
     for n in graph.nodes:
         inputs = [widths[a] for a in n.all_input_nodes]
         first = inputs[0] if inputs else None
-        if n.op == "call_module":
+        if n.op == "call_module" and n.target in vars(module):  # a function kept as an attribute
+            widths[n] = first
+        elif n.op == "call_module":
             widths[n] = width_after(module.get_submodule(str(n.target)), first)
         elif n.target in KEEPING_CALLS or (n.op == "call_method" and n.target in METHODS) or function_name(n.target):
             widths[n] = first
