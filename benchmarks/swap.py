@@ -119,9 +119,11 @@ class Row:
 @torch.no_grad()
 def row(name: str, net: nn.Module, size: int) -> Row:
     net.eval()
-    for p in net.parameters():  # some begin with a head of zeros, behind which nothing shows
+    for p in net.parameters():  # some begin with a head of zeros or branches scaled by 1e-6: nothing would show
         if p.dim() > 1 and not p.any():
             nn.init.normal_(p, std=0.02)
+        elif 0 < p.abs().max() < 1e-3:
+            p.fill_(0.1)
     x = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0))
     keys, before = net.state_dict(), _output(net, x)
     found, _ = find_activations(net)

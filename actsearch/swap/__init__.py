@@ -14,11 +14,11 @@ from torch import nn
 
 from actsearch.activations.spec import ActivationModule, Spec
 from actsearch.errors import ActSearchError
-from actsearch.swap.kinds import GATES, HIDDEN, kind_of
+from actsearch.swap.kinds import kind_of
 from actsearch.swap.rewrite import rewrite
 from actsearch.swap.survey import Found, survey
 
-__all__ = ["GATES", "HIDDEN", "Found", "Swapped", "find_activations", "swap_activations"]
+__all__ = ["Found", "Swapped", "find_activations", "swap_activations"]
 
 Maker = Callable[..., nn.Module]
 To = str | Spec | Maker
