@@ -140,7 +140,7 @@ def row(name: str, net: nn.Module, size: int) -> Row:
     left = Counter(_short(text) for text in swapped.left.values())
     return Row(
         name, len(found) - functions, functions, swapped.count, dict(left), difference, calls.seen,
-        0.001 < _apart(after, before) < math.inf, not any(missing), seconds,
+        1e-6 < _apart(after, before) < math.inf, not any(missing), seconds,
     )  # fmt: skip
 
 
