@@ -75,6 +75,20 @@ def test_a_shared_instance_stays_shared_and_others_do_not_become_it():
     assert len(list(net.parameters())) == 2
 
 
+def test_a_shared_instance_in_a_row_has_a_slot_each_when_asked():
+    shared = nn.ReLU()
+    net = nn.Sequential(nn.Linear(2, 3), shared, nn.Linear(3, 4), shared)
+    assert swap_activations(copy.deepcopy(net), "prelu", per_call=True).names == ["1", "3"]
+    swap_activations(net, "prelu", per_call=True)
+    assert [len(net[i].negative_slope) for i in (1, 3)] == [3, 4]
+
+
+def test_a_place_that_holds_none_is_passed_over():
+    net = nn.ModuleDict({"a": nn.ReLU()})
+    net.register_module("b", None)
+    assert swap_activations(net, "gelu").names == ["a"]
+
+
 def test_a_shared_container_is_swapped_once():
     made = []
     inner = nn.Sequential(nn.ReLU())

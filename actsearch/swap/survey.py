@@ -72,12 +72,12 @@ class _Walk:
             return
         self._seen.add(id(owner))
         if type(owner) in INSIDE:
-            self.left[path] = f"{type(owner).__name__}: {INSIDE[type(owner)]} inside torch's kernel"
+            self.left[path or "net"] = f"{type(owner).__name__}: {INSIDE[type(owner)]} inside torch's kernel"
         if runs_in_sequence(owner):
-            for name, child in owner._modules.items():
+            for name, child in _children(owner).items():
                 self.widths[_join(path, name)].append(before)
                 self._place(path, owner, name, before)
-                before = width_after(child, before) if child is not None else before
+                before = width_after(child, before)
             return
         graph, calls = self._trace(path, owner)
         widths = widths_in(graph, owner) if graph is not None else {}
@@ -95,7 +95,7 @@ class _Walk:
                 called.append(call.partition(".")[0])
                 self.widths[_join(path, call)].append(width)
                 self._place(path, owner, call, width)
-        for name in [*_functions(owner), *owner._modules]:
+        for name in [*_functions(owner), *_children(owner)]:
             if graph is None:
                 self.widths[_join(path, name)].append(_width_inside(owner))
             self._place(path, owner, name)
@@ -135,9 +135,9 @@ class _Walk:
                 self.left[_join(path, "forward")] = f"{', '.join(sorted(gates))}: a gate or an output, and {why}"
             return None, {}
         calls = functions_in(graph)
-        for name, child in owner._modules.items() if self.per_call else ():
+        for name, child in _children(owner).items() if self.per_call else ():
             several = modules_in(graph, name)
-            if child is not None and kind_of(child) is not None and len(several) > 1:
+            if len(several) > 1 and kind_of(child) is not None:
                 calls += several
         return graph, self._calls(path, owner, calls)
 
@@ -165,6 +165,11 @@ class _Walk:
 
 def _join(path: str, name: str) -> str:
     return f"{path}.{name}" if path else name
+
+
+def _children(owner: nn.Module) -> dict[str, nn.Module]:
+    """By every name: named_children() gives a shared one once."""
+    return {name: child for name, child in owner._modules.items() if child is not None}
 
 
 def _functions(owner: nn.Module) -> list[str]:
