@@ -34,7 +34,8 @@ FORMULAS = [
     "max(x, a * x, b * x - 1)", "leaky_relu(x, negative_slope=a / 2)", "elu(x, alpha=0.3) - 0.1 * softplus(-x)",
     "asinh(x) * bessel_i0e(a)", "x * bessel_i1e(x)", "clamp(x, -a, a)", "where(x >= a, sqrt(1 + x ** 2), cube(x))",
     "gelu(x, approximate=tanh) * 1.1", "logsigmoid(x) - expm1(-abs(x))", "a ** b * x + 2 ** x", "max(a, b, 0.2) * x",
-    "where(a > b, a, b) * x + exp(a) * tanh(a)", "where(x > 0, a, b) * x", "max(a, x)", "x * erfc(-x)", "hardtanh(x, max_val=b)",
+    "where(a > b, a, b) * x + exp(a) * tanh(a)", "where(x > 0, a, b) * x", "max(a, x)", "x * erfc(-x)",
+    "hardtanh(x, max_val=b)",
 ]  # fmt: skip
 VALUES = {"a": 0.3, "b": 1.5}
 
@@ -194,15 +195,14 @@ def test_values_are_those_of_the_text_as_written(text):
 def test_parameters_may_be_numbers_or_tensors_of_any_dtype(text):
     made = parse(text)
     fn, values = activation(made).fn, values_of(made)
-    x = GRID.view(1, -1).requires_grad_()
-    wanted = fn(x, **values)
+    x = GRID.view(1, -1).expand(2, -1).clone().requires_grad_()
     rows = {k: torch.tensor([v, v / 2], dtype=torch.float32).view(2, 1) for k, v in values.items()}
-    torch.testing.assert_close(fn(x, **rows)[:1], wanted, rtol=1e-6, atol=1e-6)
-    halves = fn(x, **{k: v / 2 for k, v in values.items()})
-    torch.testing.assert_close(fn(x.expand(2, -1), **rows)[1:], halves, rtol=1e-6, atol=1e-6)
-    if wanted.requires_grad:
-        grads = [torch.autograd.grad(y.sum(), x)[0] for y in (fn(x, **rows)[:1], wanted)]
-        torch.testing.assert_close(*grads, rtol=1e-5, atol=1e-5)
+    beside = fn(x, **rows)
+    for row, factor in ((0, 1.0), (1, 0.5)):
+        alone = fn(x, **{k: v * factor for k, v in values.items()})
+        torch.testing.assert_close(beside[row], alone[row], rtol=1e-6, atol=1e-6)
+        slopes = [torch.autograd.grad(y[row].sum(), x, retain_graph=True)[0] for y in (beside, alone)]
+        torch.testing.assert_close(*slopes, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
@@ -376,34 +376,29 @@ def test_every_function_is_said_in_the_error_when_it_stands_bare():
 # --- strings that nobody would write --------------------------------------------------------------
 
 TOKENS = [
-    "x", "x", "x", "a", "b", "0", "1", "2", "0.5", "3e2", "1e-300", "1e300", "9", "(", ")", "(", ")", "+", "-", "*", "/",
-    "**", ",", "=", "<", ">", ">=", "==", " ", "exp(", "tanh(", "max(", "min(", "where(", "elu(", "softplus(", "gelu(",
-    "alpha=", "learned(", "pow(", "clamp(", "sqrt(", "log(", "erf(", "pi", "e", "^", "|", ".", "1.", "x.y", "'", '"', "lambda ",
-    " if ", " else ", " for ", " in ", "[", "]", "{", "}", ":", ":=", "!", "@", "%", "&", "~", "#", "\\", "\0", "\n", "\t",
-    "_", "__", "α", "×", "х", "²", "\u202e", "\ud800", "😀", "None", "True", "await ", "yield ", "import ", "not ", ";", "j", "0x",
+    "x", "x", "x", "a", "b", "0", "1", "2", "0.5", "3e2", "1e-300", "1e300", "9", "(", ")", "(", ")", "+", "-", "*",
+    "/", "**", ",", "=", "<", ">", ">=", "==", " ", "exp(", "tanh(", "max(", "min(", "where(", "elu(", "softplus(",
+    "gelu(", "alpha=", "learned(", "pow(", "clamp(", "sqrt(", "log(", "erf(", "pi", "e", "^", "|", ".", "1.", "x.y",
+    "'", '"', "lambda ", " if ", " else ", " for ", " in ", "[", "]", "{", "}", ":", ":=", "!", "@", "%", "&", "~",
+    "#", "\\", "\0", "\n", "\t", "_", "__", "α", "×", "х", "²", "\u202e", "\ud800", "😀", "None", "True", "await ",
+    "yield ", "import ", "not ", ";", "j", "0x",
 ]  # fmt: skip
 HOSTILE = [
     "__import__('os').system('echo pwned')", "x.__class__.__mro__[1].__subclasses__()", "eval('x')", "exec('x=1')",
-    "open('/etc/passwd').read()", "getattr(x, 'a')", "(lambda: x)()", "[x for _ in x]", "{x: x}", "f'{x}'", "x if x else x",
-    "(x:=1)", "9**9**9", "9**9**9*x", "x**9**9**9", "(9**9)**(9**9)*x", "1e308*10*x", "x/0", "0/0*x", "x*1e999", "log(-1)*x",
-    "x<<99", "'a'*9**9", "x@x", "...", "*x", "**x", "exp(**x)", "max(*x)", "print(x)", "breakpoint()", "globals()", "x;x",
-    "import os", "os.system", "builtins.exec(x)", "sigmoid.__globals__", "tanh.__self__", "x\x00+1", "\ufeffx", "x\u200b",
-    "ｅｖａｌ(x)", "𝐱+1", "x" * 10000, "(" * 10000, "-" * 10000, "x**" * 3000 + "x", "exp(" * 1000 + "x" + ")" * 1000,
-    "max(" + "x," * 5000 + "x)", "9" * 5000, "0." + "0" * 5000 + "1*x", "1_000*x", "0b1*x", "1j*x", "x if" * 500, "not " * 400,
-    "(x)(x)(x)(x)", "x()()()", "(((x)))(a=1)", "min(max(" * 20, "where(" * 30, "where(x>0," * 15 + "x" + ",x)" * 15, "a" * 400 + "*x",
+    "open('/etc/passwd').read()", "getattr(x, 'a')", "(lambda: x)()", "[x for _ in x]", "{x: x}", "f'{x}'",
+    "x if x else x", "(x:=1)", "9**9**9", "9**9**9*x", "x**9**9**9", "(9**9)**(9**9)*x", "1e308*10*x", "x/0", "0/0*x",
+    "x*1e999", "log(-1)*x", "x<<99", "'a'*9**9", "x@x", "...", "*x", "**x", "exp(**x)", "max(*x)", "print(x)",
+    "breakpoint()", "globals()", "x;x", "import os", "os.system", "builtins.exec(x)", "sigmoid.__globals__",
+    "tanh.__self__", "x\x00+1", "\ufeffx", "x\u200b", "ｅｖａｌ(x)", "𝐱+1", "x" * 10000, "(" * 10000, "-" * 10000,
+    "x**" * 3000 + "x", "exp(" * 1000 + "x" + ")" * 1000, "max(" + "x," * 5000 + "x)", "9" * 5000,
+    "0." + "0" * 5000 + "1*x", "1_000*x", "0b1*x", "1j*x", "x if" * 500, "not " * 400, "(x)(x)(x)(x)", "x()()()",
+    "(((x)))(a=1)", "min(max(" * 20, "where(" * 30, "where(x>0," * 15 + "x" + ",x)" * 15, "a" * 400 + "*x",
     "**".join("x" * 40), "**".join("9" * 40) + "*x", "/".join(["x"] * 90), "-" * 29 + "x", "+-" * 14 + "x",
     "*".join(f"(x+{i})" for i in range(20)), "+".join(f"{i}*x*{i}" for i in range(15)), "exp(" * 29 + "x" + ")" * 29,
-    "(x+1)" * 20, "((x)", "x))", "e**e**e**e*x", "pi**pi**pi**pi**pi*x", "\n".join("x+" * 20) + "x", "x\r\n+1", "x\x0c+1",
+    "(x+1)" * 20, "((x)", "x))", "e**e**e**e*x", "pi**pi**pi**pi**pi*x", "\n".join("x+" * 20) + "x", "x\r\n+1",
+    "x\x0c+1",
 ]  # fmt: skip
-UNARY = [name for name in FUNCTIONS if name in ELEMENTARY] + [
-    "square",
-    "cube",
-    "tanh",
-    "sigmoid",
-    "relu",
-    "softplus",
-    "elu",
-]
+UNARY = [*ELEMENTARY, "square", "cube", "tanh", "sigmoid", "relu", "softplus", "elu"]
 NUMBERS = ["0", "1", "2", "0.5", "3", "1.5", "0.1", "pi", "1e-3", "10", "7"]
 
 

@@ -49,8 +49,8 @@ def _find(path: str) -> Callable[..., Any]:
     except ModuleNotFoundError as error:
         if error.name is not None and f"{module_name}.".startswith(f"{error.name}."):
             raise ActSearchError(
-                f"activation '{path}': there is no module '{error.name}' in {here} or among what is installed. Write the "
-                "path of a function as it is imported: my_file.my_function."
+                f"activation '{path}': there is no module '{error.name}' in {here} or installed. Write the path of a "
+                "function as it is imported: my_file.my_function."
             ) from None
         raise ActSearchError(f"activation '{path}': '{module_name}' does not import: {one_line(error)}.") from error
     except (Exception, SystemExit) as error:  # whatever a user's module raises
