@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from actsearch.activations.expression import read
+from actsearch.activations.expression import parse_part
 from actsearch.activations.fingerprint import fingerprint, is_constant
 from actsearch.activations.spec import Spec
 from actsearch.errors import ActSearchError
@@ -25,6 +25,11 @@ UNARY = (
 )  # fmt: skip
 BINARY = ("a + b", "a - b", "a * b", "a / b", "a ** b", "max(a, b)", "min(a, b)")
 DEEPEST = 4
+REASONS = {
+    "constant: it does not depend": "constant", "not finite": "not finite", "divides by zero": "not finite",
+    "too large between": "too large", "no slope": "no slope", "are read": "too long",
+}  # fmt: skip
+"""In a few words, by what stands in the error."""
 LABEL = "grammar"
 
 
@@ -50,6 +55,8 @@ class Grammar:
     @classmethod
     def of(cls, values: Mapping[str, Any], where: str) -> Grammar:
         """From a search space's YAML. Raises ActSearchError with the place of what is wrong."""
+        if not isinstance(values, Mapping):
+            raise ActSearchError(f"{where}: write a mapping, e.g. {{depth: 1}}, or {{}}.")
         for key in values:
             if key not in ("unary", "binary", "depth"):
                 raise ActSearchError(f"{where}.{key}: a grammar has the keys unary, binary and depth.")
@@ -64,11 +71,11 @@ class Grammar:
             lists[key] = tuple(str(text) for text in given)
             for i, text in enumerate(lists[key]):
                 try:
-                    node = read(text)
+                    made, names = parse_part(text)
                 except ActSearchError as error:
                     raise ActSearchError(f"{where}.{key}[{i}]: {error}") from None
-                named = {"x"} & ({"x"} if node.varies else set()) | set(node.parameters)
-                if not named <= ({"x"} if key == "unary" else {"a", "b"}):
+                wrong = made.varies or set(names) - {"a", "b"} if key == "binary" else names
+                if wrong:
                     raise ActSearchError(f"{where}.{key}[{i}]: '{text}' must be a function of {inputs}.")
         return cls(lists["unary"], lists["binary"], depth)
 
@@ -127,7 +134,8 @@ def usable(text: str) -> Spec:
     try:
         spec = Spec.parse(text)
     except ActSearchError as error:
-        raise Unusable(text, str(error)) from None
+        known = (short for part, short in REASONS.items() if part in str(error))
+        raise Unusable(text, next(known, str(error))) from None
     if is_constant(spec):
         raise Unusable(text, "constant")
     return spec

@@ -152,7 +152,9 @@ class EvolutionSampler(Sampler):
         """One side of a unit of the first from the second: its function and what stands below."""
         mine, theirs = self._units(params), self._units(other)
         if not mine or not theirs:
-            return {name: other.get(name, value) if self._rng.random() < 0.5 else value for name, value in params.items()}
+            return {
+                name: other.get(name, value) if self._rng.random() < 0.5 else value for name, value in params.items()
+            }
         unit, donor = self._draw(mine), self._draw(theirs)
         side, given = self._draw(["1", "2"]), self._draw(["1", "2"])
         child = _without(params, f"{unit}{side}.")

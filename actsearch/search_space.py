@@ -285,7 +285,7 @@ def _entry(item: Any, where: str) -> Entry:
     name, params = next(iter(item.items()))
     name = ALIASES.get(str(name), str(name))
     if name == LABEL:
-        return Grammar.of(params or {}, f"{where}.{LABEL}")
+        return Grammar.of({} if params is None else params, f"{where}.{LABEL}")
     if not isinstance(params, Mapping):
         raise ActSearchError(f"{where}: '{name}' needs its parameters as a mapping, e.g. {{alpha: [0.5, 1]}}.")
     fixed, free = [], []

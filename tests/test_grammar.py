@@ -11,6 +11,7 @@ from actsearch.activations import Spec
 from actsearch.activations.fingerprint import fingerprint, is_constant, net_fingerprint
 from actsearch.errors import ActSearchError
 from actsearch.grammar import BINARY, UNARY, Grammar, Unusable, put, usable
+from actsearch.recipe import Recipe
 from actsearch.samplers import EvolutionSampler, SamplerFactory
 from actsearch.search_space import SearchSpace
 
@@ -124,7 +125,7 @@ def test_the_unusable_are_turned_away_with_a_reason(text, reason):
 )
 def test_a_wrong_grammar_is_one_clear_line(item, parts):
     with pytest.raises(ActSearchError) as caught:
-        SearchSpace([item], n_slots=1)
+        SearchSpace([item], n_slots=1, base=Recipe())
     for part in parts:
         assert part in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -132,11 +133,11 @@ def test_a_wrong_grammar_is_one_clear_line(item, parts):
 
 def test_a_deep_grammar_cannot_be_listed():
     with pytest.raises(ActSearchError, match="depth 2 has too many"):
-        SearchSpace([{"grammar": {"depth": 2}}], n_slots=1).nets()
+        SearchSpace([{"grammar": {"depth": 2}}], n_slots=1, base=Recipe()).nets()
 
 
 def test_trials_suggest_and_their_names_say_where():
-    space = SearchSpace([{"grammar": {"depth": 2}}], n_slots=1)
+    space = SearchSpace([{"grammar": {"depth": 2}}], n_slots=1, base=Recipe())
     chosen = {
         "activation": "grammar", "grammar.binary": "max(a, b)", "grammar.unary1": "tanh(x)", "grammar.input1": "unit",
         "grammar.1.binary": "a * b", "grammar.1.unary1": "x", "grammar.1.unary2": "sigmoid(x)",
@@ -153,7 +154,7 @@ def test_trials_suggest_and_their_names_say_where():
 
 def evolved(n_trials, seed=0, grammar=None, sampler=None, score=None):
     """A study as ask/tell, without training: the nearer to x·sigmoid(x) the better."""
-    space = SearchSpace([{"grammar": grammar or {"depth": 2}}], n_slots=1)
+    space = SearchSpace([{"grammar": grammar or {"depth": 2}}], n_slots=1, base=Recipe())
     x = torch.linspace(-4, 4, 81, dtype=torch.float64).view(1, -1)
     target = x * torch.sigmoid(1.5 * x) + 0.3 * torch.sin(x)
     make = sampler or SamplerFactory(EvolutionSampler, {"population": 24, "tournament": 6}, seed)
@@ -172,8 +173,9 @@ def evolved(n_trials, seed=0, grammar=None, sampler=None, score=None):
 
 
 def test_evolution_finds_better_than_chance_and_repeats():
+    chance = [SamplerFactory(optuna.samplers.RandomSampler, {}, seed) for seed in range(3)]
     by_evolution = [evolved(250, seed).best_value for seed in range(3)]
-    at_random = [evolved(250, s, sampler=SamplerFactory(optuna.samplers.RandomSampler, {}, s)).best_value for s in range(3)]
+    at_random = [evolved(250, sampler=sampler).best_value for sampler in chance]
     assert sum(by_evolution) > sum(at_random)
     assert evolved(60, 1).best_params == evolved(60, 1).best_params
 
@@ -182,18 +184,19 @@ def test_children_are_nearly_their_parents():
     """After the random start most of a child's choices are those of one former trial, yet it is another."""
     trials = [t for t in evolved(120).trials if t.state == optuna.trial.TrialState.COMPLETE]
     for i, child in enumerate(trials[40:], 40):
-        overlaps = [
-            sum(child.params.get(k) == v for k, v in t.params.items()) / len(t.params) for t in trials[max(0, i - 60) : i]
-        ]
-        assert max(overlaps) > 0.3
+        former = trials[max(0, i - 60) : i]
+        shared = [sum(child.params.get(k) == v for k, v in t.params.items()) / len(t.params) for t in former]
+        assert max(shared) > 0.3
     assert len({str(sorted(t.params.items())) for t in trials}) > 0.6 * len(trials)
 
 
 def test_each_operation_on_a_tree():
     sampler = EvolutionSampler(seed=0)
-    params = {"grammar.binary": "a + b", "grammar.unary1": "exp(x)", "grammar.input1": "unit", "grammar.1.binary": "a * b",
-              "grammar.1.unary1": "x", "grammar.1.unary2": "tanh(x)", "grammar.unary2": "x", "grammar.input2": "x",
-              "activation": "grammar"}  # fmt: skip
+    params = {
+        "activation": "grammar", "grammar.binary": "a + b", "grammar.unary1": "exp(x)", "grammar.input1": "unit",
+        "grammar.1.binary": "a * b", "grammar.1.unary1": "x", "grammar.1.unary2": "tanh(x)", "grammar.unary2": "x",
+        "grammar.input2": "x",
+    }  # fmt: skip
     kinds = set()
     for _ in range(400):
         child = sampler._mutated(dict(params))
@@ -215,7 +218,7 @@ def test_each_operation_on_a_tree():
     assert all(child["grammar.binary"] == "a + b" for child in crossed)
 
 
-@pytest.mark.parametrize(("keywords", "part"), [({"tournament": 99}, "tournament=99"), ({"crossover": 2}, "crossover=2")])
-def test_wrong_values_of_evolution(keywords, part):
-    with pytest.raises(ActSearchError, match=part):
+@pytest.mark.parametrize("keywords", [{"tournament": 99}, {"crossover": 2}, {"population": 0}], ids=str)
+def test_wrong_values_of_evolution(keywords):
+    with pytest.raises(ActSearchError, match=f"{next(iter(keywords))}="):
         SamplerFactory(EvolutionSampler, keywords, 0)
