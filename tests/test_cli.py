@@ -196,7 +196,7 @@ def test_expressions_are_searched_compared_and_shown(command, lab, pictures):
     words = (
         'search_space.activations=[relu,{expression:"min(max(a*x, x), 6)",params:{a:{low:0.001,high:0.5,log:true}}}]'
     )
-    code, out, err = command(*TINY, words, 'confirm.baseline="x * tanh(softplus(x))"', "study.n_trials=6")
+    code, _, err = command(*TINY, words, 'confirm.baseline="x * tanh(softplus(x))"', "study.n_trials=6")
     assert (code, err) == (0, "")
     (folder,) = (lab / "runs").iterdir()
     found = {row["activation"] for row in rows(folder / "leaderboard.csv")}
