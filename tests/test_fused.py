@@ -159,6 +159,14 @@ def test_one_activation_per_layer(vectorised):
     check("mlp", runs_of(["relu | gelu", "gelu | prelu", "prelu | relu", "silu(beta=learned) | prelu"]), vectorised)
 
 
+@pytest.mark.parametrize("vectorised", [False, True], ids=["host", "vectorised"])
+def test_expressions_with_fixed_learned_and_differing_parameters(vectorised):
+    bent, gated = "min(max(a * x, x), 6)(a={})", "(x * sigmoid(b * x))(b={})"
+    values = ("0.02", "0.3", "learned(0.1)", "learned(0.2)")
+    texts = [form.format(value) for form in (bent, gated) for value in values]
+    check("cnn1d", runs_of([*texts, "x * tanh(softplus(x))", "where(x > 0, x, exp(x) - 1)", "relu"]), vectorised)
+
+
 def test_a_split_of_its_own_for_each_seed():
     check("cnn1d", runs_of(FEW), resample=True)
 

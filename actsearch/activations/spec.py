@@ -207,6 +207,20 @@ def get_activation(text: str, channels: int | None = None, dim: int = 1) -> Acti
     return Spec.parse(text).module(channels, dim)
 
 
+def canonical_name(text: str) -> str:
+    """What a spec's name would be: the entry's own, or an expression's canonical text.
+
+    Raises ActSearchError for what is no expression; names are not looked up.
+    """
+    text = ALIASES.get(text, text)
+    return text if text.isidentifier() or is_path(text) else parse(text).text
+
+
+def parse_value(text: str) -> ParamValue:
+    """One parameter's value as it stands in a spec's text: 0.02, tanh, learned, learned(0.5)."""
+    return _value(read(text), lambda node, why: refuse(text, node.col_offset + 1, why))
+
+
 def parse_net(text: str) -> tuple[Spec, ...]:
     """One spec for a whole net, or one per layer: "relu | gelu". Equal specs collapse into one."""
     return join_layers([Spec.parse(part) for part in text.split("|")])
