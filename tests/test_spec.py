@@ -235,7 +235,7 @@ def test_module_equals_spec_in_values_and_gradients(text):
     spec = Spec.parse(text)
     x = torch.linspace(-7, 7, 60, dtype=torch.float64).view(5, 3, 4)
     for channels in (None, 3):
-        module = get_activation(text, channels).double()
+        module = get_activation(text, channels).double().eval()
         for given in (x, x[..., 0], x.unsqueeze(-1)):  # (N, C, L), (N, C), (N, C, H, W)
             a, b = given.clone().requires_grad_(), given.clone().requires_grad_()
             ours, wanted = module(a), spec(b)
