@@ -1,6 +1,7 @@
 """The catalogue: every entry against an independent formula, torch's own function, and each other form."""
 
 import inspect
+import math
 
 import pytest
 import torch
@@ -55,6 +56,10 @@ def settings(entry):
                 yield {**base, p.name: value}
 
 
+DTYPES = [torch.float32, torch.bfloat16, torch.float16]
+FAR = [sign * digit * 10.0**power for power in range(-4, 5) for digit in (1, 2, 5) for sign in (1, -1)]
+EXTREMES = torch.tensor([0.0, *(v for v in FAR if abs(v) <= 1e4), -25.0, 25.0, -90.0]).view(-1, 3)
+
 # the others change the width or have weights: tests/test_channels.py
 ENTRIES = {n: e for n, e in CATALOG.items() if e.width is None and e.kind != "weighted"}
 
@@ -68,7 +73,8 @@ WITH_NUMBERS = [case for case in CASES if any(not p.choices for p in case.values
 
 
 def tensors(keywords, like=X, shape=()):
-    return {k: v if isinstance(v, str) else torch.full(shape, v, dtype=like.dtype) for k, v in keywords.items()}
+    """The same parameters as tensors of like's dtype and device."""
+    return {k: v if isinstance(v, str) else like.new_full(shape, v) for k, v in keywords.items()}
 
 
 def tolerance(entry):
@@ -149,7 +155,7 @@ def test_leaky_relu_with_a_tensor_per_channel_is_torchs_prelu():
 
 @pytest.mark.parametrize(("entry", "keywords"), CASES)
 def test_gradients_equal_finite_differences(entry, keywords):
-    """For the input and, where a parameter is a number, for the parameter; away from the kinks."""
+    """For the input and, where a parameter is a number, for the parameter; twice; away from the kinks."""
     generator = torch.Generator().manual_seed(2)
     x = (3 * torch.randn(5, 3, dtype=torch.float64, generator=generator)).requires_grad_()
     numbers = {k: v for k, v in keywords.items() if not isinstance(v, str)}
@@ -161,28 +167,116 @@ def test_gradients_equal_finite_differences(entry, keywords):
 
     assert torch.autograd.gradcheck(fn, (x, *leaves))
     assert torch.autograd.gradcheck(lambda x: entry.fn(x, **keywords), (x,))
+    assert torch.autograd.gradgradcheck(fn, (x, *leaves))
+    assert torch.autograd.gradgradcheck(lambda x: entry.fn(x, **keywords), (x,))
 
 
-@pytest.mark.parametrize(("entry", "keywords"), CASES)
-def test_finite_far_out_in_float32(entry, keywords):
-    x = torch.tensor([[-1e4, 1e4, 0.0], [-1e2, 1e2, -90.0], [1e4, 1e4, 1e4], [-1e4, -1e4, -1e4]])
-    for given in (keywords, tensors(keywords, x), tensors(keywords, x, (3,))):
-        y, dx = value_and_gradient(entry.fn, x, **given)
-        assert torch.isfinite(y).all()
-        assert torch.isfinite(dx).all()
+def derivatives(fn, x, **keywords):
+    """Value, first and second derivative, the latter two weighted by 1 and 2 in turn, so that softmax has some."""
+    x = x.clone().requires_grad_()
+    weight = 1.0 + torch.arange(x.numel(), device=x.device).view_as(x).remainder(2).to(x.dtype)
+    y = fn(x, **keywords)
+    dx = torch.autograd.grad(y, x, weight, create_graph=True)[0]
+    ddx = torch.zeros_like(x)
+    if dx.requires_grad:
+        ddx = torch.autograd.grad(dx, x, weight, materialize_grads=True)[0]
+    return y.detach(), dx.detach(), ddx.detach()
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
-@pytest.mark.parametrize(("entry", "keywords"), CASES)
-def test_keeps_dtype_and_shape_and_is_near_the_float64_value(entry, keywords, dtype):
-    x = X.clamp(-9, 9).to(dtype)
-    eps = torch.finfo(dtype).eps
-    wanted = entry.fn(x.double(), **keywords)
-    for given in (keywords, tensors(keywords, x)):
-        y = entry.fn(x, **given)
-        assert y.dtype == dtype
-        assert y.shape == x.shape
-        torch.testing.assert_close(y.double(), wanted, rtol=20 * eps, atol=20 * eps)
+class Reference:
+    """What an entry gives in float64, and how far a result in a coarser dtype may be from it.
+
+    That is the function's change where x changes by 16 units in the last place, and besides 16 units of the value
+    itself, of x where x is small, or of the derivative's size at |x| <= 10, where it may cancel.
+    """
+
+    def __init__(self, entry, keywords, x):
+        info, exact = torch.finfo(x.dtype), x.double()
+        near = [derivatives(entry.fn, exact * (1 + k * info.eps), **keywords) for k in (0, -16, -4, 4, 16)]
+        self.wanted, self.allowed, self.info = near[0], [], info
+        for order, wanted in enumerate(self.wanted):
+            moved = torch.stack([n[order] - wanted for n in near]).abs().amax(0)
+            floor = wanted[exact.abs() <= 10].abs().max() if order else exact.abs().clamp(max=1.0)
+            self.allowed.append(moved + 16 * info.eps * torch.maximum(wanted.abs(), floor) + 4 * info.tiny * info.eps)
+
+    def check(self, found, what):
+        for order, (mine, wanted, allowed) in enumerate(zip(found, self.wanted, self.allowed, strict=True)):
+            assert torch.isfinite(wanted).all()
+            wrong = ~((mine.double() - wanted).abs() <= allowed) & (wanted.abs() <= self.info.max)
+            wrong |= mine.isnan()
+            assert not wrong.any(), f"{what}, derivative {order}: {mine[wrong][:4]} for {wanted[wrong][:4]}"
+
+
+@pytest.mark.parametrize("entry", ENTRIES.values(), ids=ENTRIES)
+def test_right_far_out_and_close_to_zero_in_every_precision(entry):
+    """Value, gradient and second derivative up to 1e4, wherever the true ones are representable."""
+    for dtype in DTYPES:
+        x = EXTREMES.to(dtype)
+        for keywords in settings(entry):
+            reference = Reference(entry, keywords, x)
+            for given in (keywords, tensors(keywords, EXTREMES), tensors(keywords, EXTREMES, (3,))):
+                found = derivatives(entry.fn, x, **given)
+                assert [t.dtype for t in found] == [dtype] * 3  # also beside parameters in float32
+                reference.check(found, f"{dtype}, {given}")
+
+
+@pytest.mark.parametrize("entry", ENTRIES.values(), ids=ENTRIES)
+def test_near_its_float64_value_where_it_bends(entry):
+    for dtype in DTYPES:
+        x = X.to(dtype)
+        for keywords in settings(entry):
+            reference = Reference(entry, keywords, x)
+            for given in (keywords, tensors(keywords, x)):
+                found = derivatives(entry.fn, x, **given)
+                assert all(t.shape == x.shape for t in found)
+                reference.check(found, f"{dtype}, {given}")
+
+
+@pytest.mark.parametrize("entry", [e for e in ENTRIES.values() if e.kind != "channelwise"], ids=lambda e: e.name)
+def test_has_its_limits_at_infinity(entry):
+    """A channelwise one has none, where several inputs are infinite; a periodic one has none either."""
+    if entry.family == "periodic":
+        return
+    for dtype in (*DTYPES, torch.float64):
+        x = torch.tensor([[-math.inf, 1.0, math.inf]], dtype=dtype)
+        for keywords in settings(entry):
+            for given in (keywords, tensors(keywords, x, (3,))):
+                y, dx, _ = derivatives(entry.fn, x, **given)
+                assert not y.isnan().any(), f"{dtype}, {given}: {y}"
+                assert not dx.isnan().any(), f"{dtype}, {given}: gradient {dx}"
+
+
+@pytest.mark.parametrize("entry", ENTRIES.values(), ids=ENTRIES)
+def test_keeps_the_device_and_infers_shapes_without_data(entry):
+    for dtype in (*DTYPES, torch.float64):
+        x = torch.empty(4, 3, dtype=dtype, device="meta")
+        for keywords in settings(entry):
+            for given in (keywords, tensors(keywords, x, (3,))):
+                y = entry.fn(x, **given)
+                assert (y.device, y.dtype, y.shape) == (x.device, dtype, x.shape)
+
+
+@pytest.mark.parametrize("entry", ENTRIES.values(), ids=ENTRIES)
+def test_works_under_torch_func(entry):
+    """A gradient for each row, all rows at once, is what autograd gives; so is the second derivative."""
+    weight = torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64)
+
+    def first(row, given):
+        return torch.func.grad(lambda r: (entry.fn(r[None], **given)[0] * weight).sum())(row)
+
+    def second(row, given):
+        return torch.func.grad(lambda r: (first(r, given) * weight).sum())(row)
+
+    for keywords in settings(entry):
+        for given in (keywords, tensors(keywords)):
+            x = X.clone().requires_grad_()
+            dx = torch.autograd.grad(entry.fn(x, **given), x, weight.expand_as(x), create_graph=True)[0]
+            ddx = torch.zeros_like(x)
+            if dx.requires_grad:
+                ddx = torch.autograd.grad(dx, x, weight.expand_as(x), materialize_grads=True)[0]
+            for transformed, wanted in ((first, dx), (second, ddx)):
+                rows = torch.func.vmap(lambda r, f=transformed, g=given: f(r, g))(X)
+                torch.testing.assert_close(rows, wanted.detach(), rtol=1e-12, atol=1e-13)
 
 
 @pytest.mark.parametrize(("entry", "keywords"), CASES)
