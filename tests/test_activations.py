@@ -35,9 +35,9 @@ ORACLES = {  # torch's own modules, at several parameters
     "elu(alpha=0.4)": nn.ELU(0.4),
     "selu": nn.SELU(),
     "celu": nn.CELU(),
-    "celu(alpha=0.4)": nn.CELU(0.4),
-    "softplus": nn.Softplus(),
-    "softplus(beta=3)": nn.Softplus(beta=3),
+    "celu(alpha=0.5)": nn.CELU(0.5),
+    "softplus": nn.Softplus(threshold=40),
+    "softplus(beta=3)": nn.Softplus(beta=3, threshold=40),
     "gelu": nn.GELU(),
     "gelu(approximate=tanh)": nn.GELU(approximate="tanh"),
     "silu": nn.SiLU(),
@@ -77,11 +77,6 @@ def tensors(keywords, like=X, shape=()):
     return {k: v if isinstance(v, str) else like.new_full(shape, v) for k, v in keywords.items()}
 
 
-def tolerance(entry):
-    """torch's celu kernel divides by alpha in float32 even for float64 inputs; ours does not."""
-    return {"rtol": 1e-6, "atol": 1e-8} if entry.name == "celu" else {"rtol": 1e-12, "atol": 1e-13}
-
-
 def value_and_gradient(fn, x, **keywords):
     x = x.clone().requires_grad_()
     y = fn(x, **keywords)
@@ -94,14 +89,15 @@ def test_equals_torch_in_values_and_gradients_also_at_kinks(text):
     y, dx = value_and_gradient(Spec.parse(text), X)
     wanted, wanted_dx = value_and_gradient(ORACLES[text], X)
     torch.testing.assert_close(y, wanted, rtol=1e-14, atol=1e-15)
-    torch.testing.assert_close(dx, wanted_dx, rtol=1e-13, atol=1e-14)
+    rtol = 1e-7 if text == "hardsigmoid" else 1e-13  # torch's slope is float32(1/6)
+    torch.testing.assert_close(dx, wanted_dx, rtol=rtol, atol=1e-14)
 
 
 @pytest.mark.parametrize("text", FORMULAS)
 def test_equals_its_formula(text):
     points = [float(v) for v in X.flatten()]
     wanted = torch.tensor([FORMULAS[text](v) for v in points], dtype=torch.float64).view_as(X)
-    torch.testing.assert_close(Spec.parse(text)(X), wanted, rtol=1e-8, atol=1e-12)  # softplus: threshold at 20
+    torch.testing.assert_close(Spec.parse(text)(X), wanted, rtol=1e-12, atol=1e-13)
 
 
 def test_leaky_relu6_has_the_gradients_of_its_formula():
@@ -119,8 +115,8 @@ def test_tensor_parameters_equal_numbers_in_values_and_gradients(entry, keywords
     for chosen in [names, *([n] for n in names if len(names) > 1)]:  # all, and one tensor beside numbers
         mixed = {k: torch.tensor(v, dtype=X.dtype) if k in chosen else v for k, v in keywords.items()}
         y_tensor, dx_tensor = value_and_gradient(entry.fn, X, **mixed)
-        torch.testing.assert_close(y_tensor, y, **tolerance(entry))
-        torch.testing.assert_close(dx_tensor, dx, **tolerance(entry))
+        torch.testing.assert_close(y_tensor, y, rtol=1e-12, atol=1e-13)
+        torch.testing.assert_close(dx_tensor, dx, rtol=1e-12, atol=1e-13)
 
 
 @pytest.mark.parametrize("entry", SEARCHABLE, ids=lambda e: e.name)
@@ -137,8 +133,8 @@ def test_a_tensor_per_channel_is_each_channel_with_its_number(entry, shape):
             alone = x[:, c].clone().requires_grad_()
             y_alone = entry.fn(alone, **{p.name: per_channel[c].item()})
             dx_alone = torch.autograd.grad((y_alone * weight[:, c]).sum(), alone)[0]
-            torch.testing.assert_close(y[:, c], y_alone.detach(), **tolerance(entry))
-            torch.testing.assert_close(dx[:, c], dx_alone, **tolerance(entry))
+            torch.testing.assert_close(y[:, c], y_alone.detach(), rtol=1e-12, atol=1e-13)
+            torch.testing.assert_close(dx[:, c], dx_alone, rtol=1e-12, atol=1e-13)
 
 
 def test_leaky_relu_with_a_tensor_per_channel_is_torchs_prelu():
@@ -192,7 +188,8 @@ class Reference:
 
     def __init__(self, entry, keywords, x):
         info, exact = torch.finfo(x.dtype), x.double()
-        near = [derivatives(entry.fn, exact * (1 + k * info.eps), **keywords) for k in (0, -16, -4, 4, 16)]
+        moves = [k * (info.eps * exact + 1e-30) for k in (0, -16, -4, 4, 16)]  # at a kink to both sides
+        near = [derivatives(entry.fn, exact + move, **keywords) for move in moves]
         self.wanted, self.allowed, self.info = near[0], [], info
         for order, wanted in enumerate(self.wanted):
             moved = torch.stack([n[order] - wanted for n in near]).abs().amax(0)
@@ -234,7 +231,10 @@ def test_near_its_float64_value_where_it_bends(entry):
 
 @pytest.mark.parametrize("entry", [e for e in ENTRIES.values() if e.kind != "channelwise"], ids=lambda e: e.name)
 def test_has_its_limits_at_infinity(entry):
-    """A channelwise one has none, where several inputs are infinite; a periodic one has none either."""
+    """A channelwise one has none, where several inputs are infinite; a periodic one has none either.
+
+    Gradients only where the value is finite: of x * gate(x) at infinity they are 1 + inf * 0.
+    """
     if entry.family == "periodic":
         return
     for dtype in (*DTYPES, torch.float64):
@@ -243,7 +243,7 @@ def test_has_its_limits_at_infinity(entry):
             for given in (keywords, tensors(keywords, x, (3,))):
                 y, dx, _ = derivatives(entry.fn, x, **given)
                 assert not y.isnan().any(), f"{dtype}, {given}: {y}"
-                assert not dx.isnan().any(), f"{dtype}, {given}: gradient {dx}"
+                assert not dx[y.isfinite()].isnan().any(), f"{dtype}, {given}: gradient {dx}"
 
 
 @pytest.mark.parametrize("entry", ENTRIES.values(), ids=ENTRIES)

@@ -10,6 +10,7 @@ ORDER = [
     "errors",
     "processes",
     "activations.activation",
+    "activations.numerics",
     "activations.sigmoidal",
     "activations.rectifiers",
     "activations.exponential",

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from actsearch.activations.activation import Activation, Param, Value
+from actsearch.activations.numerics import finite
 
 
 def identity(x: Tensor) -> Tensor:
@@ -23,8 +24,13 @@ SIGMOID = Activation("sigmoid", torch.sigmoid, family="sigmoidal", formula="1 / 
 TANH = Activation("tanh", torch.tanh, family="sigmoidal", formula="tanh(x)", source="LeCun et al. 1998")
 
 
+def hardsigmoid(x: Tensor) -> Tensor:
+    # not F.hardsigmoid, which has no second derivative, and float32(1/6) as slope whatever the dtype
+    return F.hardtanh(x, -3.0, 3.0) / 6 + 0.5
+
+
 HARDSIGMOID = Activation(
-    "hardsigmoid", F.hardsigmoid, family="sigmoidal", formula="min(max(x / 6 + 1/2, 0), 1)",
+    "hardsigmoid", hardsigmoid, family="sigmoidal", formula="min(max(x / 6 + 1/2, 0), 1)",
     source="Courbariaux et al. 2015, with torch's slope of 1/6",
 )  # fmt: skip
 
@@ -43,6 +49,9 @@ HARDTANH = Activation(
     params=(Param("min_val", -1.0, low=-3.0, high=-0.3), Param("max_val", 1.0, low=0.3, high=3.0)),
 )  # fmt: skip
 
-SOFTSIGN = Activation(
-    "softsign", F.softsign, family="sigmoidal", formula="x / (1 + |x|)", source="Bergstra et al. 2009"
-)
+
+def softsign(x: Tensor) -> Tensor:
+    return F.softsign(finite(x))
+
+
+SOFTSIGN = Activation("softsign", softsign, family="sigmoidal", formula="x / (1 + |x|)", source="Bergstra et al. 2009")
