@@ -117,15 +117,13 @@ def all_entries(request):
     program = fused(m, d, runs, request.param)
     for _ in RECIPE.rungs():
         list(program.advance(set()))
-    return m, d, runs, program, request.param
+    return m, d, runs, program
 
 
 @pytest.mark.parametrize("i", range(len(TEXTS)), ids=sorted(TEXTS))
 def test_every_entry_beside_all_others(all_entries, i):
-    m, d, runs, program, vectorised = all_entries
-    # torch's own derivative of celu has 1/α in single precision, the form for tensors has not
-    tolerance = 1e-6 if vectorised and "celu(" in sorted(TEXTS)[i] else 1e-9
-    assert_equal(program, i, plain(m, d, runs[i])[0], tolerance)
+    m, d, runs, program = all_entries
+    assert_equal(program, i, plain(m, d, runs[i])[0])
 
 
 @pytest.mark.parametrize("vectorised", [False, True], ids=["host", "vectorised"])
@@ -223,13 +221,12 @@ def test_the_full_cross(name, optimizer, schedule, vectorised):
         wanted = plain(m, d, run)[0].state_dict()
         near = [plain(m, d, run, jitter)[0].state_dict() for jitter in (1e-15, 1e-14)]
         mine = program.state_dict(i)
-        least = 1e-5 if "celu" in str(run.specs) else 1e-9  # torch's has 1/α in single precision
         for key, value in wanted.items():
             if key.endswith("num_batches_tracked"):
                 continue
             own = max((other[key] - value).abs().max().item() for other in near)
             strict.append(own < 1e-11)
-            allowed = least * (1 + value.abs().max().item()) + 1000 * own
+            allowed = 1e-9 * (1 + value.abs().max().item()) + 1000 * own
             assert (mine[key] - value).abs().max().item() <= allowed, f"{run.specs}: {key}"
     assert sum(strict) > 0.6 * len(strict), f"{sum(strict)} of {len(strict)}"
 

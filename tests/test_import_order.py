@@ -10,7 +10,7 @@ ORDER = [
     "errors",
     "processes",
     "activations.activation",
-    "activations.precision",
+    "activations.numerics",
     "activations.rectifiers",
     "activations.sigmoidal",
     "activations.shrinkage",

@@ -239,7 +239,7 @@ def test_module_equals_spec_in_values_and_gradients(text):
         for given in (x, x[..., 0], x.unsqueeze(-1)):  # (N, C, L), (N, C), (N, C, H, W)
             a, b = given.clone().requires_grad_(), given.clone().requires_grad_()
             ours, wanted = module(a), spec(b)
-            # learned parameters are float32 when made; celu: see tolerance in test_activations
+            # learned parameters are float32 when made
             torch.testing.assert_close(ours, wanted, rtol=1e-6, atol=1e-7)
             grads = [torch.autograd.grad(y.square().sum(), leaf)[0] for y, leaf in ((ours, a), (wanted, b))]
             torch.testing.assert_close(*grads, rtol=1e-5, atol=1e-6)

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from actsearch.activations.activation import Activation, Param, Value
+from actsearch.activations.numerics import in_float32
 
 ALPHA = Param("alpha", 1.0, low=0.1, high=3.0, log=True)
 
@@ -14,6 +15,7 @@ ALPHA = Param("alpha", 1.0, low=0.1, high=3.0, log=True)
 def elu(x: Tensor, alpha: Value = 1.0) -> Tensor:
     if isinstance(alpha, Tensor):
         # where, not clamp: clamp's gradient at 0 is 0
+        alpha = alpha.to(x.dtype)
         return torch.where(x > 0, x, alpha * torch.expm1(torch.where(x > 0, 0.0, x)))
     return F.elu(x, alpha)
 
@@ -30,7 +32,11 @@ SELU = Activation(
 
 def celu(x: Tensor, alpha: Value = 1.0) -> Tensor:
     if isinstance(alpha, Tensor):
+        alpha = alpha.to(x.dtype)
         return torch.where(x > 0, x, alpha * torch.expm1(torch.where(x > 0, 0.0, x) / alpha))
+    if x.dtype == torch.float64:
+        # the kernel that F.celu calls, whose derivative has 1 / float32(alpha) whatever the dtype
+        return torch.ops.aten.elu(x, alpha, 1.0, 1.0 / alpha)
     return F.celu(x, alpha)
 
 
@@ -40,10 +46,18 @@ CELU = Activation(
 )  # fmt: skip
 
 
+LINEAR = 40.0  # where softplus is x to float64's last digit; above torch's 20 it is 2e-9 off
+
+
 def softplus(x: Tensor, beta: Value = 1.0) -> Tensor:
     if isinstance(beta, Tensor):
-        return F.softplus(beta * x) / beta
-    return F.softplus(x, beta)
+        return _softplus(x, beta)
+    return F.softplus(x, beta, LINEAR)
+
+
+@in_float32
+def _softplus(x: Tensor, beta: Tensor) -> Tensor:
+    return F.softplus(beta * x, threshold=LINEAR) / beta
 
 
 SOFTPLUS = Activation(

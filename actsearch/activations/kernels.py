@@ -11,11 +11,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from actsearch.activations import exponential, periodic, rectifiers, self_gated, shrinkage, sigmoidal
+from actsearch.activations.numerics import FAR
 
 aten: Any = torch.ops.aten
 SELU_ALPHA, SELU_SCALE = 1.6732632423543772, 1.0507009873554805
@@ -49,16 +49,10 @@ def _leaky_relu6_backward(grad: Tensor, x: Tensor, y: Tensor, out: Tensor, negat
     aten.leaky_relu_backward.grad_input(out, x, negative_slope, False, grad_input=out)
 
 
-def _elu_like(scale: float = 1.0) -> Callable[..., Any]:
-    def backward(grad: Tensor, x: Tensor, y: Tensor, out: Tensor, alpha: float) -> None:
-        aten.elu_backward.grad_input(grad, alpha, scale, 1.0, False, x, grad_input=out)
-
-    return backward
-
-
-def _celu_backward(grad: Tensor, x: Tensor, y: Tensor, out: Tensor, alpha: float) -> None:
-    # 1 / float32(α), because torch's own derivative has it so, whatever the dtype
-    aten.elu_backward.grad_input(grad, alpha, 1.0, 1.0 / float(np.float32(alpha)), False, x, grad_input=out)
+def _elu_backward(
+    grad: Tensor, x: Tensor, y: Tensor, out: Tensor, alpha: float, scale: float = 1.0, input_scale: float = 1.0
+) -> None:
+    aten.elu_backward.grad_input(grad, alpha, scale, input_scale, False, x, grad_input=out)
 
 
 def _silu_forward(x: Tensor, out: Tensor, beta: float) -> None:
@@ -74,7 +68,7 @@ def _silu_backward(grad: Tensor, x: Tensor, y: Tensor, out: Tensor, beta: float)
 
 
 def _softsign_forward(x: Tensor, out: Tensor) -> None:
-    x = torch.clamp(x, -sigmoidal.FAR, sigmoidal.FAR, out=out)
+    x = aten.hardtanh.out(x, -FAR, FAR, out=out)
     torch.div(x, x.abs().add_(1), out=out)
 
 
@@ -162,15 +156,20 @@ KERNELS: dict[Callable[..., Tensor], Kernel] = {
         lambda grad, x, y, out, lambd: aten.hardshrink_backward.grad_input(grad, x, lambd, grad_input=out),
     ),
     periodic.sin: Kernel(lambda x, out, omega: torch.sin(torch.mul(x, omega, out=out), out=out), _sin_backward),
-    exponential.elu: Kernel(lambda x, out, alpha: aten.elu.out(x, alpha, out=out), _elu_like()),
+    exponential.elu: Kernel(lambda x, out, alpha: aten.elu.out(x, alpha, out=out), _elu_backward),
     exponential.SELU.fn: Kernel(
         lambda x, out: aten.elu.out(x, SELU_ALPHA, SELU_SCALE, out=out),
-        lambda grad, x, y, out: _elu_like(SELU_SCALE)(grad, x, y, out, SELU_ALPHA),
+        lambda grad, x, y, out: _elu_backward(grad, x, y, out, SELU_ALPHA, SELU_SCALE),
     ),
-    exponential.celu: Kernel(lambda x, out, alpha: aten.elu.out(x, alpha, 1.0, 1.0 / alpha, out=out), _celu_backward),
+    exponential.celu: Kernel(
+        lambda x, out, alpha: aten.elu.out(x, alpha, 1.0, 1.0 / alpha, out=out),
+        lambda grad, x, y, out, alpha: _elu_backward(grad, x, y, out, alpha, input_scale=1.0 / alpha),
+    ),
     exponential.softplus: Kernel(
-        lambda x, out, beta: aten.softplus.out(x, beta, 20.0, out=out),
-        lambda grad, x, y, out, beta: aten.softplus_backward.grad_input(grad, x, beta, 20.0, grad_input=out),
+        lambda x, out, beta: aten.softplus.out(x, beta, exponential.LINEAR, out=out),
+        lambda grad, x, y, out, beta: aten.softplus_backward.grad_input(
+            grad, x, beta, exponential.LINEAR, grad_input=out
+        ),
     ),
     self_gated.gelu: Kernel(
         lambda x, out, approximate: aten.gelu.out(x, approximate=approximate, out=out),

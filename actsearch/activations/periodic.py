@@ -8,9 +8,7 @@ import torch
 from torch import Tensor
 
 from actsearch.activations.activation import Activation, Param, Value
-from actsearch.activations.precision import in_float32
-
-FAR = 1e30  # sin is NaN at infinity: where the function has a limit there, x stops here
+from actsearch.activations.numerics import FAR, finite, in_float32
 
 
 @in_float32
@@ -27,7 +25,7 @@ SIN = Activation(
 
 @in_float32
 def snake(x: Tensor, a: Value = 0.5) -> Tensor:
-    return x + torch.sin(a * x.clamp(-FAR, FAR)).square() / a
+    return x + torch.sin(a * finite(x, FAR)).square() / a
 
 
 SNAKE = Activation(
@@ -47,7 +45,7 @@ GCU = Activation("gcu", gcu, family="periodic", formula="x * cos(x)", source="No
 
 @in_float32
 def cosid(x: Tensor) -> Tensor:
-    return torch.cos(x.clamp(-FAR, FAR)) - x
+    return torch.cos(finite(x, FAR)) - x
 
 
 COSID = Activation("cosid", cosid, family="periodic", formula="cos(x) - x", source="Eger et al. 2018")
@@ -57,7 +55,7 @@ TAYLOR = [(-1) ** k / math.factorial(2 * k + 1) for k in range(10)]  # of sin(x)
 
 @in_float32
 def sinc(x: Tensor) -> Tensor:
-    x = x.clamp(-FAR, FAR)
+    x = finite(x, FAR)
     near = x.abs() < 1.0  # there autograd's derivatives of sin(x) / x lose all digits
     square = torch.where(near, x, 0.0).square()
     series = torch.full_like(square, TAYLOR[-1])
@@ -76,7 +74,7 @@ SINC = Activation(
 @in_float32
 def gaussian(x: Tensor, width: Value = 1.0) -> Tensor:
     # exp(-30²) is 0 in float64 too; at infinity autograd's gradient would be inf · 0
-    return torch.exp(-(x / width).clamp(-30.0, 30.0).square())
+    return torch.exp(-finite(x / width, 30.0).square())
 
 
 GAUSSIAN = Activation(

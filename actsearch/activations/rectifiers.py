@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from actsearch.activations.activation import Activation, Param, Value
-from actsearch.activations.precision import in_float32
+from actsearch.activations.numerics import in_float32
 
 RELU = Activation("relu", F.relu, family="rectifier", formula="max(x, 0)", source="Nair & Hinton 2010")
 

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from actsearch.activations.activation import Activation, Param, Value
-from actsearch.activations.precision import in_float32
+from actsearch.activations.numerics import in_float32
 
 LAMBD = Param("lambd", 0.5, low=0.05, high=2.0, log=True)
 

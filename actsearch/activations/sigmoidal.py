@@ -7,10 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from actsearch.activations.activation import Activation, Param, Value
-from actsearch.activations.precision import in_float32
+from actsearch.activations.numerics import FAR, finite, in_float32
 from actsearch.activations.rectifiers import leaky_relu
-
-FAR = 1e15  # where a formula has inf / inf at infinity, x stops here: beyond, nothing changes
 
 
 def identity(x: Tensor) -> Tensor:
@@ -56,7 +54,7 @@ HARDTANH = Activation(
 
 @in_float32
 def softsign(x: Tensor) -> Tensor:
-    return F.softsign(x.clamp(-FAR, FAR))
+    return F.softsign(finite(x))
 
 
 SOFTSIGN = Activation("softsign", softsign, family="sigmoidal", formula="x / (1 + |x|)", source="Bergstra et al. 2009")
@@ -109,12 +107,12 @@ ERF = Activation(
 
 @in_float32
 def isru(x: Tensor, alpha: Value = 1.0) -> Tensor:
-    x = x.clamp(-FAR, FAR)
+    x = finite(x, FAR)
     return x * torch.rsqrt(1 + alpha * x.square())
 
 
 def isru_backward(grad: Tensor, x: Tensor, alpha: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-    x = x.clamp(-FAR, FAR)
+    x = finite(x, FAR)
     root = torch.rsqrt(1 + alpha * x.square())
     cubed = root * root.square()
     return grad * cubed, {"alpha": grad * -0.5 * (x * root).square() * x * root}
