@@ -53,6 +53,8 @@ LEAKY_RELU6 = Activation(
 
 
 def rrelu(x: Tensor, lower: Value = 1 / 8, upper: Value = 1 / 3, training: bool = False) -> Tensor:
+    if not isinstance(lower, Tensor) and not isinstance(upper, Tensor) and lower > upper:
+        raise ValueError(f"lower={lower:g} is above upper={upper:g}")
     if training:
         # for positive x as well, so that what is drawn does not depend on x
         return leaky_relu(x, lower + (upper - lower) * torch.rand_like(x))
@@ -61,9 +63,9 @@ def rrelu(x: Tensor, lower: Value = 1 / 8, upper: Value = 1 / 3, training: bool 
 
 RRELU = Activation(
     "rrelu", rrelu, family="rectifier", kind="stochastic",
-    formula="x for x > 0, r * x otherwise, r from U(lower, upper) in training, else their mean",
+    formula="x for x > 0, r * x otherwise, r from U(lower, upper)",
     params=(Param("lower", 1 / 8, low=0.01, high=0.25), Param("upper", 1 / 3, low=0.25, high=1.0)),
-    source="Xu et al. 2015, who divide x by r from U(3, 8), at test by 5.5; as in torch, the slope itself is drawn",
+    source="Xu et al. 2015, who divide by U(3, 8), at test by 5.5; as in torch the slope is drawn, its mean at test",
 )  # fmt: skip
 
 

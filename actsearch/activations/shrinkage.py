@@ -19,8 +19,8 @@ def softshrink(x: Tensor, lambd: Value = 0.5) -> Tensor:
 
 
 SOFTSHRINK = Activation(
-    "softshrink", softshrink, family="shrinkage", params=(LAMBD,),
-    formula="x - lambd for x > lambd, x + lambd for x < -lambd, 0 otherwise", source="Donoho 1995 (soft thresholding)",
+    "softshrink", softshrink, family="shrinkage", formula="sign(x) * max(|x| - lambd, 0)", params=(LAMBD,),
+    source="Donoho 1995 (soft thresholding)",
 )  # fmt: skip
 
 
