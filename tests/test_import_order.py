@@ -15,6 +15,7 @@ ORDER = [
     "activations.rectifiers",
     "activations.exponential",
     "activations.self_gated",
+    "activations.learnable",
     "activations.channels",
     "activations.kernels",
     "activations.catalog",
