@@ -83,7 +83,10 @@ WITH_NUMBERS = [case for case in CASES if any(not p.choices for p in case.values
 
 
 def tensors(keywords, like=X, shape=()):
-    """The same parameters as tensors of like's dtype and device."""
+    """The same parameters as tensors of like's dtype and device; in float32 if one is too large for it."""
+    numbers = [abs(v) for v in keywords.values() if not isinstance(v, str)]
+    if max(numbers, default=0.0) > torch.finfo(like.dtype).max:
+        like = like.float()
     return {k: v if isinstance(v, str) else like.new_full(shape, v) for k, v in keywords.items()}
 
 

@@ -17,6 +17,7 @@ ORDER = [
     "activations.periodic",
     "activations.exponential",
     "activations.self_gated",
+    "activations.learnable",
     "activations.channels",
     "activations.kernels",
     "activations.catalog",

@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-from actsearch.activations import channels, exponential, periodic, rectifiers, self_gated, shrinkage, sigmoidal
+from actsearch.activations import (
+    channels,
+    exponential,
+    learnable,
+    periodic,
+    rectifiers,
+    self_gated,
+    shrinkage,
+    sigmoidal,
+)
 from actsearch.activations.activation import Activation
 
 _ENTRIES = (
@@ -40,10 +49,27 @@ _ENTRIES = (
     exponential.SELU,
     exponential.CELU,
     exponential.SOFTPLUS,
+    exponential.PELU,
+    exponential.PDELU,
+    exponential.SERLU,
+    exponential.ISRLU,
+    exponential.SQUAREPLUS,
+    exponential.XIELU,
     self_gated.GELU,
     self_gated.SILU,
     self_gated.HARDSWISH,
     self_gated.MISH,
+    self_gated.QUICK_GELU,
+    self_gated.LOGISH,
+    self_gated.SMISH,
+    self_gated.PHISH,
+    self_gated.TANHEXP,
+    self_gated.SERF,
+    self_gated.SMU,
+    self_gated.ACON_C,
+    learnable.PAU,
+    learnable.APL,
+    learnable.SPLINE,
     periodic.SIN,
     periodic.SNAKE,
     periodic.GCU,
