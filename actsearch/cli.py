@@ -274,13 +274,17 @@ def _list() -> None:
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("activation", "formula", "parameters (default; what 'search' means)", "family", "source"):
-        table.add_column(name)
+        table.add_column(name, no_wrap=name == "formula")
     for a in CATALOG.values():
-        params = []
+        shape = [p.name for p in a.params if p.anonymous]
+        params = [f"{', '.join(shape)} (learned)"] if shape else []
         for p in a.params:
+            if p.anonymous:
+                continue
             bounds = f"; {p.low:g} … {p.high:g}{', log' if p.log else ''}" if p.low is not None else ""
+            start = p.default if isinstance(p.default, str) else f"{p.default:.4g}"
             words = f"; {' or '.join(c if isinstance(c, str) else f'{c:g}' for c in p.choices)}" if p.choices else ""
-            params.append(f"{p.name} ({'learned from ' if p.learned else ''}{p.default}{bounds}{words})")
+            params.append(f"{p.name} ({'learned from ' if p.learned else ''}{start}{bounds}{words})")
         name = a.name + (f" ({', '.join(a.aliases)})" if a.aliases else "")
         table.add_row(name, a.formula, "\n".join(params), a.family, a.source)
     Terminal().console.print(table)
