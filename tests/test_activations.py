@@ -180,33 +180,41 @@ def test_gradients_equal_finite_differences(entry, keywords):
     assert torch.autograd.gradgradcheck(lambda x: entry.fn(x, **keywords), (x,))
 
 
+def alternating(like):
+    """1, 2, 1, 2, …: weights of outputs, so that softmax, too, has a gradient."""
+    return 1.0 + torch.arange(like.numel(), device=like.device).view_as(like).remainder(2).to(like.dtype)
+
+
 def derivatives(fn, x, **keywords):
-    """Value, first and second derivative, the latter two weighted by 1 and 2 in turn, so that softmax has some."""
+    """Value, first and second derivative, the latter two of sums with alternating weights."""
     x = x.clone().requires_grad_()
-    weight = 1.0 + torch.arange(x.numel(), device=x.device).view_as(x).remainder(2).to(x.dtype)
     y = fn(x, **keywords)
-    dx = torch.autograd.grad(y, x, weight, create_graph=True)[0]
+    dx = torch.autograd.grad(y, x, alternating(y), create_graph=True)[0]
     ddx = torch.zeros_like(x)
     if dx.requires_grad:
-        ddx = torch.autograd.grad(dx, x, weight, materialize_grads=True)[0]
+        ddx = torch.autograd.grad(dx, x, alternating(x), materialize_grads=True)[0]
     return y.detach(), dx.detach(), ddx.detach()
 
 
 class Reference:
-    """What an entry gives in float64, and how far a result in a coarser dtype may be from it.
+    """What a function gives in float64, and how far a result in a coarser dtype may be from it.
 
     That is the function's change where x changes by 16 units in the last place, and besides 16 units of the value
-    itself, of x where x is small, or of the derivative's size at |x| <= 10, where it may cancel.
+    itself, of x where x is small, or of the derivative's size at |x| <= 10, where it may cancel. Where several inputs
+    make an output, 16 units of the row's largest.
     """
 
-    def __init__(self, entry, keywords, x):
+    def __init__(self, fn, keywords, x):
         info, exact = torch.finfo(x.dtype), x.double()
         moves = [k * (info.eps * exact + 1e-30) for k in (0, -16, -4, 4, 16)]  # at a kink to both sides
-        near = [derivatives(entry.fn, exact + move, **keywords) for move in moves]
+        near = [derivatives(fn, exact + move, **keywords) for move in moves]
         self.wanted, self.allowed, self.info = near[0], [], info
         for order, wanted in enumerate(self.wanted):
             moved = torch.stack([n[order] - wanted for n in near]).abs().amax(0)
-            floor = wanted[exact.abs() <= 10].abs().max() if order else exact.abs().clamp(max=1.0)
+            if self.wanted[0].shape != x.shape:
+                floor = exact.abs().amax(1, keepdim=True)
+            else:
+                floor = wanted[exact.abs() <= 10].abs().max() if order else exact.abs().clamp(max=1.0)
             self.allowed.append(moved + 16 * info.eps * torch.maximum(wanted.abs(), floor) + 4 * info.tiny * info.eps)
 
     def check(self, found, what):
@@ -223,7 +231,7 @@ def test_right_far_out_and_close_to_zero_in_every_precision(entry):
     for dtype in DTYPES:
         x = EXTREMES.to(dtype)
         for keywords in settings(entry):
-            reference = Reference(entry, keywords, x)
+            reference = Reference(entry.fn, keywords, x)
             for given in (keywords, tensors(keywords, EXTREMES), tensors(keywords, EXTREMES, (3,))):
                 found = derivatives(entry.fn, x, **given)
                 assert [t.dtype for t in found] == [dtype] * 3  # also beside parameters in float32
@@ -235,7 +243,7 @@ def test_near_its_float64_value_where_it_bends(entry):
     for dtype in DTYPES:
         x = X.to(dtype)
         for keywords in settings(entry):
-            reference = Reference(entry, keywords, x)
+            reference = Reference(entry.fn, keywords, x)
             for given in (keywords, tensors(keywords, x)):
                 found = derivatives(entry.fn, x, **given)
                 assert all(t.shape == x.shape for t in found)
@@ -290,6 +298,33 @@ def test_works_under_torch_func(entry):
             for transformed, wanted in ((first, dx), (second, ddx)):
                 rows = torch.func.vmap(lambda r, f=transformed, g=given: f(r, g))(X)
                 torch.testing.assert_close(rows, wanted.detach(), rtol=1e-12, atol=1e-13)
+
+
+def test_smu_is_gelu_and_acon_c_is_swish_at_their_settings():
+    smu, acon_c = CATALOG["smu"].fn, CATALOG["acon_c"].fn
+    torch.testing.assert_close(smu(X, alpha=0.0, mu=math.sqrt(0.5)), F.gelu(X), rtol=1e-9, atol=1e-15)
+    torch.testing.assert_close(acon_c(X, beta=2.5), CATALOG["silu"].fn(X, 2.5), rtol=1e-14, atol=1e-15)
+
+
+def test_serlu_keeps_mean_0_and_variance_1_of_normal_inputs():
+    z = torch.linspace(-12, 12, 400_001, dtype=torch.float64)
+    weight = torch.exp(-z.square() / 2) / math.sqrt(2 * math.pi) * (z[1] - z[0])
+    y = CATALOG["serlu"].fn(z)
+    assert (y * weight).sum().item() == pytest.approx(0.0, abs=1e-6)
+    assert (y.square() * weight).sum().item() == pytest.approx(1.0, abs=1e-5)
+
+
+def test_pau_starts_at_the_least_squares_fit_of_leaky_relu():
+    """No coefficient, moved by a thousandth, fits better by more than rounding its digits allows."""
+    entry = CATALOG["pau"]
+    x = torch.linspace(-3, 3, 6001, dtype=torch.float64)
+    start = {p.name: p.default for p in entry.params}
+
+    def error(**changed):
+        return (entry.fn(x, **{**start, **changed}) - F.leaky_relu(x, 0.01)).square().mean().item()
+
+    assert math.sqrt(error()) == pytest.approx(0.0055, abs=1e-4)
+    assert all(error(**{k: v + d}) > error() - 1e-11 for k, v in start.items() for d in (-1e-3, 1e-3))
 
 
 @pytest.mark.parametrize(("entry", "keywords"), CASES)

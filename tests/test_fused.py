@@ -27,6 +27,7 @@ TEXTS = [
     "leaky_relu(negative_slope=0.3)", "leaky_relu6(negative_slope=0.2)", "elu(alpha=0.3)", "celu(alpha=0.4)",
     "softplus(beta=3)", "silu(beta=2)", "gelu(approximate=tanh)", "hardtanh(min_val=-0.5, max_val=0.7)",
     "silu(beta=learned)", "elu(alpha=learned)", "hardtanh(min_val=learned, max_val=learned)",
+    "pau(a1=0.6, b3=learned(0.2))", "smu(alpha=learned, mu=learned(2))", "pdelu(t=0.5)",
 ]  # fmt: skip
 FEW = ["relu", "leaky_relu(negative_slope=0.3)", "prelu", "gelu", "tanh", "silu(beta=learned)", "identity"]
 MODELS = {
