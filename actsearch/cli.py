@@ -274,7 +274,7 @@ def _list() -> None:
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("activation", "formula", "parameters (default; what 'search' means)", "family", "source"):
-        table.add_column(name)
+        table.add_column(name, no_wrap=name == "formula")
     for a in CATALOG.values():
         shape = [p.name for p in a.params if p.anonymous]
         params = [f"{', '.join(shape)} (learned)"] if shape else []

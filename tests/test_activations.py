@@ -26,11 +26,21 @@ ORACLES = {  # torch's own modules, at several parameters
     "hardtanh": nn.Hardtanh(),
     "hardtanh(min_val=-0.5, max_val=2)": nn.Hardtanh(-0.5, 2.0),
     "softsign": nn.Softsign(),
+    "logsigmoid": nn.LogSigmoid(),
     "relu": nn.ReLU(),
     "leaky_relu": nn.LeakyReLU(),
     "leaky_relu(negative_slope=0.3)": nn.LeakyReLU(0.3),
     "prelu": nn.PReLU(init=0.25, dtype=torch.float64),
     "relu6": nn.ReLU6(),
+    "rrelu": nn.RReLU().eval(),
+    "rrelu(lower=0.2, upper=0.6)": nn.RReLU(0.2, 0.6).eval(),
+    "clipped_relu(cap=6)": nn.ReLU6(),
+    "thresholded_relu": nn.Threshold(1.0, 0.0),
+    "softshrink": nn.Softshrink(),
+    "softshrink(lambd=1)": nn.Softshrink(1.0),
+    "hardshrink": nn.Hardshrink(),
+    "hardshrink(lambd=1)": nn.Hardshrink(1.0),
+    "tanhshrink": nn.Tanhshrink(),
     "elu": nn.ELU(),
     "elu(alpha=0.4)": nn.ELU(0.4),
     "selu": nn.SELU(),
@@ -339,10 +349,12 @@ def test_memory_layout_does_not_matter(entry, dtype):
 
 @pytest.mark.parametrize("entry", ENTRIES.values(), ids=ENTRIES)
 def test_kind_says_whether_an_output_depends_on_other_channels(entry):
-    x = torch.linspace(0.2, 0.9, 6, dtype=torch.float64).view(2, 3)
-    other = x.clone()
-    other[0, 1] += 0.05
-    changed = entry.fn(x) != entry.fn(other)
+    changed = torch.zeros(2, 3, dtype=torch.bool)
+    for start in (0.2, 1.2):  # below the bounds of some, above the thresholds of others
+        x = torch.linspace(start, start + 0.7, 6, dtype=torch.float64).view(2, 3)
+        other = x.clone()
+        other[0, 1] += 0.05
+        changed |= entry.fn(x) != entry.fn(other)
     assert changed[0, 1]
     assert not changed[1].any()
     assert changed[0, [0, 2]].any() == (entry.kind == "channelwise")

@@ -188,7 +188,7 @@ def test_weights_inside_an_activation_have_no_weight_decay_and_no_gain():
     assert all(torch.equal(c.weight, w) for c, w in zip(convs, at_gain, strict=True))
 
 
-@pytest.mark.parametrize("text", ["swiglu", "maxout", "crelu", "meta_acon"])
+@pytest.mark.parametrize("text", ["swiglu", "maxout", "crelu", "meta_acon", "rrelu"])
 def test_trains_beside_a_fused_program_as_it_does_alone(text):
     """What has no fused form goes by the plain loop, and its neighbours stay as they were."""
     generator = torch.Generator().manual_seed(5)

@@ -16,6 +16,11 @@ OTHER_VALUES = {
     "min_val": -0.5,
     "max_val": 2.0,
     "approximate": "tanh",
+    "cap": 3.0,
+    "theta": 0.5,
+    "shift": 0.5,
+    "lambd": 2.0,
+    "omega": 5.0,
 }
 
 

@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-from actsearch.activations import channels, exponential, learnable, rectifiers, self_gated, sigmoidal
+from actsearch.activations import (
+    channels,
+    exponential,
+    learnable,
+    periodic,
+    rectifiers,
+    self_gated,
+    shrinkage,
+    sigmoidal,
+)
 from actsearch.activations.activation import Activation
 
 _ENTRIES = (
@@ -13,11 +22,29 @@ _ENTRIES = (
     sigmoidal.HARDSIGMOID,
     sigmoidal.HARDTANH,
     sigmoidal.SOFTSIGN,
+    sigmoidal.LECUN_TANH,
+    sigmoidal.BIPOLAR_SIGMOID,
+    sigmoidal.PENALIZED_TANH,
+    sigmoidal.LOGSIGMOID,
+    sigmoidal.ARCTAN,
+    sigmoidal.ERF,
+    sigmoidal.ISRU,
     rectifiers.RELU,
     rectifiers.LEAKY_RELU,
     rectifiers.PRELU,
     rectifiers.RELU6,
     rectifiers.LEAKY_RELU6,
+    rectifiers.RRELU,
+    rectifiers.SQUARED_RELU,
+    rectifiers.STAR_RELU,
+    rectifiers.FLEXIBLE_RELU,
+    rectifiers.CLIPPED_RELU,
+    rectifiers.THRESHOLDED_RELU,
+    rectifiers.SHIFTED_RELU,
+    rectifiers.SRELU,
+    shrinkage.SOFTSHRINK,
+    shrinkage.HARDSHRINK,
+    shrinkage.TANHSHRINK,
     exponential.ELU,
     exponential.SELU,
     exponential.CELU,
@@ -43,6 +70,12 @@ _ENTRIES = (
     learnable.PAU,
     learnable.APL,
     learnable.SPLINE,
+    periodic.SIN,
+    periodic.SNAKE,
+    periodic.GCU,
+    periodic.COSID,
+    periodic.SINC,
+    periodic.GAUSSIAN,
     channels.GLU,
     channels.REGLU,
     channels.GEGLU,

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 HALF = (torch.float16, torch.bfloat16)
+FAR = 1e15  # for finite: a bounded function is at its bound there, and the square is still finite in float32
 
 
 def finite_below(x: Tensor) -> Tensor:
@@ -21,9 +22,9 @@ def finite_below(x: Tensor) -> Tensor:
     return F.threshold(x, lowest, lowest)
 
 
-def finite(x: Tensor) -> Tensor:
-    """x with ±inf as the outermost numbers there are."""
-    most = torch.finfo(x.dtype).max
+def finite(x: Tensor, most: float | None = None) -> Tensor:
+    """x between ±most, without it between the outermost numbers there are."""
+    most = torch.finfo(x.dtype).max if most is None else most
     return F.hardtanh(x, -most, most)
 
 
