@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from actsearch.activations.catalog import CATALOG
+from actsearch.activations.fingerprint import net_fingerprint
 from actsearch.activations.spec import (
     Learned,
     Spec,
@@ -27,6 +28,7 @@ from actsearch.activations.spec import (
     print_net,
 )
 from actsearch.errors import ActSearchError, unknown
+from actsearch.grammar import LABEL, Grammar
 from actsearch.recipe import Recipe
 
 SCOPES = ("network", "per_layer")
@@ -58,6 +60,10 @@ class Candidate:
     def key(self) -> tuple[str, str]:
         return candidate_key(self.activation, dict(self.recipe))
 
+    @property
+    def training_key(self) -> tuple[str, str]:
+        return training_key(self.activation, dict(self.recipe))
+
     def __str__(self) -> str:
         values = [f"{k}={number(v) if isinstance(v, float) else v}" for k, v in self.recipe]
         return self.activation + (f"  [{', '.join(values)}]" if values else "")
@@ -67,8 +73,13 @@ class Candidate:
 
 
 def candidate_key(activation: str, recipe: Mapping[str, Any]) -> tuple[str, str]:
-    """What makes two candidates the same training, wherever they are stored."""
+    """What a candidate is called, wherever it is stored."""
     return activation, json.dumps(recipe, sort_keys=True)
+
+
+def training_key(activation: str, recipe: Mapping[str, Any]) -> tuple[str, str]:
+    """What makes two candidates the same training: equal functions, whatever they are called."""
+    return net_fingerprint(activation), json.dumps(recipe, sort_keys=True)
 
 
 @dataclass(frozen=True)
@@ -234,7 +245,9 @@ class SearchSpace:
     def __str__(self) -> str:
         ranges = sum(isinstance(d, Range) for entry in self.entries for _, d in entry.free)
         choices = sum(isinstance(d, Choices) for entry in self.entries for _, d in entry.free)
-        text = plural(len(self.entries), "activation")
+        grammars = [entry for entry in self.entries if isinstance(entry, Grammar)]
+        text = plural(len(self.entries) - len(grammars), "activation")
+        text += "".join(f", {grammar}" for grammar in grammars)
         text += f", {plural(ranges, 'range')}" * bool(ranges)
         text += f", {plural(choices, 'list')} of values" * bool(choices)
         if self.scope == "per_layer":
@@ -270,13 +283,15 @@ def _at(where: str, error: ActSearchError) -> ActSearchError:
     return ActSearchError(f"{where}: {error}")
 
 
-def _entry(item: Any, where: str) -> Entry:
+def _entry(item: Any, where: str) -> Entry | Grammar:
     if isinstance(item, str):
         try:
             specs = parse_net(item)
         except ActSearchError as error:
             raise _at(where, error) from None
         return Entry(print_net(specs), specs)
+    if isinstance(item, Mapping) and set(item) == {LABEL}:
+        return Grammar.of({} if item[LABEL] is None else item[LABEL], f"{where}.{LABEL}")
     name, params, inside = _named_params(item, where)
     fixed, free = [], []
     for param, value in params.items():

@@ -213,7 +213,8 @@ class Delivery:
         for i, spec in enumerate(specs):
             prefix = f"layer{i}." if len(specs) > 1 else ""
             name = "expression" if spec.activation.family == "expression" else spec.name  # MLflow's keys have no *
-            params |= {f"{prefix}{name}.{k}": str(v) for k, v in spec.params.items()}
+            pairs = zip(spec.activation.params, spec.values, strict=True)
+            params |= {f"{prefix}{name}.{p.name}": str(v) for p, v in pairs if not p.anonymous}
         return params
 
     def _child(self, name: str, tags: Mapping[str, str]) -> str | None:

