@@ -25,7 +25,7 @@ from actsearch.activations.expression import (
     parse,
 )  # fmt: skip
 from actsearch.activations.spec import gain
-from actsearch.activations.tree import CATALOGUE, ELEMENTARY, apply, constant, evaluate, parameter, source
+from actsearch.activations.tree import CATALOGUE, ELEMENTARY, SUGAR, apply, constant, evaluate, parameter, source
 from actsearch.errors import ActSearchError
 
 GRID = torch.linspace(-3, 3, 61, dtype=torch.float64)
@@ -91,7 +91,8 @@ def spec_of(text):
         ("pi * x + e", "pi * x + e"),
         ("sqrt(4) * x + log(1)", "2 * x"),
         ("relu(2) + x", "x + 2"),
-        ("arcsinh(x) + arctan(x)", "asinh(x) + atan(x)"),
+        ("arcsinh(x) + absolute(x)", "abs(x) + asinh(x)"),
+        ("atan(x) + x", "x + arctan(x)"),
         ("swish(x) + identity(x)", "x + silu(x)"),
         ("elu(x, alpha=1) + x", "x + elu(x)"),
         ("gelu(x, approximate='tanh') + x", "x + gelu(x, approximate=tanh)"),
@@ -173,7 +174,7 @@ TORCH = {
     "bessel_i1e": lifted(torch.special.i1e), "square": lifted(torch.square), "cube": lifted(lambda x: x**3),
     "max": lifted(lambda *args: torch.stack(torch.broadcast_tensors(*args)).amax(0)),
     "min": lifted(lambda *args: torch.stack(torch.broadcast_tensors(*args)).amin(0)),
-    "clamp": lifted(lambda x, low, high: torch.minimum(torch.maximum(x, low), high)),
+    "atan": lifted(torch.atan), "clamp": lifted(lambda x, low, high: torch.minimum(torch.maximum(x, low), high)),
     "where": lambda c, a, b: lifted(lambda a, b: torch.where(torch.as_tensor(c), a, b))(a, b),
 }  # fmt: skip
 
@@ -371,6 +372,14 @@ def test_a_spec_that_cannot_be_is_refused(text, parts):
         assert part in str(error.value)
 
 
+def test_every_function_means_the_same_when_it_is_printed():
+    n = {"max": 2, "min": 2, "maximum": 2, "minimum": 2, **SUGAR}
+    for name in FUNCTIONS:
+        text = f"x + {name}({', '.join(['sin(x)', '2', '3'][: n.get(name, 1)])})"
+        if name != "where":
+            assert parse(parse(text).text) == parse(text)
+
+
 def test_every_function_is_said_in_the_error_when_it_stands_bare():
     for name in FUNCTIONS:
         with pytest.raises(ActSearchError, match=f"Write {name}"):
@@ -471,8 +480,10 @@ def listen(event, args):
 
 
 def fuzz(n, seed):
-    """(how many were read, refused, seconds of this thread for the slowest). Nothing is executed: all that Python's audit hooks tell
-    of is the parser's own `compile`, of whose result only a syntax tree is asked.
+    """(how many were read, refused, seconds of this thread for the slowest).
+
+    Nothing is executed: all that Python's audit hooks tell of is the parser's own `compile`, of whose result only a
+    syntax tree is asked.
     """
     global heard
     sys.addaudithook(listen)

@@ -31,7 +31,8 @@ MAX_DEPTH = 30
 MAX_PARAMETERS = 8
 MAX_NAME = 24  # characters of a parameter's name
 
-SPELLINGS = {"arcsinh": "asinh", "arctan": "atan", "maximum": "max", "minimum": "min", "absolute": "abs"} | ALIASES
+NUMPY = {"arcsinh": "asinh", "arctan": "atan", "maximum": "max", "minimum": "min", "absolute": "abs"}
+SPELLINGS = {written: name for written, name in NUMPY.items() if written not in CATALOG} | ALIASES
 FUNCTIONS = sorted({*CATALOGUE, *ELEMENTARY, *SUGAR, *SPELLINGS, "max", "min", "where"} - {"-"})
 CONSTANTS = {"pi": math.pi, "e": math.e}
 RESERVED = {*CONSTANTS, "x", "learned", "search", "inf", "nan", "True", "False", "None"}
