@@ -24,6 +24,7 @@ from actsearch.errors import ActSearchError, hide_password, one_line, unknown
 from actsearch.processes import Processes, core_count
 
 if TYPE_CHECKING:  # imported where needed: torch, which they import, takes seconds
+    from actsearch.activations import Spec
     from actsearch.config import Config
     from actsearch.job import Job
 
@@ -33,7 +34,7 @@ QUOTED = (
     "On the command line a list stands in brackets, and a spec with parentheses in quotes inside quotes: "
     "'search_space.activations=[relu,\"leaky_relu(negative_slope=0.02)\"]'."
 )
-TASKS = ("search", "list", "deliver", "report")
+TASKS = ("search", "list", "properties", "deliver", "report")
 NOT_IN_RESULT = ("root", "download")  # of data: where it lies, not what it is
 
 exit_code = 0
@@ -113,18 +114,24 @@ def _do(cfg: DictConfig, folder: Path) -> None:
     plain: Any = OmegaConf.to_container(cfg, resolve=True)
     config: Any = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), plain))
     assert isinstance(config, Config)
-    if config.task.name not in TASKS:
-        raise unknown("task", config.task.name, TASKS)
-    if config.task.name == "list":
-        _list()
+    name, words = config.task.get("name"), {key: value for key, value in config.task.items() if key != "name"}
+    if name not in TASKS:
+        raise unknown("task", name, TASKS)
+    alone = {"list": _list, "properties": _properties}
+    known = inspect.signature(alone[name]).parameters if name in alone else {}
+    for key in words:
+        if key not in known:
+            raise unknown("config key", f"task.{key}", [f"task.{k}" for k in ("name", *known)])
+    if name in alone:
+        alone[name](**words)
         return
     plain["task"] = {"name": "search"}  # the config of the search, whatever is done with it now
     job = _job(config, folder, OmegaConf.to_yaml(OmegaConf.create(plain)))
     terminal = Terminal()
-    if config.task.name == "deliver":
+    if name == "deliver":
         result = pipeline.deliver(job)
         terminal.line(f"delivered {job.name} to {job.tracking_uri}")
-    elif config.task.name == "report":
+    elif name == "report":
         result = pipeline.report(job, terminal)
     else:
         result = pipeline.run(job, terminal, early, psutil.Process().create_time())
@@ -284,6 +291,29 @@ def _list() -> None:
         name = a.name + (f" ({', '.join(a.aliases)})" if a.aliases else "")
         table.add_row(name, a.formula, "\n".join(params), a.family, a.source)
     Terminal().console.print(table)
+
+
+def _properties(activations: Any = None) -> None:
+    from actsearch.activations import CATALOG
+    from actsearch.properties import measure
+    from actsearch.report.properties import LEGENDS, TEXT, property_tables
+    from actsearch.report.terminal import Terminal
+
+    terminal = Terminal()
+    tables = property_tables([measure(spec) for spec in _specs(list(CATALOG) if activations is None else activations)])
+    for (heads, rows), legend in zip(tables, LEGENDS, strict=True):
+        terminal.table(heads, rows, TEXT)
+        terminal.line(f"{legend}\n")
+
+
+def _specs(activations: Any) -> list[Spec]:
+    from actsearch.activations import Spec
+
+    if not activations or not isinstance(activations, list) or not all(isinstance(a, str) for a in activations):
+        raise ActSearchError(
+            f"task.activations={activations}: write a list of specs, e.g. task.activations=[relu,gelu]."
+        )
+    return list(dict.fromkeys(map(Spec.parse, activations)))
 
 
 def _explain(error: BaseException) -> str:

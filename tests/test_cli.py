@@ -209,6 +209,19 @@ def test_list_shows_every_activation_with_formula_and_parameters(command, lab):
     assert left(lab) == []
 
 
+def test_properties_of_the_catalogue_and_of_a_list(command, lab):
+    code, out, err = command("task=properties")
+    assert (code, err) == (0, "")
+    for name in actsearch.CATALOG:
+        assert sum(line.split()[:1] == [str(actsearch.Spec.parse(name))] for line in out.splitlines()) == 2, name
+    code, out, _ = command("task=properties", 'task.activations=[relu6,"silu(beta=2)"]')
+    (relu6, normal) = [line.split("  ") for line in out.splitlines() if line.startswith("relu6")]
+    assert {"[0, 6]", "C0", "0, dies", "6, dies"} <= {cell.strip() for cell in relu6}
+    assert "50.0 %" in normal[-1]
+    assert "[-0.1392, ∞)" in out
+    assert left(lab) == []
+
+
 def test_help_and_cfg_are_useful_and_leave_nothing(command, lab):
     _, out, _ = command("--help")
     for word in ("search_space", "actsearch -m model=mlp,cnn1d", "article", "task=deliver"):
@@ -330,6 +343,11 @@ BAD = {
     "sampler's key": (["+sampler.n_strtup=3"], "n_strtup", "n_startup_trials"),
     "pruner's key": (["pruner=median", "+pruner.n_strtup=3"], "n_strtup", "n_startup_trials"),
     "task": (["task=lsit"], "task=lsit", "'list'"),
+    "task's key": (["task=properties", "task.activation=[relu]"], "task.activation", "search_space.activations"),
+    "key of another task": (["task=list", "+task.activations=[relu]"], "task.activations", "task.name"),
+    "one of a task's list": (["task=properties", "task.activations=[rellu]"], "rellu", "'relu'"),
+    "no list for a task": (["task=properties", "task.activations=relu"], "task.activations=relu", "[relu,gelu]"),
+    "nothing for a task": (["task=properties", "task.activations=[]"], "task.activations=[]", "[relu,gelu]"),
     "nothing to deliver to": (["task=deliver"], "tracking.uri", "tracking.uri=http"),
     "validation in words": (["data.n_validation=many"], "data.n_validation=many", "a whole number"),
     "half an example": (["data.n_validation=10.5"], "data.n_validation=10.5", "a whole number"),
