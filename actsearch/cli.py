@@ -286,7 +286,7 @@ def _list() -> None:
         params = []
         for p in a.params:
             bounds = f"; {p.low:g} … {p.high:g}{', log' if p.log else ''}" if p.low is not None else ""
-            words = f"; {' or '.join(p.choices)}" if p.choices else ""
+            words = f"; {' or '.join(c if isinstance(c, str) else f'{c:g}' for c in p.choices)}" if p.choices else ""
             params.append(f"{p.name} ({'learned from ' if p.learned else ''}{p.default}{bounds}{words})")
         name = a.name + (f" ({', '.join(a.aliases)})" if a.aliases else "")
         table.add_row(name, a.formula, "\n".join(params), a.family, a.source)

@@ -23,7 +23,8 @@ from actsearch.training.reference import NOISE, WEIGHTS, Run, batch_order, score
 CPU = torch.device("cpu")
 RECIPE = Recipe(lr=0.02, steps=50, batch_size=15, eval_every=20)
 TEXTS = [
-    *CATALOG, "leaky_relu(negative_slope=0.3)", "leaky_relu6(negative_slope=0.2)", "elu(alpha=0.3)", "celu(alpha=0.4)",
+    *(n for n, e in CATALOG.items() if e.fusable),
+    "leaky_relu(negative_slope=0.3)", "leaky_relu6(negative_slope=0.2)", "elu(alpha=0.3)", "celu(alpha=0.4)",
     "softplus(beta=3)", "silu(beta=2)", "gelu(approximate=tanh)", "hardtanh(min_val=-0.5, max_val=0.7)",
     "silu(beta=learned)", "elu(alpha=learned)", "hardtanh(min_val=learned, max_val=learned)",
 ]  # fmt: skip

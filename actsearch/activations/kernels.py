@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from actsearch.activations import fixed
+from actsearch.activations import exponential, rectifiers, self_gated, sigmoidal
 
 aten: Any = torch.ops.aten
 SELU_ALPHA, SELU_SCALE = 1.6732632423543772, 1.0507009873554805
@@ -78,57 +78,57 @@ def _softsign_backward(grad: Tensor, x: Tensor, y: Tensor, out: Tensor) -> None:
 
 
 KERNELS: dict[Callable[..., Tensor], Kernel] = {
-    fixed.IDENTITY.fn: Kernel(lambda x, out: out.copy_(x), lambda grad, x, y, out: out is grad or out.copy_(grad)),
-    fixed.SIGMOID.fn: Kernel(
+    sigmoidal.IDENTITY.fn: Kernel(lambda x, out: out.copy_(x), lambda grad, x, y, out: out is grad or out.copy_(grad)),
+    sigmoidal.SIGMOID.fn: Kernel(
         lambda x, out: torch.sigmoid(x, out=out),
         lambda grad, x, y, out: aten.sigmoid_backward.grad_input(grad, y, grad_input=out),
     ),
-    fixed.TANH.fn: Kernel(
+    sigmoidal.TANH.fn: Kernel(
         lambda x, out: torch.tanh(x, out=out),
         lambda grad, x, y, out: aten.tanh_backward.grad_input(grad, y, grad_input=out),
     ),
-    fixed.HARDSIGMOID.fn: Kernel(
+    sigmoidal.HARDSIGMOID.fn: Kernel(
         lambda x, out: aten.hardsigmoid.out(x, out=out),
         lambda grad, x, y, out: aten.hardsigmoid_backward.grad_input(grad, x, grad_input=out),
     ),
-    fixed.HARDTANH.fn: Kernel(
+    sigmoidal.HARDTANH.fn: Kernel(
         lambda x, out, min_val, max_val: aten.hardtanh.out(x, min_val, max_val, out=out),
         lambda grad, x, y, out, min_val, max_val: aten.hardtanh_backward.grad_input(
             grad, x, min_val, max_val, grad_input=out
         ),
     ),
-    fixed.SOFTSIGN.fn: Kernel(lambda x, out: torch.div(x, x.abs().add_(1), out=out), _softsign_backward),
-    fixed.RELU.fn: Kernel(lambda x, out: torch.clamp_min(x, 0, out=out), _relu_backward),
-    fixed.leaky_relu: Kernel(
+    sigmoidal.SOFTSIGN.fn: Kernel(lambda x, out: torch.div(x, x.abs().add_(1), out=out), _softsign_backward),
+    rectifiers.RELU.fn: Kernel(lambda x, out: torch.clamp_min(x, 0, out=out), _relu_backward),
+    rectifiers.leaky_relu: Kernel(
         lambda x, out, negative_slope: aten.leaky_relu.out(x, negative_slope, out=out), _leaky_relu_backward
     ),
-    fixed.RELU6.fn: Kernel(
+    rectifiers.RELU6.fn: Kernel(
         lambda x, out: aten.hardtanh.out(x, 0.0, 6.0, out=out),
         lambda grad, x, y, out: aten.hardtanh_backward.grad_input(grad, x, 0.0, 6.0, grad_input=out),
     ),
-    fixed.leaky_relu6: Kernel(_leaky_relu6_forward, _leaky_relu6_backward),
-    fixed.elu: Kernel(lambda x, out, alpha: aten.elu.out(x, alpha, out=out), _elu_like()),
-    fixed.SELU.fn: Kernel(
+    rectifiers.leaky_relu6: Kernel(_leaky_relu6_forward, _leaky_relu6_backward),
+    exponential.elu: Kernel(lambda x, out, alpha: aten.elu.out(x, alpha, out=out), _elu_like()),
+    exponential.SELU.fn: Kernel(
         lambda x, out: aten.elu.out(x, SELU_ALPHA, SELU_SCALE, out=out),
         lambda grad, x, y, out: _elu_like(SELU_SCALE)(grad, x, y, out, SELU_ALPHA),
     ),
-    fixed.celu: Kernel(lambda x, out, alpha: aten.elu.out(x, alpha, 1.0, 1.0 / alpha, out=out), _celu_backward),
-    fixed.softplus: Kernel(
+    exponential.celu: Kernel(lambda x, out, alpha: aten.elu.out(x, alpha, 1.0, 1.0 / alpha, out=out), _celu_backward),
+    exponential.softplus: Kernel(
         lambda x, out, beta: aten.softplus.out(x, beta, 20.0, out=out),
         lambda grad, x, y, out, beta: aten.softplus_backward.grad_input(grad, x, beta, 20.0, grad_input=out),
     ),
-    fixed.gelu: Kernel(
+    self_gated.gelu: Kernel(
         lambda x, out, approximate: aten.gelu.out(x, approximate=approximate, out=out),
         lambda grad, x, y, out, approximate: aten.gelu_backward.grad_input(
             grad, x, approximate=approximate, grad_input=out
         ),
     ),
-    fixed.silu: Kernel(_silu_forward, _silu_backward),
-    fixed.HARDSWISH.fn: Kernel(
+    self_gated.silu: Kernel(_silu_forward, _silu_backward),
+    self_gated.HARDSWISH.fn: Kernel(
         lambda x, out: aten.hardswish.out(x, out=out),
         lambda grad, x, y, out: aten.hardswish_backward.out(grad, x, out=out),
     ),
-    fixed.MISH.fn: Kernel(
+    self_gated.MISH.fn: Kernel(
         lambda x, out: aten.mish.out(x, out=out),
         lambda grad, x, y, out: out.copy_(aten.mish_backward(grad, x)),
     ),

@@ -13,6 +13,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -89,18 +90,27 @@ class Spec:
         return {p.name: v for p, v in zip(self.activation.params, self.values, strict=True)}
 
     def __call__(self, x: Tensor) -> Tensor:
-        """The function itself, learned parameters at their initial values. x: any shape."""
+        """The function itself, learned parameters at their initial values. x: any shape; (N, C, …) unless elementwise.
+
+        Raises ActSearchError for one that has weights of its own.
+        """
+        if self.activation.kind == "weighted":
+            raise ActSearchError(f"'{self}' has weights of its own. Make a module of it: get_activation('{self}', 64).")
         start = {k: v.init if isinstance(v, Learned) else v for k, v in self.params.items()}
         return self.activation.fn(x, **start)
 
-    def module(self, channels: int | None = None) -> ActivationModule:
-        """A module of this spec; learned parameters get one value per channel, or one in all if None."""
-        return ActivationModule(self, channels)
+    def module(self, channels: int | None = None, dim: int = 1) -> ActivationModule:
+        """A module of this spec. channels: how many come out of it, in dimension dim (1, or -1 for (N, …, C)); learned
+        parameters get one value for each, or one in all if None.
+        """
+        return ActivationModule(self, channels, dim)
 
     def _checked(self) -> Spec:
         """Refuses values with which the function raises or is not finite on ordinary inputs: celu(alpha=0)."""
+        if self.activation.kind == "weighted":
+            return self
         try:
-            finite = bool(torch.isfinite(self(torch.linspace(-3.0, 3.0, 13).view(1, -1))).all())
+            finite = bool(torch.isfinite(self(torch.linspace(-3.0, 3.0, 61)[:60].view(1, -1))).all())
         except (ValueError, RuntimeError, ArithmeticError) as error:
             raise ActSearchError(f"'{self}' does not work: {one_line(error)}") from None
         if not finite:
@@ -109,43 +119,62 @@ class Spec:
 
 
 class ActivationModule(nn.Module):
-    """A spec as a module. Learned parameters are `nn.Parameter`s of shape (channels,) or ().
+    """A spec as a module. Learned parameters are `nn.Parameter`s of shape (channels,), or () where one serves all.
 
-    Input (N, C) or (N, C, …): channels are dimension 1, as in torch.nn.PReLU. place: among a net's activations.
+    Input (N, C) or (N, C, …): channels are dimension 1, as in torch.nn.PReLU; with dim=-1 the last, as behind a linear
+    layer on tokens. in_channels: how many go in for `channels` to come out. place: among a net's activations.
+    Raises ActSearchError for a width that the spec cannot give.
     """
 
     place = 0
 
-    def __init__(self, spec: Spec, channels: int | None = None) -> None:
+    def __init__(self, spec: Spec, channels: int | None = None, dim: int = 1) -> None:
         super().__init__()
-        self.spec = spec
-        self.fixed: dict[str, float | str] = {}
+        entry = spec.activation
+        self.spec, self.dim = spec, dim
+        self.fixed: dict[str, Any] = {}
         self.learned: list[str] = []
-        for name, value in spec.params.items():
+        for param in entry.params:
+            value = spec.params[param.name]
             if isinstance(value, Learned):
-                self.learned.append(name)
-                shape = () if channels is None else (channels,)
-                self.register_parameter(name, nn.Parameter(torch.full(shape, value.init)))
+                self.learned.append(param.name)
+                shape = () if channels is None or param.shared else (channels,)
+                self.register_parameter(param.name, nn.Parameter(torch.full(shape, value.init)))
             else:
-                self.fixed[name] = value
+                self.fixed[param.name] = value
+        self.in_channels = channels
+        if channels is not None and entry.width is not None:
+            wanted = channels * entry.width(**self.fixed)
+            if wanted != int(wanted):
+                raise ActSearchError(f"'{spec}' cannot give {channels} channels. Choose an even width.")
+            self.in_channels = int(wanted)
+        self.weighted: nn.Module | None = None
+        if entry.kind == "weighted":
+            if channels is None:
+                raise ActSearchError(f"'{spec}' has weights for each channel, whose number is not known here.")
+            self.weighted = entry.fn(channels, dim, **self.fixed)
 
     def forward(self, x: Tensor) -> Tensor:
-        if not self.learned:
-            return self.spec.activation.fn(x, **self.fixed)
-        trained = {name: self._broadcast(getattr(self, name), x.dim()) for name in self.learned}
-        return self.spec.activation.fn(x, **self.fixed, **trained)
+        if self.weighted is not None:
+            return self.weighted(x)
+        entry = self.spec.activation
+        keywords: dict[str, Any] = {name: self._broadcast(getattr(self, name), x.dim()) for name in self.learned}
+        if entry.kind == "channelwise":
+            keywords["dim"] = self.dim
+        elif entry.kind == "stochastic":
+            keywords["training"] = self.training
+        return entry.fn(x, **self.fixed, **keywords)
 
-    @staticmethod
-    def _broadcast(param: Tensor, dims: int) -> Tensor:
-        return param.view(-1, *[1] * (dims - 2)) if param.dim() and dims > 2 else param
+    def _broadcast(self, param: Tensor, dims: int) -> Tensor:
+        return param.view(-1, *[1] * (dims - 2)) if param.dim() and dims > 2 and self.dim == 1 else param
 
     def extra_repr(self) -> str:
         return str(self.spec)
 
 
-def get_activation(text: str, channels: int | None = None) -> ActivationModule:
-    """A module from a spec's text: `get_activation("leaky_relu6(negative_slope=0.02)")`."""
-    return Spec.parse(text).module(channels)
+def get_activation(text: str, channels: int | None = None, dim: int = 1) -> ActivationModule:
+    """A module from a spec's text: `get_activation("leaky_relu6(negative_slope=0.02)")`. channels, dim: Spec.module."""
+    return Spec.parse(text).module(channels, dim)
 
 
 def parse_net(text: str) -> tuple[Spec, ...]:
@@ -167,15 +196,17 @@ def gain(spec: Spec) -> float:
     """The factor g for weights N(0, g²/fan_in) behind this activation that keeps the mean square at 1.
 
     1 / sqrt(E[f(z)²]) for z ~ N(0, 1), as He et al. 2015 derive sqrt(2) for ReLU, computed numerically: on
-    100,001 points over ±8 for elementwise activations, from 4,096 × 64 seeded draws for channelwise ones.
+    100,001 points over ±8 where an output depends on one input, else from 256,000 seeded draws as 8 × 8 images.
     """
-    if spec.activation.kind == "elementwise":
+    if spec.activation.kind in ("elementwise", "stochastic"):
         z = torch.linspace(-8.0, 8.0, 100_001, dtype=torch.float64).view(1, -1)
         weight = torch.exp(-z.square() / 2)
         second_moment = ((spec(z).square() * weight).sum() / weight.sum()).item()
     else:
-        z = torch.randn(4096, 64, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-        second_moment = spec(z).square().mean().item()
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            torch.default_generator.manual_seed(0)  # weights of its own too
+            module = spec.module(60).double()
+            second_moment = module(torch.randn(64, module.in_channels or 60, 8, 8).double()).square().mean().item()
     return 1.0 / math.sqrt(second_moment) if second_moment > 0 else 1.0
 
 
@@ -186,6 +217,10 @@ def _default(param: Param) -> ParamValue:
 def _text(param: Param, value: ParamValue) -> str:
     if isinstance(value, Learned):
         return "learned" if value.init == param.default else str(value)
+    return _word(value)
+
+
+def _word(value: str | float) -> str:
     return value if isinstance(value, str) else number(value)
 
 
@@ -195,8 +230,8 @@ def _settle(entry: Activation, param: Param, value: object) -> ParamValue:
         return _default(param)
     if param.choices:
         if value not in param.choices:
-            raise unknown(f"value of '{param.name}' in {where}:", value, param.choices)
-        return str(value)
+            raise unknown(f"value of '{param.name}' in {where}:", value, [_word(choice) for choice in param.choices])
+        return next(choice for choice in param.choices if choice == value)
     if value == "learned":
         return Learned(float(param.default))
     start = value.init if isinstance(value, Learned) else value

@@ -33,6 +33,7 @@ from actsearch.training.layers import (
     NotFusable,
     Slot,
     Value,
+    learned_size,
     spec_at,
 )
 from actsearch.training.reference import NOISE, WEIGHTS, Evaluation, Run, batch_order, chance, stream
@@ -486,6 +487,9 @@ def _with_learned(node: Node, runs: Sequence[Run]) -> Node:
     if node.layer is not Activations:
         return node
     specs = [spec_at(run.specs, node.place) for run in runs]
-    most = max(sum(isinstance(v, Learned) for v in spec.values) for spec in specs)
-    slots = [Slot(f"{node.name}.", (most * node.width,), kind="learned")] if most else []
+    most = max(
+        sum(learned_size(spec.activation, k, node.width) for k, v in spec.params.items() if isinstance(v, Learned))
+        for spec in specs
+    )
+    slots = [Slot(f"{node.name}.", (most,), kind="learned")] if most else []
     return replace(node, slots=slots)
