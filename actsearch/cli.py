@@ -296,12 +296,12 @@ def _list() -> None:
 def _properties(activations: Any = None) -> None:
     from actsearch.activations import CATALOG
     from actsearch.properties import measure
-    from actsearch.report.properties import LEGENDS, TEXT, property_tables
+    from actsearch.report.properties import TEXT, property_tables
     from actsearch.report.terminal import Terminal
 
     terminal = Terminal()
-    tables = property_tables([measure(spec) for spec in _specs(list(CATALOG) if activations is None else activations)])
-    for (heads, rows), legend in zip(tables, LEGENDS, strict=True):
+    specs = _specs(list(CATALOG) if activations is None else activations)
+    for heads, rows, legend in property_tables([measure(spec) for spec in specs]):
         terminal.table(heads, rows, TEXT)
         terminal.line(f"{legend}\n")
 

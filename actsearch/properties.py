@@ -26,7 +26,7 @@ class Properties:
     multiplies the mean square of a gradient; above 1 gradients grow with depth, below 1 they vanish.
     For elementwise activations, None for others: shape. length_slope: of the length map at 1; below 1, sizes that
     are off come back from layer to layer. fixed_point: where q → E[f(√q z)²], g = 1, leads from q = 1: 0 where
-    signals die out, inf where they grow. saturated_share: of z where |f′(z)| < 0.01, as the diagnostics count saturated inputs.
+    signals die out, inf where they grow. saturated_share: of z with |f′(z)| < 0.01, as the diagnostics count it.
     """
 
     activation: str
@@ -47,8 +47,8 @@ class Properties:
 
 @lru_cache(maxsize=256)
 def measure(spec: Spec) -> Properties:
-    """The properties of a spec, learned parameters at their initial values."""
-    if spec.activation.kind != "elementwise":
+    """The properties of a spec, learned parameters at their initial values, stochastic ones as they infer."""
+    if spec.activation.kind not in ("elementwise", "stochastic"):
         return _from_draws(spec)
 
     def f(x: Tensor) -> Tensor:
@@ -72,12 +72,15 @@ def measure(spec: Spec) -> Properties:
 
 
 def _from_draws(spec: Spec) -> Properties:
-    """What has a meaning for every kind, from 4,096 × 64 draws: a gradient's factor as the mean over directions."""
-    with torch.random.fork_rng(devices=[]):  # a stochastic activation draws
-        torch.manual_seed(0)
-        z = torch.randn(4096, 64, dtype=torch.float64, requires_grad=True)
-        y = spec(z)
-        v = torch.randn_like(y)
+    """What has a meaning for every kind, from the draws that `gain` takes: a gradient's factor is that of its whole
+    square, over directions drawn too.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(0)
+        module = spec.module(60).double()
+        z = torch.randn(64, module.in_channels or 60, 8, 8).double().requires_grad_()
+        y = module(z)
+        v = torch.randn(y.shape).double()
         (back,) = torch.autograd.grad(y, z, v)
     mean, second, g = y.mean().item(), y.square().mean().item(), gain(spec)
     chi = g**2 * (back.square().sum() / v.square().sum()).item()

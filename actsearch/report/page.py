@@ -12,7 +12,7 @@ from actsearch.comparison import COST
 from actsearch.properties import measure
 from actsearch.report.files import write_text
 from actsearch.report.plots import Plot
-from actsearch.report.properties import LEGENDS, TEXT, property_tables
+from actsearch.report.properties import TEXT, Table, property_tables
 from actsearch.report.result import Result
 from actsearch.report.sentence import MOST_NAMED, confidence, margin, p_value, percent, points, size, span, unit, value
 from actsearch.report.tables import finalist_table, latex_table, markdown_table
@@ -122,11 +122,10 @@ def _secondary(result: Result) -> list[list[str]]:
     return rows
 
 
-def _properties(result: Result) -> list[tuple[list[str], list[list[str]], str]]:
-    """Headings, rows and legend of each table of what the finalists' activations are like."""
+def _properties(result: Result) -> list[Table]:
+    """What the finalists' activations are like."""
     specs = dict.fromkeys(spec for c in result.comparisons for spec in parse_net(c.activation))
-    tables = property_tables([measure(spec) for spec in specs])
-    return [(heads, rows, legend) for (heads, rows), legend in zip(tables, LEGENDS, strict=True)]
+    return property_tables([measure(spec) for spec in specs])
 
 
 def _leaderboard(result: Result) -> tuple[list[str], list[list[str]]]:

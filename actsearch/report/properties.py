@@ -11,32 +11,30 @@ from actsearch.shape import Bound, Shape, Step, Tail
 
 TEXT = ("activation", "range", "monotone", "symmetry", "class", "kinks", "far left", "far right")
 MOST_KINKS = 3  # that a cell can list
-LEGENDS = (
+SHAPE = (
     "class: jumps, C0 (it has kinks), C1 (its second derivative jumps) or C2+. kinks: where, and by how much the slope "
     "changes. far left, far right: the value at which it levels out, and whether the slope there dies (is 0 on a "
-    "half-line) or vanishes (tends to 0); else its slope.",
-    "Lipschitz: the largest |slope|. The rest for inputs z from N(0, 1). mean, variance: of f(z). gain: g = 1/√E[f(z)²]; "
-    "weights N(0, g²/fan_in) keep the mean square of a layer's inputs at 1. χ = g² E[f′(z)²]: a layer multiplies the "
-    "mean square of a gradient by it; above 1 gradients grow with depth, below 1 they vanish. size slope: below 1, a "
-    "mean square that is off comes back to 1 from layer to layer. fixed q: the mean square to which weights "
-    "N(0, 1/fan_in) lead. saturated: the share of z with |f′| < 0.01.",
+    "half-line) or vanishes (tends to 0); else its slope."
 )
-
-
-Table = tuple[Row, list[Row]]
+NORMAL = (
+    "Lipschitz: the largest |slope|. The rest for inputs z from N(0, 1). mean, variance: of f(z). gain: "
+    "g = 1/√E[f(z)²]; weights N(0, g²/fan_in) keep the mean square of a layer's inputs at 1. χ = g² E[f′(z)²]: a "
+    "layer multiplies the mean square of a gradient by it; above 1 gradients grow with depth, below 1 they vanish. "
+    "size slope: below 1, a mean square that is off comes back to 1 from layer to layer. fixed q: the mean square to "
+    "which weights N(0, 1/fan_in) lead. saturated: the share of z with |f′| < 0.01."
+)
+Table = tuple[Row, list[Row], str]
 
 
 def property_tables(measured: Sequence[Properties]) -> list[Table]:
-    """Two, each with headings and a row for each activation: its shape; what it does to normal inputs.
-
-    What has no meaning for an activation, such as a softmax's kinks, is empty.
+    """Headings, rows and legend of two tables: of the activations that have a shape, this; of all, what they do to
+    normal inputs. What has no meaning for one of them is empty.
     """
     shape = ["activation", "range", "monotone", "symmetry", "class", "kinks", "slope at 0", "far left", "far right"]
     normal = ["activation", "Lipschitz", "mean", "variance", "gain", "χ", "size slope", "fixed q", "saturated"]
-    return [
-        (shape, [[p.activation, *(_of_shape(p.shape) if p.shape else [""] * (len(shape) - 1))] for p in measured]),
-        (normal, [[p.activation, *_of_normal(p)] for p in measured]),
-    ]
+    shaped = [[p.activation, *_of_shape(p.shape)] for p in measured if p.shape is not None]
+    tables: list[Table] = [(shape, shaped, SHAPE), (normal, [[p.activation, *_of_normal(p)] for p in measured], NORMAL)]
+    return [table for table in tables if table[1]]
 
 
 def _of_shape(shape: Shape) -> Row:
