@@ -34,7 +34,7 @@ QUOTED = (
     "On the command line a list stands in brackets, and a spec with parentheses in quotes inside quotes: "
     "'search_space.activations=[relu,\"leaky_relu(negative_slope=0.02)\"]'."
 )
-TASKS = ("search", "list", "properties", "deliver", "report")
+TASKS = ("search", "list", "properties", "cost", "deliver", "report")
 NOT_IN_RESULT = ("root", "download")  # of data: where it lies, not what it is
 
 exit_code = 0
@@ -117,8 +117,13 @@ def _do(cfg: DictConfig, folder: Path) -> None:
     name, words = config.task.get("name"), {key: value for key, value in config.task.items() if key != "name"}
     if name not in TASKS:
         raise unknown("task", name, TASKS)
-    alone = {"list": _list, "properties": _properties}
-    known = inspect.signature(alone[name]).parameters if name in alone else {}
+    alone: dict[str, Callable[..., None]] = {"list": _list, "properties": _properties}
+    takes = {**alone, "cost": _cost}
+    known = (
+        [p.name for p in inspect.signature(takes[name]).parameters.values() if p.kind is p.KEYWORD_ONLY]
+        if name in takes
+        else []
+    )
     for key in words:
         if key not in known:
             raise unknown("config key", f"task.{key}", [f"task.{k}" for k in ("name", *known)])
@@ -127,6 +132,9 @@ def _do(cfg: DictConfig, folder: Path) -> None:
         return
     plain["task"] = {"name": "search"}  # the config of the search, whatever is done with it now
     job = _job(config, folder, OmegaConf.to_yaml(OmegaConf.create(plain)))
+    if name == "cost":
+        _cost(job, **words)
+        return
     terminal = Terminal()
     if name == "deliver":
         result = pipeline.deliver(job)
@@ -136,11 +144,14 @@ def _do(cfg: DictConfig, folder: Path) -> None:
     else:
         result = pipeline.run(job, terminal, early, psutil.Process().create_time())
     result.report(terminal)
-    shown = folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
-    terminal.line(f"\nreport       {shown}/report.html")
-    terminal.line(f"results      {shown}/ (leaderboard.csv, finalists.csv, verdict.json, …)")
+    terminal.line(f"\nreport       {_shown(folder)}/report.html")
+    terminal.line(f"results      {_shown(folder)}/ (leaderboard.csv, finalists.csv, verdict.json, …)")
     if job.tracking_uri and result.page:
         terminal.line(f"dashboard    {_dashboard(job.tracking_uri, result.page)}")
+
+
+def _shown(folder: Path) -> Path:
+    return folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
 
 
 def _job(config: Config, folder: Path, config_yaml: str) -> Job:
@@ -293,7 +304,7 @@ def _list() -> None:
     Terminal().console.print(table)
 
 
-def _properties(activations: Any = None) -> None:
+def _properties(*, activations: Any = None) -> None:
     from actsearch.activations import CATALOG
     from actsearch.properties import measure
     from actsearch.report.properties import TEXT, property_tables
@@ -304,6 +315,47 @@ def _properties(activations: Any = None) -> None:
     for heads, rows, legend in property_tables([measure(spec) for spec in specs]):
         terminal.table(heads, rows, TEXT)
         terminal.line(f"{legend}\n")
+
+
+def _cost(
+    job: Job, *, activations: Any = None, shape: Any = None, dtypes: Any = ("float32", "bfloat16"),
+    memory_formats: Any = ("contiguous", "channels_last"), compiled: Any = (False,),
+) -> None:  # fmt: skip
+    from actsearch import cost
+    from actsearch.activations import Spec
+    from actsearch.pipeline import make_folder
+    from actsearch.report import costs as report
+    from actsearch.report.files import write_csv
+    from actsearch.report.terminal import Terminal
+    from actsearch.training import find_device
+
+    typical = [spec for candidate in job.space.typical() for spec in candidate.specs]
+    specs = typical if activations is None else _specs(activations)
+    specs = list(dict.fromkeys([Spec.parse(report.HOME), *specs]))
+    device, split, n = find_device(job.device), job.data.split(0), job.recipe.batch_size
+    x, y = split.x_train[:n].to(device), split.y_train[:n].to(device)
+    net = job.model.build((specs[0],), 0, job.recipe.init).to(device)
+    shapes = [cost.first_shape(net, x), cost.LARGE] if shape is None else [shape]
+    chosen = cost.settings(shapes, dtypes, memory_formats, compiled)
+    make_folder(job.folder)
+    terminal, found = Terminal(), []
+    with cost.one_thread():
+        for setting in chosen:
+            terminal.line(f"measuring {len(specs)} activations: {setting}")
+            found += cost.activation_costs(specs, setting, device)
+        terminal.line(f"measuring training steps of {job.model.name}")
+        nothing = Spec.parse(report.NOTHING)
+        steps, left_out = cost.step_costs(job.model, list(dict.fromkeys([nothing, *specs])), job.recipe, x, y)
+    for title, heads, rows, legend in (*report.cost_tables(found), report.step_table(steps, job.model.name)):
+        terminal.line(f"\n{title}")
+        terminal.table(heads, rows)
+        terminal.line(legend)
+    for line in (*report.failures(found), *(f"{name} in {job.model.name}: {why}" for name, why in left_out.items())):
+        terminal.warn(f"not measured: {line}")
+    write_csv(job.folder / "cost.csv", report.cost_rows(found))
+    write_csv(job.folder / "training_step.csv", report.step_rows(steps))
+    report.cost_figure(found, steps).savefig(job.folder / "cost.png", dpi=150)
+    terminal.line(f"\ncosts        {_shown(job.folder)}/ (cost.csv, training_step.csv, cost.png)")
 
 
 def _specs(activations: Any) -> list[Spec]:

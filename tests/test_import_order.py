@@ -59,6 +59,7 @@ ORDER = [
     "report.terminal",
     "report.result",
     "report.plots",
+    "report.costs",
     "report.page",
     "pipeline",
     "api",

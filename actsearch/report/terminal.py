@@ -103,7 +103,8 @@ class Terminal:
 
     def table(self, heads: Sequence[str], rows: Sequence[Sequence[str]], text: Sequence[str] = ("activation",)) -> None:
         """As several tables, each with the first column, where one is too wide. text: columns that are words."""
-        widths = [max(map(cell_len, column)) + 2 for column in zip(heads, *rows, strict=True)]
+        widths = [max(cell_len(line) for cell in column for line in cell.split("\n")) + 2
+                  for column in zip(heads, *rows, strict=True)]  # fmt: skip
         part = [0]
         for i in range(1, len(heads) + 1):
             if i == len(heads) or (len(part) > 1 and sum(widths[j] for j in (*part, i)) > self.console.width + 2):
