@@ -288,16 +288,15 @@ def activation_costs(
         _touch_memory()
         watches = [watch for watch, _ in made if watch is not None]
         times = iter(_in_turns(watches, budget_s))
-        return [
-            cost
-            if watch is None
-            else replace(cost, **dict(zip(("forward_us", "backward_us"), next(times), strict=True)))
-            for watch, cost in made
-        ]
+        costs = []
+        for watch, cost in made:
+            forward, backward = ([], []) if watch is None else next(times)
+            costs.append(replace(cost, forward_us=forward, backward_us=backward))
+        return costs
 
 
 def _touch_memory() -> None:
-    """Large tensors would come fresh from the system each time, and its zeroing of their pages takes longer than a relu.
+    """Else large tensors come fresh from the system each time, whose zeroing of their pages takes longer than a relu.
 
     glibc keeps for the process what is no larger than the largest block that was freed (up to 32 MiB), twice as much
     of it in all.

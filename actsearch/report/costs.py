@@ -184,7 +184,7 @@ def cost_figure(costs: Sequence[ActivationCost], steps: Mapping[str, Cost]) -> F
                     fmt=MARKERS[look % len(MARKERS)], color=COLOURS[look % len(COLOURS)], markersize=5, linewidth=1,
                     markerfacecolor="white" if setting.compiled else COLOURS[look % len(COLOURS)], label=label,
                 )  # fmt: skip
-                drawn.append(centre)
+                drawn += [low, high]
                 label = None
         axes.axvline(1, color="black", linewidth=1)
         if drawn:
