@@ -103,6 +103,8 @@ def _watch(call: Callable[[], None], device: torch.device) -> Watch:
 
 def _in_turns(watches: Sequence[Watch], budget_s: float) -> list[list[list[float]]]:
     """Times in µs, of each watch, of each of its parts, one per repetition; in each repetition all take their turn."""
+    if not watches:
+        return []
     once = []
     for watch in watches:
         watch(LEAST_WARM)

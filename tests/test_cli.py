@@ -223,6 +223,23 @@ def test_properties_of_the_catalogue_and_of_a_list(command, lab):
     assert left(lab) == []
 
 
+def test_costs_of_a_list_in_this_model(command, lab, no_pictures):
+    words = [*TINY, "task.shape=[2,3,4,4]", "task.dtypes=[float32]", "task.activations=[gelu,frelu]"]
+    code, out, err = command("task=cost", *words)
+    assert (code, err) == (0, "")
+    (folder,) = (lab / "runs").iterdir()
+    assert {p.name for p in folder.iterdir()} == {"cost.csv", "training_step.csv", "cost.png"}
+    assert (folder / "cost.png").read_bytes().startswith(b"\x89PNG")
+    found = rows(folder / "cost.csv")
+    assert [r["activation"] for r in found] == ["relu", "gelu", "frelu"] * 2  # contiguous, channels last
+    assert all(float(r["forward_us"]) > 0 for r in found)
+    steps = {r["activation"]: r for r in rows(folder / "training_step.csv")}
+    assert set(steps) == {"identity", "relu", "gelu"}
+    assert float(steps["relu"]["training_step_ratio"]) == 1
+    assert "not measured: frelu in mlp" in out
+    assert str(folder.relative_to(lab)) in out
+
+
 def test_help_and_cfg_are_useful_and_leave_nothing(command, lab):
     _, out, _ = command("--help")
     for word in ("search_space", "actsearch -m model=mlp,cnn1d", "article", "task=deliver"):
@@ -349,6 +366,9 @@ BAD = {
     "one of a task's list": (["task=properties", "task.activations=[rellu]"], "rellu", "'relu'"),
     "no list for a task": (["task=properties", "task.activations=relu"], "task.activations=relu", "[relu,gelu]"),
     "nothing for a task": (["task=properties", "task.activations=[]"], "task.activations=[]", "[relu,gelu]"),
+    "costs of what is no number type": (["task=cost", "task.dtypes=[float23]"], "task.dtypes", "'float32'"),
+    "costs of half a shape": (["task=cost", "task.shape=[8]"], "task.shape=[8]", "[100,64]"),
+    "a cost's key": (["task=cost", "+task.dtype=float32"], "task.dtype'", "'task.dtypes'"),
     "nothing to deliver to": (["task=deliver"], "tracking.uri", "tracking.uri=http"),
     "validation in words": (["data.n_validation=many"], "data.n_validation=many", "a whole number"),
     "half an example": (["data.n_validation=10.5"], "data.n_validation=10.5", "a whole number"),
