@@ -351,10 +351,11 @@ def _cost(
 
     typical = [spec for candidate in job.space.typical() for spec in candidate.specs]
     specs = typical if activations is None else _specs(activations)
-    specs = list(dict.fromkeys([Spec.parse(report.HOME), *specs]))
+    relu, nothing = Spec.parse(report.HOME), Spec.parse(report.NOTHING)
+    specs = list(dict.fromkeys([relu, *specs]))
     device, split, n = find_device(job.device), job.data.split(0), job.recipe.batch_size
     x, y = split.x_train[:n].to(device), split.y_train[:n].to(device)
-    net = job.model.build((specs[0],), 0, job.recipe.init).to(device)
+    net = job.model.build((relu,), 0, job.recipe.init).to(device)
     shapes = [cost.first_shape(net, x), cost.LARGE] if shape is None else [shape]
     chosen = cost.settings(shapes, dtypes, memory_formats, compiled)
     make_folder(job.folder)
@@ -364,7 +365,6 @@ def _cost(
             terminal.line(f"measuring {len(specs)} activations: {setting}")
             found += cost.activation_costs(specs, setting, device)
         terminal.line(f"measuring training steps of {job.model.name}")
-        nothing = Spec.parse(report.NOTHING)
         steps, left_out = cost.step_costs(job.model, list(dict.fromkeys([nothing, *specs])), job.recipe, x, y)
     for title, heads, rows, legend in (*report.cost_tables(found), report.step_table(steps, job.model.name)):
         terminal.line(f"\n{title}")

@@ -8,7 +8,7 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -83,8 +83,9 @@ def latency_us(net: nn.Module, x: Tensor, blocks: int = 5, repeats: int = 20) ->
 def measure(nets: Sequence[nn.Module], recipe: Recipe, x: Tensor, y: Tensor, budget_s: float = 6.0) -> list[Cost]:
     """The costs of nets that differ in their activations: plain PyTorch, as the plain loop trains, taking turns.
 
-    x: (batch, …) on the device to measure on, y: (batch,). budget_s: about how long it may take in all; nets that
-    are too slow for it have fewer repetitions, two at least. Global random states are left as they are.
+    x: (batch, …) on the device to measure on, y: (batch,). On a CPU, in `one_thread`. budget_s: about how long it may
+    take in all; nets that are too slow for it have fewer repetitions, two at least. Global random states are left as
+    they are.
     """
     with torch.random.fork_rng([x.device] if x.is_cuda else []):  # dropout draws
         return _measured(nets, recipe, x, y, budget_s)
@@ -148,7 +149,7 @@ def _work(net: nn.Module, recipe: Recipe, x: Tensor, y: Tensor) -> tuple[Callabl
 
 
 def step_costs(
-    model: Model, specs: Sequence[Spec], recipe: Recipe, x: Tensor, y: Tensor
+    model: Model, specs: Sequence[Spec], recipe: Recipe, x: Tensor, y: Tensor, budget_s: float = 12.0
 ) -> tuple[dict[str, Cost], dict[str, str]]:
     """The costs of a model with each activation, by its text, taking turns; and why some are left out."""
     nets: dict[str, nn.Module] = {}
@@ -161,7 +162,7 @@ def step_costs(
             nets[str(spec)] = net
         except (ActSearchError, RuntimeError) as error:
             left_out[str(spec)] = one_line(error)
-    return dict(zip(nets, measure(list(nets.values()), recipe, x, y, budget_s=12.0), strict=True)), left_out
+    return dict(zip(nets, measure(list(nets.values()), recipe, x, y, budget_s), strict=True)), left_out
 
 
 def first_shape(net: nn.Module, x: Tensor) -> tuple[int, ...]:
@@ -194,11 +195,20 @@ def _address(tensor: Tensor) -> int:
 
 def _timed(call: Callable[[], None], n: int, device: torch.device) -> float:
     """Seconds of one of n calls."""
-    start = time.perf_counter()
+    start = _clock(device)
     for _ in range(n):
         call()
+    return (_clock(device) - start) / n
+
+
+def _clock(device: torch.device) -> float:
+    """Seconds. On a CPU of this thread's own time: what runs longer is interrupted more often by what else the machine
+    does, and with a clock on the wall mish took 130 relus on a busy machine, 18 on a quiet one.
+    """
+    if device.type == "cpu":
+        return time.thread_time()
     _wait(device)
-    return (time.perf_counter() - start) / n
+    return time.perf_counter()
 
 
 def _wait(device: torch.device) -> None:
@@ -258,6 +268,7 @@ def settings(shapes: Any, dtypes: Any, memory_formats: Any, compiled: Any) -> li
 @dataclass(frozen=True)
 class ActivationCost:
     """One activation in one setting. forward_us, backward_us: one per repetition, taken in turns with the others.
+    relu_forward_us, relu_backward_us: of a plain relu in the same turns, not compiled even where the others are.
     saved_mib: what its forward pass keeps for its backward pass, its own parameters aside; saves_output: that is its
     output alone, which the next layer keeps in any case. compile_s: of the first forward and backward pass, where
     compiled. failure: why there are no times; else empty.
@@ -267,6 +278,8 @@ class ActivationCost:
     setting: Setting
     forward_us: list[float]
     backward_us: list[float]
+    relu_forward_us: list[float] = field(default_factory=list)
+    relu_backward_us: list[float] = field(default_factory=list)
     saved_mib: float = math.nan
     saves_output: bool = False
     compile_s: float | None = None
@@ -286,14 +299,17 @@ def activation_costs(
         stack.enter_context(torch.random.fork_rng([device] if device.type == "cuda" else []))
         if setting.compiled:
             stack.enter_context(_compiling(device))
+        relu, _ = _bare(Spec.parse("relu"), replace(setting, compiled=False), device)
         made = [_bare(spec, setting, device) for spec in specs]
         _touch_memory()
-        watches = [watch for watch, _ in made if watch is not None]
+        watches = [watch for watch in (relu, *(watch for watch, _ in made)) if watch is not None]
         times = iter(_in_turns(watches, budget_s))
+        relus = ([], []) if relu is None else next(times)
         costs = []
         for watch, cost in made:
             forward, backward = ([], []) if watch is None else next(times)
-            costs.append(replace(cost, forward_us=forward, backward_us=backward))
+            plain = {"relu_forward_us": relus[0], "relu_backward_us": relus[1]}
+            costs.append(replace(cost, forward_us=forward, backward_us=backward, **plain))
         return costs
 
 
@@ -362,14 +378,12 @@ def _there_and_back(
     def watch(n: int) -> tuple[float, ...]:
         forward = backward = 0.0
         for start in range(0, n, most):
-            begin = time.perf_counter()
+            begin = _clock(device)
             outputs = [call(x) for _ in range(min(most, n - start))]
-            _wait(device)
-            turn = time.perf_counter()
+            turn = _clock(device)
             for y in outputs:
                 torch.autograd.grad(y, inputs, grad, allow_unused=True)
-            _wait(device)
-            forward, backward = forward + turn - begin, backward + time.perf_counter() - turn
+            forward, backward = forward + turn - begin, backward + _clock(device) - turn
         return forward / n, backward / n
 
     return watch

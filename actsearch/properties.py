@@ -101,7 +101,7 @@ def _normal_nodes(breaks: Sequence[float]) -> tuple[Tensor, Tensor]:
 
 
 def _fixed_point(f: Function, shape: Shape) -> float:
-    """Where q → E[f(√q z)²] leads from q = 1: 0, inf, or the nearest fixed point that way, to 1e-6 relative."""
+    """Where q → E[f(√q z)²] leads from q = 1: 0, inf, or the nearest fixed point that way; 1 if it is one to 1e-3."""
 
     def change(log_q: float) -> float:
         root = math.exp(log_q / 2)
@@ -109,7 +109,7 @@ def _fixed_point(f: Function, shape: Shape) -> float:
         return (f(root * z).detach().square() * weight).sum().item() / root**2 - 1
 
     start = change(0.0)
-    if math.isnan(start) or abs(start) < 1e-6:
+    if math.isnan(start) or abs(start) < 1e-3:
         return start if math.isnan(start) else 1.0
     step = math.copysign(0.25, start)
     a, b = 0.0, step

@@ -1,7 +1,7 @@
 """The shape of an elementwise function, measured in float64 from its values and from its slopes by autograd.
 
 Nothing is taken from a formula, so that any parameter's value and any expression is described as it behaves. Kinks are
-looked for within ±20, limits out to ±1e6, or as far as the function is finite. What is narrower than 1/200, smaller
+looked for within ±25, limits out to ±1e5, or as far as the function is finite. What is narrower than 1/200, smaller
 than 1e-3 or slower than a logarithm is not seen.
 """
 
@@ -16,8 +16,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-INNER, OUTER = 20.0, 1e6
-N_INNER, N_TAIL = 9_601, 2_000  # points; of a tail evenly spaced in log x
+INNER, OUTER = 25.0, 1e5
+N_INNER, N_TAIL = 12_001, 2_000  # points; of a tail evenly spaced in log x
 OFFSET = 1.2345e-4  # kinks at round numbers then lie between points, and both sides of them are seen
 JUMP = 1e-3  # the least step of a value or a slope that counts
 Function = Callable[[Tensor], Tensor]
@@ -62,7 +62,7 @@ class Shape:
     """An elementwise f by itself.
 
     low, high: the ends of its range. monotone: not strictly, `increasing` where f is flat too. symmetry: odd, even or
-    neither. jumps, kinks: within ±20. smoothness: `jumps`, `C0` (kinks), `C1` (the second derivative jumps) or `C2+`.
+    neither. jumps, kinks: within ±25. smoothness: `jumps`, `C0` (kinks), `C1` (the second derivative jumps) or `C2+`.
     slope_at_0: from the left and from the right. lipschitz: the least upper bound of |f′|. left, right: far out.
     """
 
@@ -128,15 +128,18 @@ def _finite_around_0(x: Tensor, *values: Tensor) -> tuple[Tensor, ...]:
     return tuple(v[start:end] for v in (x, *values))
 
 
-def _side(x: Tensor, y: Tensor, slope: Tensor, sign: int) -> tuple[Tail, bool]:
-    """What f does towards sign · ∞, and whether it reaches its limit there at a finite x."""
+def _side(x: Tensor, y: Tensor, slope: Tensor, sign: int) -> tuple[Tail, float]:
+    """What f does towards sign · ∞; and from where on it is near a limit that it never reaches, ±inf if none."""
     if sign < 0:
         x, y, slope = -x.flip(0), y.flip(0), slope.flip(0)
     n = max(int((x > INNER).sum()), 200)
     value, steep = _limit(y[-n:]), _limit(slope[-n:])
-    keep = x > 0
-    gradient = "stays" if steep != 0 else "dies" if _reaches(x[keep], slope[keep], 0.0) else "vanishes"
-    return Tail(value, steep, gradient), math.isfinite(value) and _reaches(x[keep], y[keep], value)
+    x, y, slope = (v[x > 0] for v in (x, y, slope))
+    gradient = "stays" if steep != 0 else "dies" if _reaches(x, slope, 0.0) else "vanishes"
+    near = math.inf
+    if math.isfinite(value) and not _reaches(x, y, value):
+        near = x[_last_off(y, value, 1e-6)].item()
+    return Tail(value, steep, gradient), sign * near
 
 
 def _limit(v: Tensor) -> float:
@@ -145,7 +148,7 @@ def _limit(v: Tensor) -> float:
     first, second = v[: n // 2], v[n // 2 :]
     spread, before = (second.max() - second.min()).item(), (first.max() - first.min()).item()
     last, sign = v[-1].item(), math.copysign(1.0, v[-1].item())
-    if spread <= 1e-3 * max(1.0, abs(last)) or (spread < 0.5 * before and _monotone(second) != "no"):
+    if spread <= 2e-3 * max(1.0, abs(last)) or (spread < 0.5 * before and _monotone(second) != "no"):
         a, b, c = v[-1 - n // 2].item(), v[-1 - n // 4].item(), last
         # a power of x comes nearer by a constant factor from quarter to quarter (Aitken): add what is still to come
         ratio = (c - b) / (b - a) if b != a else 0.0
@@ -156,20 +159,24 @@ def _limit(v: Tensor) -> float:
     return sign * math.inf if rises and parts[-1].min() > 1.05 * parts[0].min() > 0 else math.nan
 
 
+def _last_off(v: Tensor, limit: float, tolerance: float) -> int:
+    off = torch.nonzero((v - limit).abs() > tolerance * max(1.0, abs(limit)))
+    return int(off[-1]) if len(off) else 0
+
+
 def _reaches(x: Tensor, v: Tensor, limit: float) -> bool:
     """Whether v is equal to its limit from some x on. x: growing.
 
     Float64 cannot tell by looking: sigmoid(40) is 1. But where a limit is reached, the last points at which v is off
     by 1e-3, 1e-6, 1e-9 close up, while those of an exponential go on at even distances (of exp(-x²) still at 0.8).
     """
-    last = [torch.nonzero((v - limit).abs() > tolerance * max(1.0, abs(limit))) for tolerance in (1e-3, 1e-6, 1e-9)]
-    a, b, c = (int(found[-1]) if len(found) else 0 for found in last)
+    a, b, c = (_last_off(v, limit, tolerance) for tolerance in (1e-3, 1e-6, 1e-9))
     if c == len(x) - 1:
         return False
     return (x[c] - x[b]).item() <= 0.5 * (x[b] - x[a]).item() + 2 * (x[c + 1] - x[c]).item()
 
 
-def _bound(f: Function, x: Tensor, sides: Sequence[tuple[Tail, bool]], steps: Sequence[Step], sign: int) -> Bound:
+def _bound(f: Function, x: Tensor, sides: Sequence[tuple[Tail, float]], steps: Sequence[Step], sign: int) -> Bound:
     """The supremum of sign · f."""
 
     def g(x: Tensor) -> Tensor:
@@ -179,9 +186,16 @@ def _bound(f: Function, x: Tensor, sides: Sequence[tuple[Tail, bool]], steps: Se
     most = _supremum(x, v)
     if math.isinf(most):
         return Bound(sign * math.inf, None)
-    for tail, reached in sides:
-        if not reached and math.isfinite(tail.value) and sign * tail.value >= most - 1e-6 * max(1.0, abs(most)):
-            return Bound(tail.value, None)
+    open_ends = [
+        (tail.value, near) for tail, near in sides
+        if math.isfinite(near) and sign * tail.value >= most - 1e-6 * max(1.0, abs(most))
+    ]  # fmt: skip
+    for value, _ in open_ends:
+        edges = [-math.inf, *sorted(near for _, near in open_ends), math.inf]
+        inside = x[(x > max(e for e in edges if e < 0)) & (x < min(e for e in edges if e > 0))]
+        at, peak = _peak(g, inside[g(inside).argmax()].item())
+        if not inside[0] < at < inside[-1] or peak < sign * value - 1e-9:
+            return Bound(value, None)
     at_steps = [step.at + aside for step in steps for aside in (-1e-9, 0.0, 1e-9)]
     points = torch.cat([x, torch.tensor(at_steps, dtype=torch.float64)])
     values = g(points)

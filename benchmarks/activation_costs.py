@@ -28,8 +28,8 @@ TEXTS = [
     "relu", "leaky_relu", "relu6", "leaky_relu6", "elu", "gelu", "gelu(approximate=tanh)", "silu", "silu(beta=1.5)",
     "hardswish", "mish", "softplus", "tanh", "sigmoid", "prelu",
 ]  # fmt: skip
-MODELS = {"mlp": (mlp, (40,)), "cnn2d": (cnn2d, (1, 28, 28))}
-BUDGET_S = 10.0  # of a setting
+MODELS = {"mlp": (mlp, (40,), 100), "cnn2d": (cnn2d, (1, 28, 28), 32)}  # input, batch
+BUDGET_S = 20.0  # of a setting, of a model
 
 
 def main() -> None:
@@ -43,12 +43,12 @@ def main() -> None:
     print(where, flush=True)
     tables: list[Table] = []
     with one_thread():
-        for name, (function, shape) in MODELS.items():
+        for name, (function, shape, n) in MODELS.items():
             model, g = Model(function, name, shape, 10), torch.Generator().manual_seed(0)
-            x, y = torch.randn(100, *shape, generator=g), torch.randint(10, (100,), generator=g)
+            x, y = torch.randn(n, *shape, generator=g), torch.randint(10, (n,), generator=g)
             nets = [Spec.parse(NOTHING), *specs]
-            steps, _ = step_costs(model, nets, Recipe(), x.to(device), y.to(device))
-            tables.append(step_table(steps, f"{name}, batches of 100 × {' × '.join(map(str, shape))}"))
+            steps, _ = step_costs(model, nets, Recipe(), x.to(device), y.to(device), BUDGET_S)
+            tables.append(step_table(steps, f"{name}, batches of {n} × {' × '.join(map(str, shape))}"))
             print("\n".join(" | ".join(row) for row in tables[-1][2]), flush=True)
         for compiled in [False] if options.no_compile else [False, True]:
             chosen = settings([LARGE], ["float32", "bfloat16"], ["contiguous", "channels_last"], [compiled])

@@ -62,11 +62,18 @@ def net_of(activation):
     return net
 
 
+def work(seconds):
+    """Of this thread's own time: to sleep costs none."""
+    end = time.thread_time() + seconds
+    while time.thread_time() < end:
+        pass
+
+
 class Slow(nn.Module):
     """An activation that takes a few milliseconds, forward only."""
 
     def forward(self, x):
-        time.sleep(0.01)
+        work(0.01)
         return x.relu()
 
 
@@ -76,7 +83,7 @@ def test_a_slow_activation_costs_more_and_all_have_as_many_repetitions():
     assert len(lengths) == 1
     assert 2 <= lengths.pop() <= cost.REPETITIONS
     assert all(t > 0 for c in (fast, slow, other) for t in (*c.training_step_us, *c.latency_us))
-    assert min(slow.latency_us) >= 10_000  # it sleeps at least that long
+    assert min(slow.latency_us) >= 10_000  # it works at least that long
     assert min(slow.training_step_us) >= 10_000
     assert statistics.median(slow.latency_us) > 20 * min(fast.latency_us)
 
@@ -147,8 +154,8 @@ def costs_of(texts, setting=SMALL):
 
 
 KEPT = {  # tensors of the output's size, and whether that is the output itself
-    "identity": (0, False), "relu": (1, True), "tanh": (1, True), "sigmoid": (1, True), "gelu": (1, False),
-    "hardswish": (1, False), "prelu": (1, False), "silu(beta=1.5)": (2, False), "swiglu": (3, False),
+    "identity": (0, False), "relu": (1, True), "tanh": (1, True), "sigmoid": (1, True), 
+    "prelu": (1, False), "selu": (1, False), "leaky_relu6": (2, False), "bilinear": (2, False),
 }  # fmt: skip
 
 
@@ -159,16 +166,17 @@ def test_what_activations_keep(quick, memory_format):
         assert found[text].saved_mib == pytest.approx(tensors * FULL), text
         assert found[text].saves_output == is_output, text
         assert (found[text].compile_s, found[text].failure) == (None, "")
-    half = costs_of(["gelu"], replace(SMALL, memory_format=memory_format, dtype="bfloat16"))
-    assert half["gelu"].saved_mib == pytest.approx(FULL / 2)
+    half = costs_of(["tanh"], replace(SMALL, memory_format=memory_format, dtype="bfloat16"))
+    assert half["tanh"].saved_mib == pytest.approx(FULL / 2)
 
 
 def test_all_have_as_many_repetitions_and_the_random_states_stay(quick, rng_untouched):
     with rng_untouched():
         found = costs_of(["relu", "glu", "crelu", "frelu"])
     for c in found.values():
-        assert len(c.forward_us) == len(c.backward_us) == 3
-        assert min(*c.forward_us, *c.backward_us) > 0
+        times = (c.forward_us, c.backward_us, c.relu_forward_us, c.relu_backward_us)
+        assert [len(part) for part in times] == [3] * 4
+        assert min(map(min, times)) > 0
 
 
 def test_an_activation_that_does_not_fit_fails_alone(quick):
@@ -208,7 +216,7 @@ def test_a_slow_part_is_told_from_a_fast_one(quick, monkeypatch):
 
         @staticmethod
         def backward(ctx, grad):
-            time.sleep(0.01)
+            work(0.01)
             return grad
 
     monkeypatch.setitem(CATALOG, "slow_back", Activation("slow_back", SlowBack.apply, "test", "", ""))

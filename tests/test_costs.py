@@ -28,8 +28,8 @@ STEPS = {
 
 def made(names=NAMES, factor=3.0):
     return [
-        ActivationCost(name, s, [10.0, 20.0, 40.0], [i * factor**i + 1.0] * 3, i * 0.5, name == "relu",
-                       2.5 if s.compiled else None)
+        ActivationCost(name, s, [10.0, 20.0, 40.0], [i * factor**i + 1.0] * 3, [9.0, 20.0, 40.0], [1.0] * 3, i * 0.5,
+                       name == "relu", 2.5 if s.compiled else None)
         for s in SETTINGS for i, name in enumerate(names)
     ]  # fmt: skip
 
@@ -41,12 +41,13 @@ def test_the_median_and_the_quartiles():
 
 def test_ratios_are_taken_within_each_repetition():
     s = SETTINGS[0]
-    costs = [ActivationCost("relu", s, [1.0, 2.0, 4.0], [1.0, 1.0, 1.0], 1.0, True),
-             ActivationCost("gelu", s, [3.0, 6.0, 12.0], [1.0, 2.0, 3.0], 2.0)]  # fmt: skip
+    plain = ([1.0, 2.0, 4.0], [1.0, 1.0, 1.0])
+    costs = [ActivationCost("relu", s, [1.0, 2.0, 4.0], [1.0, 1.0, 1.0], *plain, 1.0, True),
+             ActivationCost("gelu", s, [3.0, 6.0, 12.0], [1.0, 2.0, 3.0], *plain, 2.0)]  # fmt: skip
     forward, backward, saved = cost_tables(costs)
     assert forward[1] == ["activation", "100×64\nfloat32"]
-    assert forward[2] == [["relu", "2 µs ± 0.75"], ["gelu", "3.00 ± 0.00"]]
-    assert backward[2][1] == ["gelu", "2.00 ± 0.50"]
+    assert forward[2] == [["plain relu, µs", "2.0 ± 0.8"], ["relu", "1.00 ± 0.00"], ["gelu", "3.00 ± 0.00"]]
+    assert backward[2][2] == ["gelu", "2.00 ± 0.50"]
     assert [row[1] for row in saved[2]] == ["1 (y)", "2"]
     relu, gelu = cost_rows(costs)
     assert (gelu["forward_ratio"], gelu["forward_ratio_q1"], gelu["backward_ratio_q3"]) == ("3", "3", "2.5")

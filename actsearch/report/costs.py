@@ -18,9 +18,10 @@ if TYPE_CHECKING:
 HOME = "relu"  # what all are compared with
 NOTHING = "identity"  # a net with it has no activations
 TIMES = (
-    "relu in µs, the others in relus of the same column: measured in turns on one thread, median ± half the distance "
-    "of the quartiles."
+    "In times of a plain relu, not compiled, on the same tensors: measured in turns, on one thread of a CPU, median ± "
+    "half the distance of the quartiles."
 )
+PLAIN = "plain relu, µs"
 SAVED = "What the forward pass keeps for the backward pass. (y): the output alone, which the next layer keeps anyway."
 STEP = (
     "A training step of the whole net, plain PyTorch. Share: what is more than with the identity in its place. "
@@ -51,25 +52,31 @@ def cost_tables(costs: Sequence[ActivationCost]) -> list[Table]:
         heads = ["activation", *(str(setting).replace(", ", "\n").replace(" × ", "×") for setting in columns)]
         return title, heads, [[name, *(cell(found[name, s]) for s in columns)] for name in names], legend
 
-    tables = [
-        table("Forward", lambda c: _time(c, found[HOME, c.setting], "forward_us"), TIMES, settings),
-        table("Backward", lambda c: _time(c, found[HOME, c.setting], "backward_us"), TIMES, settings),
-        table("Saved, MiB", _saved, SAVED, settings),
-    ]
+    first = {c.setting: c for c in reversed(costs)}
+    tables = []
+    for title, part in (("Forward", "forward_us"), ("Backward", "backward_us")):
+        _, heads, rows, _ = table(title, lambda c, part=part: _time(c, part), TIMES, settings)
+        plain = [_plus_minus(getattr(first[s], f"relu_{part}"), 1) for s in settings]
+        tables.append((title, heads, [[PLAIN, *plain], *rows], TIMES))
+    tables.append(table("Saved, MiB", _saved, SAVED, settings))
     if compiled := [s for s in settings if s.compiled]:
         tables.append(table("Compiling, s", _compiling, "The first forward and backward pass, no cache.", compiled))
     return tables
 
 
-def _time(cost: ActivationCost, home: ActivationCost, part: str) -> str:
-    if cost.failure:
-        return "failed"
-    own = getattr(cost, part)
-    if cost.activation == HOME or home.failure:
-        centre, low, high = middle(own)
-        return f"{value('latency_us', centre)} ± {(high - low) / 2:.2g}"
-    centre, low, high = middle(ratios(own, getattr(home, part)))
-    return f"{centre:.2f} ± {(high - low) / 2:.2f}"
+def _time(cost: ActivationCost, part: str) -> str:
+    return "failed" if cost.failure else _plus_minus(in_relus(cost, part), 2)
+
+
+def in_relus(cost: ActivationCost, part: str) -> list[float]:
+    """part: forward_us or backward_us."""
+    return ratios(getattr(cost, part), getattr(cost, f"relu_{part}"))
+
+
+def _plus_minus(values: Sequence[float], digits: int) -> str:
+    centre, low, high = middle(values)
+    digits = 0 if centre >= 100 else digits
+    return f"{centre:,.{digits}f} ± {(high - low) / 2:,.{digits}f}"
 
 
 def _saved(cost: ActivationCost) -> str:
@@ -117,14 +124,12 @@ def step_table(steps: Mapping[str, Cost], model: str) -> Table:
 
 def cost_rows(costs: Sequence[ActivationCost]) -> list[dict[str, Any]]:
     """Rows of cost.csv: one an activation and setting."""
-    home = {c.setting: c for c in costs if c.activation == HOME}
     rows = []
     for c in costs:
         row: dict[str, Any] = {"activation": c.activation, **_setting_cells(c.setting)}
         for part in ("forward_us", "backward_us"):
-            own, base = getattr(c, part), getattr(home[c.setting], part)
-            ratio = ratios(own, base) if own and base else []
-            for name, numbers in ((part, own), (part.replace("_us", "_ratio"), ratio)):
+            own = getattr(c, part)
+            for name, numbers in ((part, own), (part.replace("_us", "_ratio"), in_relus(c, part) if own else [])):
                 cells = middle(numbers) if numbers else ("", "", "")
                 row |= dict(zip((name, f"{name}_q1", f"{name}_q3"), map(_cell, cells), strict=True))
         row |= {
@@ -163,21 +168,20 @@ def cost_figure(costs: Sequence[ActivationCost], steps: Mapping[str, Cost]) -> F
     """Forward and backward against relu for the last shape measured, and the share of a training step."""
     shape = costs[-1].setting.shape
     here = [c for c in costs if c.setting.shape == shape and not c.failure]
-    names = list(dict.fromkeys(c.activation for c in costs if c.activation not in (HOME, NOTHING)))
+    names = list(dict.fromkeys(c.activation for c in costs))
     kinds = list(dict.fromkeys((c.setting.dtype, c.setting.memory_format) for c in here))
     settings = list(dict.fromkeys(c.setting for c in here))
-    home = {c.setting: c for c in here if c.activation == HOME}
     figure = _figure(10.5, 1.9 + 0.2 * len(names) + 0.05 * len(names) * len(settings))
     panels = figure.subplots(1, 3, sharey=True)
     for axes, part, words in zip(panels, ("forward_us", "backward_us"), ("forward", "backward"), strict=False):
         drawn = []
-        for i, setting in enumerate(s for s in settings if s in home):
+        for i, setting in enumerate(settings):
             look = kinds.index((setting.dtype, setting.memory_format))
             label = str(setting).partition(", ")[2]
             for c in here:
-                if c.setting != setting or c.activation not in names:
+                if c.setting != setting:
                     continue
-                centre, low, high = middle(ratios(getattr(c, part), getattr(home[setting], part)))
+                centre, low, high = middle(in_relus(c, part))
                 aside = 0.6 * (i - (len(settings) - 1) / 2) / max(1, len(settings))
                 axes.errorbar(
                     centre, names.index(c.activation) + aside, xerr=[[centre - low], [high - centre]],
@@ -192,7 +196,7 @@ def cost_figure(costs: Sequence[ActivationCost], steps: Mapping[str, Cost]) -> F
             low, high = min(0.9, *drawn) / 1.2, max(1.1, *drawn) * 1.2
             axes.set_xlim(low, high)
             _log_ticks(axes.xaxis, low, high)
-        axes.set_xlabel(f"{words} (relu = 1)")
+        axes.set_xlabel(f"{words} (plain relu = 1)")
     shares = step_shares(steps)
     known = [name for name in names if name in shares]
     for name in known:

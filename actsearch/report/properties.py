@@ -60,7 +60,7 @@ def _range(low: Bound, high: Bound) -> str:
 
 def _kinks(shape: Shape) -> str:
     cells = [f"jump at {_number(step.at)}" for step in shape.jumps] + [_kink(step) for step in shape.kinks]
-    return ", ".join(cells) if len(cells) <= MOST_KINKS else f"{len(cells)} within ±20"
+    return ", ".join(cells) if len(cells) <= MOST_KINKS else f"{len(cells)} within ±25"
 
 
 def _kink(step: Step) -> str:
