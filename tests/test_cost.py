@@ -155,7 +155,7 @@ def costs_of(texts, setting=SMALL):
 
 KEPT = {  # tensors of the output's size, and whether that is the output itself
     "identity": (0, False), "relu": (1, True), "tanh": (1, True), "sigmoid": (1, True), 
-    "prelu": (1, False), "selu": (1, False), "leaky_relu6": (2, False), "bilinear": (2, False),
+    "prelu": (1, False), "selu": (1, False), "leaky_relu6(negative_slope=0.1)": (2, False), "bilinear": (2, False),
 }  # fmt: skip
 
 
