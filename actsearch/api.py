@@ -55,8 +55,8 @@ def search(
     activations are swapped in copies with fresh weights. data: mnist1d, digits, text, image …; arrays
     (x, y, x_test, y_test) with classes in y; a Data; or a Source, whose goal says with which loss nets are trained on
     it and by which metric they are judged (see actsearch.goal). activations: as in a search space's YAML. confirm:
-    what else the command has under that name, e.g. {"metric": "test_loss", "margin": {"test_loss": 0.02}, "until_decided": True}. tracking_uri: MLflow's,
-    None for none.
+    what else the command has under that name, e.g. {"metric": "test_loss", "margin": {"test_loss": 0.02},
+    "until_decided": True}. tracking_uri: MLflow's, None for none.
     Raises ActSearchError for what a user can put right.
     """
     if not isinstance(recipe, Recipe):

@@ -8,7 +8,7 @@ import pkgutil
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +24,8 @@ from actsearch.errors import ActSearchError, hide_password, one_line, unknown
 from actsearch.processes import Processes, core_count
 
 if TYPE_CHECKING:  # imported where needed: torch, which they import, takes seconds
+    from actsearch.activations import Spec
+    from actsearch.activations.activation import Param
     from actsearch.config import Config
     from actsearch.job import Job
 
@@ -33,7 +35,7 @@ QUOTED = (
     "On the command line a list stands in brackets, and a spec with parentheses in quotes inside quotes: "
     "'search_space.activations=[relu,\"leaky_relu(negative_slope=0.02)\"]'."
 )
-TASKS = ("search", "list", "deliver", "report")
+TASKS = ("search", "list", "properties", "cost", "deliver", "report")
 NOT_IN_RESULT = ("root", "download")  # of data: where it lies, not what it is
 
 exit_code = 0
@@ -113,27 +115,44 @@ def _do(cfg: DictConfig, folder: Path) -> None:
     plain: Any = OmegaConf.to_container(cfg, resolve=True)
     config: Any = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), plain))
     assert isinstance(config, Config)
-    if config.task.name not in TASKS:
-        raise unknown("task", config.task.name, TASKS)
-    if config.task.name == "list":
-        _list()
+    name, words = config.task.get("name"), {key: value for key, value in config.task.items() if key != "name"}
+    if name not in TASKS:
+        raise unknown("task", name, TASKS)
+    alone: dict[str, Callable[..., None]] = {"list": _list, "properties": _properties}
+    takes = {**alone, "cost": _cost}
+    known = (
+        [p.name for p in inspect.signature(takes[name]).parameters.values() if p.kind is p.KEYWORD_ONLY]
+        if name in takes
+        else []
+    )
+    for key in words:
+        if key not in known:
+            raise unknown("config key", f"task.{key}", [f"task.{k}" for k in ("name", *known)])
+    if name in alone:
+        alone[name](**words)
         return
     plain["task"] = {"name": "search"}  # the config of the search, whatever is done with it now
     job = _job(config, folder, OmegaConf.to_yaml(OmegaConf.create(plain)))
+    if name == "cost":
+        _cost(job, **words)
+        return
     terminal = Terminal()
-    if config.task.name == "deliver":
+    if name == "deliver":
         result = pipeline.deliver(job)
         terminal.line(f"delivered {job.name} to {job.tracking_uri}")
-    elif config.task.name == "report":
+    elif name == "report":
         result = pipeline.report(job, terminal)
     else:
         result = pipeline.run(job, terminal, early, psutil.Process().create_time())
     result.report(terminal)
-    shown = folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
-    terminal.line(f"\nreport       {shown}/report.html")
-    terminal.line(f"results      {shown}/ (leaderboard.csv, finalists.csv, verdict.json, …)")
+    terminal.line(f"\nreport       {_shown(folder)}/report.html")
+    terminal.line(f"results      {_shown(folder)}/ (leaderboard.csv, finalists.csv, verdict.json, …)")
     if job.tracking_uri and result.page:
         terminal.line(f"dashboard    {_dashboard(job.tracking_uri, result.page)}")
+
+
+def _shown(folder: Path) -> Path:
+    return folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
 
 
 def _job(config: Config, folder: Path, config_yaml: str) -> Job:
@@ -273,18 +292,103 @@ def _list() -> None:
     from actsearch.activations import CATALOG
     from actsearch.report.terminal import Terminal
 
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("activation", "formula", "parameters (default; what 'search' means)", "family", "source"):
-        table.add_column(name)
-    for a in CATALOG.values():
-        params = []
-        for p in a.params:
-            bounds = f"; {p.low:g} … {p.high:g}{', log' if p.log else ''}" if p.low is not None else ""
-            words = f"; {' or '.join(p.choices)}" if p.choices else ""
-            params.append(f"{p.name} ({'learned from ' if p.learned else ''}{p.default}{bounds}{words})")
-        name = a.name + (f" ({', '.join(a.aliases)})" if a.aliases else "")
-        table.add_row(name, a.formula, "\n".join(params), a.family, a.source)
-    Terminal().console.print(table)
+    terminal = Terminal()
+    for family in dict.fromkeys(a.family for a in CATALOG.values()):
+        table = Table(
+            box=None, pad_edge=False, title=f"\n[bold]{family}[/bold]", title_justify="left", show_header=False
+        )
+        table.add_column(width=max(map(len, CATALOG)), no_wrap=True)
+        table.add_column()
+        for a in CATALOG.values():
+            if a.family == family:
+                also = f"[dim]also {', '.join(a.aliases)}[/dim]\n" if a.aliases else ""
+                params = "".join(f"{line}\n" for line in _params_in_words(a.params))
+                table.add_row(a.name, f"{a.formula}\n{params}{also}[dim]{a.source}[/dim]")
+        terminal.console.print(table)
+    terminal.line(
+        f"\n{len(CATALOG)} activations. Beside each parameter: its default and the range that 'search' means. An "
+        "expression such as x * tanh(softplus(x))\nstands wherever a name does, and so does a function of your own: "
+        "my_file.my_function."
+    )
+
+
+def _params_in_words(params: Sequence[Param]) -> list[str]:
+    """A line for each, and one for all that only draw a shape."""
+    shape = [p.name for p in params if p.anonymous]
+    lines = [f"  {', '.join(shape)}: learned"] if shape else []
+    for p in params:
+        if not p.anonymous:
+            start = p.default if isinstance(p.default, str) else f"{p.default:.4g}"
+            bounds = f"; {p.low:g} to {p.high:g}{', log' if p.log else ''}" if p.low is not None else ""
+            words = f"; {' or '.join(c if isinstance(c, str) else f'{c:g}' for c in p.choices)}" if p.choices else ""
+            lines.append(f"  {p.name}: {'learned from ' if p.learned else ''}{start}{bounds}{words}")
+    return lines
+
+
+def _properties(*, activations: Any = None) -> None:
+    from actsearch.activations import CATALOG
+    from actsearch.properties import measure
+    from actsearch.report.properties import TEXT, property_tables
+    from actsearch.report.terminal import Terminal
+
+    terminal = Terminal()
+    specs = _specs(list(CATALOG) if activations is None else activations)
+    for heads, rows, legend in property_tables([measure(spec) for spec in specs]):
+        terminal.table(heads, rows, TEXT)
+        terminal.line(f"{legend}\n")
+
+
+def _cost(
+    job: Job, *, activations: Any = None, shape: Any = None, dtypes: Any = ("float32", "bfloat16"),
+    memory_formats: Any = ("contiguous", "channels_last"), compiled: Any = (False,),
+) -> None:  # fmt: skip
+    from actsearch import cost
+    from actsearch.activations import Spec
+    from actsearch.pipeline import make_folder
+    from actsearch.report import costs as report
+    from actsearch.report.files import write_csv
+    from actsearch.report.terminal import Terminal
+    from actsearch.training import find_device
+
+    typical = [spec for candidate in job.space.typical() for spec in candidate.specs]
+    specs = typical if activations is None else _specs(activations)
+    relu, nothing = Spec.parse(report.HOME), Spec.parse(report.NOTHING)
+    specs = list(dict.fromkeys([relu, *specs]))
+    device, split, n = find_device(job.device), job.data.split(0), job.recipe.batch_size
+    x, y = split.x_train[:n].to(device), split.y_train[:n].to(device)
+    net = job.model.build((relu,), 0, job.recipe.init).to(device)
+    shapes = [cost.first_shape(net, x), cost.LARGE] if shape is None else [shape]
+    chosen = cost.settings(shapes, dtypes, memory_formats, compiled)
+    make_folder(job.folder)
+    terminal, found = Terminal(), []
+    with cost.one_thread():
+        for setting in chosen:
+            terminal.line(f"measuring {len(specs)} activations: {setting}")
+            found += cost.activation_costs(specs, setting, device)
+        terminal.line(f"measuring training steps of {job.model.name}")
+        steps, left_out = cost.step_costs(
+            job.model, list(dict.fromkeys([nothing, *specs])), job.recipe, x, y, split.goal.loss
+        )
+    for title, heads, rows, legend in (*report.cost_tables(found), report.step_table(steps, job.model.name)):
+        terminal.line(f"\n{title}")
+        terminal.table(heads, rows)
+        terminal.line(legend)
+    for line in (*report.failures(found), *(f"{name} in {job.model.name}: {why}" for name, why in left_out.items())):
+        terminal.warn(f"not measured: {line}")
+    write_csv(job.folder / "cost.csv", report.cost_rows(found))
+    write_csv(job.folder / "training_step.csv", report.step_rows(steps))
+    report.cost_figure(found, steps).savefig(job.folder / "cost.png", dpi=150)
+    terminal.line(f"\ncosts        {_shown(job.folder)}/ (cost.csv, training_step.csv, cost.png)")
+
+
+def _specs(activations: Any) -> list[Spec]:
+    from actsearch.activations import Spec
+
+    if not activations or not isinstance(activations, list) or not all(isinstance(a, str) for a in activations):
+        raise ActSearchError(
+            f"task.activations={activations}: write a list of specs, e.g. task.activations=[relu,gelu]."
+        )
+    return list(dict.fromkeys(map(Spec.parse, activations)))
 
 
 def _explain(error: BaseException) -> str:

@@ -28,8 +28,8 @@ class Diagnostics:
 
     dead: share of units (channels). saturated: share of inputs. output_mean, output_std, output_max (the largest
     |output|): over all examples, units and positions. Each has one number per activation slot, in order of slots.
-    NaN: a slope that is no number, as that of a channelwise activation, which has none (dead and saturated), or a
-    slot that the net does not use.
+    NaN: a slope that is no number, as that of an activation over several inputs, which has none (dead and saturated),
+    or a slot that the net does not use.
     grad_norm: one per weight layer (parameters of 2 or more dimensions), in the net's own order: the norm of the last
     training step's gradient as the optimizer got it, so after clipping.
     """
@@ -97,7 +97,7 @@ def diagnose(net: nn.Module, x: Tensor) -> Diagnostics:
         # here, not after the forward pass: a net may change an output in place (a residual +=)
         (z,) = (*given, *keywords.values())
         if isinstance(module, ActivationModule) and z.dim() > 1:  # else it has no channels
-            slots[module.place] = measure(output[None], _slopes(module, z)[None], 2)
+            slots[module.place] = measure(output[None], _slopes(module, z)[None], 2 if module.dim == 1 else -1)
 
     modules = [module for module in net.modules() if isinstance(module, ActivationModule)]
     hooks = [module.register_forward_hook(look, with_kwargs=True) for module in modules]
@@ -115,7 +115,7 @@ def diagnose(net: nn.Module, x: Tensor) -> Diagnostics:
 
 def _slopes(module: ActivationModule, z: Tensor) -> Tensor:
     """f'(z) element by element; NaN where an output depends on several inputs."""
-    if module.spec.activation.kind == "channelwise":
+    if module.spec.activation.kind not in ("elementwise", "stochastic"):
         return torch.full_like(z, math.nan)
     with torch.enable_grad():
         z = z.detach().requires_grad_()

@@ -106,6 +106,9 @@ def check(job: Job) -> None:
         raise ActSearchError(
             f"confirm.baseline={job.confirm.baseline} names {layers} layers; the model takes {job.model.n_slots}."
         )
+    for candidate in job.space.typical():
+        job.model.check(candidate.specs)
+    job.model.check(parse_net(job.confirm.baseline))
     if job.confirm.metric in SPEED and not job.tells_speed:
         steps = max(job.recipe.steps, SPEED_RUNGS)
         cure = f"recipe.schedule=constant recipe.steps={steps} recipe.eval_every={steps // SPEED_RUNGS}"

@@ -192,6 +192,22 @@ def test_a_grid_compares_the_whole_list_on_fresh_seeds(command, lab):
     assert "no search" in out
 
 
+def test_expressions_are_searched_compared_and_shown(command, lab, pictures):
+    words = (
+        'search_space.activations=[relu,{expression:"min(max(a*x, x), 6)",params:{a:{low:0.001,high:0.5,log:true}}}]'
+    )
+    code, _, err = command(*TINY, words, 'confirm.baseline="x * tanh(softplus(x))"', "study.n_trials=6")
+    assert (code, err) == (0, "")
+    (folder,) = (lab / "runs").iterdir()
+    found = {row["activation"] for row in rows(folder / "leaderboard.csv")}
+    assert sum(text.startswith("min(max(a * x, x), 6)(a=0.") for text in found) > 2
+    assert "x * tanh(softplus(x))" in {row["activation"] for row in rows(folder / "finalists.csv")}
+    code, _, err = command(*TINY, 'search_space.activations=[relu,"x * tahn(x)"]')
+    assert code == 2
+    assert "search_space.activations[1]: cannot read the activation 'x * tahn(x)': column 5" in err
+    assert err.count("\n") == 1
+
+
 def test_a_users_own_model_and_its_keys(command, lab):
     own = ["~model.depth", "~model.norm", "~model.order", "~model.dropout", "model._target_=labdata.net"]
     code, _, err = command(*TINY, *own, "model.name=mine")
@@ -202,11 +218,42 @@ def test_a_users_own_model_and_its_keys(command, lab):
 def test_list_shows_every_activation_with_formula_and_parameters(command, lab):
     code, out, _ = command("task=list")
     assert code == 0
+    lines = {line.split()[0]: line for line in out.splitlines() if line and not line.startswith(" ")}
     for a in actsearch.CATALOG.values():
-        line = next(line for line in out.splitlines() if line.startswith(a.name))
-        assert a.formula in line
+        assert a.formula in lines[a.name]
     assert "negative_slope" in out
     assert left(lab) == []
+
+
+def test_properties_of_the_catalogue_and_of_a_list(command, lab):
+    code, out, err = command("task=properties")
+    assert (code, err) == (0, "")
+    for name, entry in actsearch.CATALOG.items():
+        lines = [line for line in out.splitlines() if line.split()[:1] == [str(actsearch.Spec.parse(name))]]
+        assert len(lines) == (2 if entry.kind in ("elementwise", "stochastic") else 1), name
+    code, out, _ = command("task=properties", 'task.activations=[relu6,"silu(beta=2)"]')
+    (relu6, normal) = [line.split("  ") for line in out.splitlines() if line.startswith("relu6")]
+    assert {"[0, 6]", "C0", "0, dies", "6, dies"} <= {cell.strip() for cell in relu6}
+    assert "50.0 %" in normal[-1]
+    assert "[-0.1392, ∞)" in out
+    assert left(lab) == []
+
+
+def test_costs_of_a_list_in_this_model(command, lab, no_pictures):
+    words = [*TINY, "task.shape=[2,3,4,4]", "task.dtypes=[float32]", "task.activations=[gelu,frelu]"]
+    code, out, err = command("task=cost", *words)
+    assert (code, err) == (0, "")
+    (folder,) = (lab / "runs").iterdir()
+    assert {p.name for p in folder.iterdir()} == {"cost.csv", "training_step.csv", "cost.png"}
+    assert (folder / "cost.png").read_bytes().startswith(b"\x89PNG")
+    found = rows(folder / "cost.csv")
+    assert [r["activation"] for r in found] == ["relu", "gelu", "frelu"] * 2  # contiguous, channels last
+    assert all(float(r["forward_us"]) > 0 for r in found)
+    steps = {r["activation"]: r for r in rows(folder / "training_step.csv")}
+    assert set(steps) == {"identity", "relu", "gelu"}
+    assert float(steps["relu"]["training_step_ratio"]) == 1
+    assert "not measured: frelu in mlp" in out
+    assert str(folder.relative_to(lab)) in out
 
 
 def test_help_and_cfg_are_useful_and_leave_nothing(command, lab):
@@ -330,6 +377,14 @@ BAD = {
     "sampler's key": (["+sampler.n_strtup=3"], "n_strtup", "n_startup_trials"),
     "pruner's key": (["pruner=median", "+pruner.n_strtup=3"], "n_strtup", "n_startup_trials"),
     "task": (["task=lsit"], "task=lsit", "'list'"),
+    "task's key": (["task=properties", "task.activation=[relu]"], "task.activation", "search_space.activations"),
+    "key of another task": (["task=list", "+task.activations=[relu]"], "task.activations", "task.name"),
+    "one of a task's list": (["task=properties", "task.activations=[rellu]"], "rellu", "'relu'"),
+    "no list for a task": (["task=properties", "task.activations=relu"], "task.activations=relu", "[relu,gelu]"),
+    "nothing for a task": (["task=properties", "task.activations=[]"], "task.activations=[]", "[relu,gelu]"),
+    "costs of what is no number type": (["task=cost", "task.dtypes=[float23]"], "task.dtypes", "'float32'"),
+    "costs of half a shape": (["task=cost", "task.shape=[8]"], "task.shape=[8]", "[100,64]"),
+    "a cost's key": (["task=cost", "+task.dtype=float32"], "task.dtype'", "'task.dtypes'"),
     "nothing to deliver to": (["task=deliver"], "tracking.uri", "tracking.uri=http"),
     "validation in words": (["data.n_validation=many"], "data.n_validation=many", "a whole number"),
     "half an example": (["data.n_validation=10.5"], "data.n_validation=10.5", "a whole number"),

@@ -13,7 +13,8 @@ from torch import nn
 
 from actsearch.activations import CATALOG
 from actsearch.activations.spec import parse_net
-from actsearch.data import Data, Source, Split, loss
+from actsearch.data import Data, Source
+from actsearch.goal import cross_entropy
 from actsearch.models import Model, cnn1d, cnn2d, mlp, resnet
 from actsearch.recipe import OPTIMIZERS, SCHEDULES, Recipe
 from actsearch.training.fused import Fused, Rows, trace
@@ -23,9 +24,11 @@ from actsearch.training.reference import NOISE, WEIGHTS, Run, batch_order, score
 CPU = torch.device("cpu")
 RECIPE = Recipe(lr=0.02, steps=50, batch_size=15, eval_every=20)
 TEXTS = [
-    *CATALOG, "leaky_relu(negative_slope=0.3)", "leaky_relu6(negative_slope=0.2)", "elu(alpha=0.3)", "celu(alpha=0.4)",
+    *(n for n, e in CATALOG.items() if e.fusable),
+    "leaky_relu(negative_slope=0.3)", "leaky_relu6(negative_slope=0.2)", "elu(alpha=0.3)", "celu(alpha=0.4)",
     "softplus(beta=3)", "silu(beta=2)", "gelu(approximate=tanh)", "hardtanh(min_val=-0.5, max_val=0.7)",
     "silu(beta=learned)", "elu(alpha=learned)", "hardtanh(min_val=learned, max_val=learned)",
+    "pau(a1=0.6, b3=learned(0.2))", "smu(alpha=learned, mu=learned(2))", "pdelu(t=0.5)",
 ]  # fmt: skip
 FEW = ["relu", "leaky_relu(negative_slope=0.3)", "prelu", "gelu", "tanh", "silu(beta=learned)", "identity"]
 MODELS = {
@@ -55,9 +58,12 @@ def data(shape, resample=False):
 
 
 def runs_of(texts, recipe=RECIPE):
-    """Side by side as the worker orders them, each with a rate and a seed of its own."""
+    """Side by side as the worker orders them, with other rates and seeds than their neighbours'.
+
+    Rates stay below 0.024: at 0.05 softmax amplifies the last digit of a weight to 1e-5 in 50 steps.
+    """
     return [
-        Run(parse_net(text), replace(recipe, lr=recipe.lr * (1 + i / 40)), i % 3)
+        Run(parse_net(text), replace(recipe, lr=recipe.lr * (1 + i % 8 / 40)), i % 3)
         for i, text in enumerate(sorted(texts))
     ]
 
@@ -77,7 +83,8 @@ def plain(m, d, run, jitter=0.0):
         for p in net.parameters():
             p.mul_(1 + jitter * torch.randn(p.shape, generator=generator, dtype=p.dtype))
     s = d.split(run.seed)
-    return net, list(train(net, Split(s.x_train.double(), s.y_train, s.x_val.double(), s.y_val), run, CPU))
+    s = replace(s, x_train=s.x_train.double(), x_val=s.x_val.double())
+    return net, list(train(net, s, run, CPU))
 
 
 def assert_equal(program, index, net, tolerance=1e-9):
@@ -116,15 +123,13 @@ def all_entries(request):
     program = fused(m, d, runs, request.param)
     for _ in RECIPE.rungs():
         list(program.advance(set()))
-    return m, d, runs, program, request.param
+    return m, d, runs, program
 
 
 @pytest.mark.parametrize("i", range(len(TEXTS)), ids=sorted(TEXTS))
 def test_every_entry_beside_all_others(all_entries, i):
-    m, d, runs, program, vectorised = all_entries
-    # torch's own derivative of celu has 1/α in single precision, the form for tensors has not
-    tolerance = 1e-6 if vectorised and "celu(" in sorted(TEXTS)[i] else 1e-9
-    assert_equal(program, i, plain(m, d, runs[i])[0], tolerance)
+    m, d, runs, program = all_entries
+    assert_equal(program, i, plain(m, d, runs[i])[0])
 
 
 @pytest.mark.parametrize("vectorised", [False, True], ids=["host", "vectorised"])
@@ -156,6 +161,14 @@ def test_recipe_values_are_each_runs_own(vectorised):
 @pytest.mark.parametrize("vectorised", [False, True], ids=["host", "vectorised"])
 def test_one_activation_per_layer(vectorised):
     check("mlp", runs_of(["relu | gelu", "gelu | prelu", "prelu | relu", "silu(beta=learned) | prelu"]), vectorised)
+
+
+@pytest.mark.parametrize("vectorised", [False, True], ids=["host", "vectorised"])
+def test_expressions_with_fixed_learned_and_differing_parameters(vectorised):
+    bent, gated = "min(max(a * x, x), 6)(a={})", "(x * sigmoid(b * x))(b={})"
+    values = ("0.02", "0.3", "learned(0.1)", "learned(0.2)")
+    texts = [form.format(value) for form in (bent, gated) for value in values]
+    check("cnn1d", runs_of([*texts, "x * tanh(softplus(x))", "where(x > 0, x, exp(x) - 1)", "relu"]), vectorised)
 
 
 def test_a_split_of_its_own_for_each_seed():
@@ -200,7 +213,7 @@ def test_scores_on_test_are_the_nets():
     for n in (60, 53):
         scores = dict(program.score(x[:n], y[:n]))
         for i, run in enumerate(runs):
-            assert scores[i] == pytest.approx(score(plain(m, d, run)[0], x[:n].double(), y[:n]), rel=1e-6)
+            assert scores[i] == pytest.approx(score(plain(m, d, run)[0], x[:n].double(), y[:n], d.goal), rel=1e-6)
 
 
 @pytest.mark.slow
@@ -222,13 +235,12 @@ def test_the_full_cross(name, optimizer, schedule, vectorised):
         wanted = plain(m, d, run)[0].state_dict()
         near = [plain(m, d, run, jitter)[0].state_dict() for jitter in (1e-15, 1e-14)]
         mine = program.state_dict(i)
-        least = 1e-5 if "celu" in str(run.specs) else 1e-9  # torch's has 1/α in single precision
         for key, value in wanted.items():
             if key.endswith("num_batches_tracked"):
                 continue
             own = max((other[key] - value).abs().max().item() for other in near)
             strict.append(own < 1e-11)
-            allowed = least * (1 + value.abs().max().item()) + 1000 * own
+            allowed = 1e-9 * (1 + value.abs().max().item()) + 1000 * own
             assert (mine[key] - value).abs().max().item() <= allowed, f"{run.specs}: {key}"
     assert sum(strict) > 0.6 * len(strict), f"{sum(strict)} of {len(strict)}"
 
@@ -281,7 +293,7 @@ def rounding(m, d, run):
     for dtype in (torch.float32, torch.float64):
         net = m.build(run.specs, stream(run.seed, WEIGHTS), run.recipe.init).to(dtype)
         torch.manual_seed(stream(run.seed, NOISE))
-        loss(net(s.x_train[batch].to(dtype)), s.y_train[batch]).backward()
+        cross_entropy(net(s.x_train[batch].to(dtype)), s.y_train[batch]).backward()
         gradients.append(torch.cat([p.grad.reshape(-1).double() for p in net.parameters()]))
     return (gradients[0] - gradients[1]).abs().max() / gradients[1].abs().max()
 

@@ -17,16 +17,17 @@ from typing import Any
 import torch
 from torch import nn
 
-from actsearch.activations.spec import Spec
+from actsearch.activations.spec import Spec, print_net
 from actsearch.errors import ActSearchError, one_line
 from actsearch.models.cnn import cnn1d, cnn2d
 from actsearch.models.initialise import initialise
 from actsearch.models.mlp import mlp
 from actsearch.models.resnet import resnet
+from actsearch.models.timm import timm
 from actsearch.models.torchvision import torchvision
 from actsearch.swap import swap_activations
 
-__all__ = ["Model", "cnn1d", "cnn2d", "mlp", "resnet", "torchvision"]
+__all__ = ["Model", "cnn1d", "cnn2d", "mlp", "resnet", "timm", "torchvision"]
 
 
 class Model:
@@ -58,7 +59,7 @@ class Model:
         self.keywords |= {k: v for k, v in told.items() if k in takes}
         relu, slots = Spec.of("relu"), []
         with torch.random.fork_rng(devices=[]):
-            net = self._assemble(lambda channels=None: slots.append(channels) or relu.module(channels))
+            net = self._assemble(lambda channels=None, dim=1: slots.append(channels) or relu.module(channels, dim))
         self.n_slots, self.channels = len(slots), slots
         self.n_parameters = sum(p.numel() for p in net.parameters())
         self._try(net)
@@ -71,9 +72,9 @@ class Model:
             )
         each = enumerate(specs if len(specs) == self.n_slots else list(specs) * self.n_slots)
 
-        def activation(channels: int | None = None) -> nn.Module:
+        def activation(channels: int | None = None, dim: int = 1) -> nn.Module:
             place, spec = next(each)
-            module = spec.module(channels)
+            module = spec.module(channels, dim)
             module.place = place
             return module
 
@@ -85,7 +86,16 @@ class Model:
 
     def zeros(self, n: int) -> torch.Tensor:
         """n examples of nothing: (n, *in_shape), numbers or tokens as the data have them."""
-        return torch.zeros(n, *self.in_shape, dtype=torch.float32 if self.n_tokens is None else torch.int64)
+        return torch.zeros(n, *self.in_shape, dtype=None if self.n_tokens is None else torch.int64)
+
+    def check(self, specs: Sequence[Spec]) -> None:
+        """Raises ActSearchError if the net cannot have these activations: they change its width, or need images."""
+        if all(spec.activation.fusable for spec in specs):
+            return
+        try:
+            self._try(self.build(specs, 0, "torch"))
+        except ActSearchError as error:
+            raise ActSearchError(f"'{print_net(specs)}' does not go into this model: {error}") from error
 
     def _assemble(self, activation: Callable[..., nn.Module]) -> nn.Module:
         try:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from torch import nn
 
 from actsearch.errors import ActSearchError, unknown
@@ -21,9 +23,26 @@ def check_choice(key: str, value: str, known: tuple[str, ...]) -> None:
         raise unknown(key, value, known)
 
 
-def block(layer: nn.Module, norm: nn.Module | None, activation: nn.Module, order: str) -> list[nn.Module]:
-    """layer → norm → activation (Ioffe & Szegedy 2015, and the article), or layer → activation → norm."""
+def input_width(activation: nn.Module, width: int) -> int:
+    """How many channels an activation takes to give `width`: more for gated pairs and maxout, half for crelu."""
+    return getattr(activation, "in_channels", None) or width
+
+
+def block(
+    layer: Callable[[int], nn.Module],
+    norm: Callable[[int], nn.Module] | None,
+    activation: nn.Module,
+    width: int,
+    order: str,
+) -> list[nn.Module]:
+    """layer → norm → activation (Ioffe & Szegedy 2015, and the article), or layer → activation → norm.
+
+    width: of what comes out. layer, norm: make the module for a width.
+    """
     check_choice("model.order", order, ORDERS)
+    wide = input_width(activation, width)
     if norm is None:
-        return [layer, activation]
-    return [layer, norm, activation] if order == "norm_activation" else [layer, activation, norm]
+        return [layer(wide), activation]
+    if order == "norm_activation":
+        return [layer(wide), norm(wide), activation]
+    return [layer(wide), activation, norm(width)]

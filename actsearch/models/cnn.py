@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 
 from torch import nn
 
@@ -29,8 +30,8 @@ def cnn1d(
     length = math.prod(in_shape) // channels
     layers: list[nn.Module] = [nn.Flatten(), nn.Unflatten(1, (channels, length))]
     for kernel in (5, 3, 3):
-        conv = nn.Conv1d(channels, width, kernel, stride=2, padding=1)
-        layers += block(conv, nn.BatchNorm1d(width) if norm == "batch" else None, activation(width), order)
+        conv = partial(nn.Conv1d, channels, kernel_size=kernel, stride=2, padding=1)
+        layers += block(conv, nn.BatchNorm1d if norm == "batch" else None, activation(width), width, order)
         channels, length = width, (length + 2 - kernel) // 2 + 1
         if length < 1:
             raise ActSearchError(f"model=cnn1d: inputs of shape {in_shape} are too short for three strides of 2.")
@@ -61,8 +62,8 @@ def cnn2d(
     layers: list[nn.Module] = []
     for level in range(depth):
         out = width * 2**level
-        conv = nn.Conv2d(channels, out, 3, padding=1)
-        layers += block(conv, nn.BatchNorm2d(out) if norm == "batch" else None, activation(out), order)
+        conv = partial(nn.Conv2d, channels, kernel_size=3, padding=1)
+        layers += block(conv, nn.BatchNorm2d if norm == "batch" else None, activation(out), out, order)
         layers.append(nn.MaxPool2d(2))
         channels, height, breadth = out, height // 2, breadth // 2
     return nn.Sequential(*layers, nn.Flatten(), nn.Linear(channels * height * breadth, n_classes))

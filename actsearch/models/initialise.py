@@ -19,7 +19,7 @@ def initialise(net: nn.Module, init: str, seed: int) -> None:
     kaiming_relu: N(0, 2 / fan_in) whatever the activation (He et al. 2015), biases 0.
     gain: N(0, g² / fan_in), g the gain of the activation registered before the layer (1 before the first
     one), so that signals keep their size for each activation alike; biases 0.
-    Norms and other layers keep torch's own in all three.
+    Norms, other layers, and weights inside activations keep torch's own in all three.
     """
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # not torch.manual_seed: it would seed the accelerators too
@@ -32,7 +32,10 @@ def initialise(net: nn.Module, init: str, seed: int) -> None:
         return
     generator = torch.Generator().manual_seed(seed)
     factor = math.sqrt(2.0) if init == "kaiming_relu" else 1.0
+    inside = {id(m) for a in net.modules() if isinstance(a, ActivationModule) for m in a.modules() if m is not a}
     for module in net.modules():
+        if id(module) in inside:  # an activation's own weights
+            continue
         if isinstance(module, ActivationModule) and init == "gain":
             factor = gain(module.spec)
         elif isinstance(module, WEIGHT_LAYERS):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 
 from torch import nn
 
@@ -25,9 +26,9 @@ def mlp(
     check_sizes(width=width, depth=depth)
     layers: list[nn.Module] = [nn.Flatten()]
     size = math.prod(in_shape)
+    norms = {"none": None, "batch": nn.BatchNorm1d, "layer": nn.LayerNorm}[norm]
     for _ in range(depth):
-        norms = {"none": None, "batch": nn.BatchNorm1d, "layer": nn.LayerNorm}[norm]
-        layers += block(nn.Linear(size, width), norms and norms(width), activation(width), order)
+        layers += block(partial(nn.Linear, size), norms, activation(width), width, order)
         if dropout:
             layers.append(nn.Dropout(dropout))
         size = width

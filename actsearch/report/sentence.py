@@ -92,10 +92,14 @@ def times(rate: float) -> str:
 def value(metric: Metric, number: float) -> str:
     """A value of a metric with its unit."""
     if metric.unit == "µs":
-        return f"{number:,.0f} µs" if number >= 100 else f"{number:.3g} µs"
+        return microseconds(number)
     if metric.unit == "s":
         return f"{number:.3g} s"
     return f"{metric.scale * number:.{metric.decimals}f} {metric.unit}".rstrip()
+
+
+def microseconds(number: float) -> str:
+    return f"{number:,.0f} µs" if number >= 100 else f"{number:.3g} µs"
 
 
 def percent(value: float) -> str:

@@ -7,26 +7,22 @@ from collections.abc import Sequence
 
 from actsearch.comparison import Comparison, Confirmation
 from actsearch.goal import Metric
-from actsearch.report.sentence import confidence, p_value, points, unit, value
+from actsearch.report.sentence import confidence, microseconds, p_value, points, unit, value
 
 Row = list[str]
 
 
 def finalist_table(comparisons: Sequence[Comparison], options: Confirmation) -> tuple[Row, list[Row]]:
     """Headings and rows, best first: rank, activation, mean ± sd, difference, interval, p, verdict, cost."""
-    metric, known = options.primary, options.metrics
-    own = known[f"test_{options.own.name}"]
+    metric, own = options.primary, options.metrics[f"test_{options.own.name}"]
     level = next((confidence(c.verdict) for c in comparisons if c.verdict is not None), "")
     recipe = list(dict.fromkeys(key for c in comparisons for key in c.recipe))
     costly = any(not math.isnan(c.training_step_us) for c in comparisons)
     failed = any(c.n_failed for c in comparisons)
     heads = ["rank", "activation", *recipe, f"{metric.words} ± sd"]
     heads += [] if metric == own else [f"{own.words} ± sd"]
-    heads += [
-        f"difference ({unit(metric)})" if unit(metric) else "difference",
-        f"{level} interval".strip(),
-        "p, corrected",
-    ]
+    difference = f"difference ({unit(metric)})" if unit(metric) else "difference"
+    heads += [difference, f"{level} interval".strip(), "p, corrected"]
     heads += ["verdict", "seeds", *(["failed"] if failed else [])]
     heads += ["training step", "forward pass"] if costly else []
     rows = []
@@ -45,8 +41,7 @@ def finalist_table(comparisons: Sequence[Comparison], options: Confirmation) -> 
             row += [points(metric, v.difference), bounds, p_value(v.p_corrected), v.verdict]
         row.append(str(c.n_seeds))
         row += [str(c.n_failed or "")] if failed else []
-        if costly:
-            row += [value(known[name], getattr(c, name)) for name in ("training_step_us", "latency_us")]
+        row += [microseconds(c.training_step_us), microseconds(c.latency_us)] if costly else []
         rows.append(row)
     return heads, rows
 

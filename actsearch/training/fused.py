@@ -33,6 +33,7 @@ from actsearch.training.layers import (
     NotFusable,
     Slot,
     Value,
+    learned_size,
     spec_at,
 )
 from actsearch.training.losses import CLOSED_FORMS
@@ -132,7 +133,7 @@ def _read(graph: torch.fx.Graph, net: nn.Module, model: Model) -> Traced:
         if isinstance(module, ActivationModule):
             if any(other.module is module for other in nodes):
                 raise NotFusable(f"{n.target}: an activation module that is called twice has no fused form")
-            node.place, node.width = module.place, model.channels[module.place] or 1
+            node.place, node.width = module.place, module.in_channels or 1
         elif kind is Folded:
             node.module = module if module is not None else _of_one(n)
         elif kind is Add and (len(inputs) != 2 or inputs[0].shape != inputs[1].shape or n.kwargs):
@@ -493,6 +494,9 @@ def _with_learned(node: Node, runs: Sequence[Run]) -> Node:
     if node.layer is not Activations:
         return node
     specs = [spec_at(run.specs, node.place) for run in runs]
-    most = max(sum(isinstance(v, Learned) for v in spec.values) for spec in specs)
-    slots = [Slot(f"{node.name}.", (most * node.width,), kind="learned")] if most else []
+    most = max(
+        sum(learned_size(spec.activation, k, node.width) for k, v in spec.params.items() if isinstance(v, Learned))
+        for spec in specs
+    )
+    slots = [Slot(f"{node.name}.", (most,), kind="learned")] if most else []
     return replace(node, slots=slots)

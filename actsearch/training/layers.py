@@ -421,6 +421,12 @@ class Activations(Layer):
         return slopes
 
 
+def learned_size(activation: Activation, param: str, width: int) -> int:
+    """How many numbers a learned parameter is, at a slot of `width` channels."""
+    known = activation.param(param)
+    return 1 if known is not None and known.shared else width
+
+
 def spec_at(specs: Sequence[Spec], place: int) -> Spec:
     """Of a run with one spec per layer, or one for all."""
     return specs[place] if len(specs) > 1 else specs[0]
@@ -486,11 +492,14 @@ class Trained:
         self.fixed = {name: value for name, value in params.items() if not isinstance(value, Learned)}
         self.learned: dict[str, tuple[Tensor, Tensor]] = {}
         names = [name for name, value in params.items() if isinstance(value, Learned)]
-        for i, name in enumerate(names):
+        start = 0
+        for name in names:
             assert learned is not None
-            shape = (-1, *[1] * (x.dim() - 3), width, 1)
-            piece = (at, slice(i * width, (i + 1) * width))
+            n = learned_size(activation, name, width)
+            shape = (-1, *[1] * (x.dim() - 3), n, 1)
+            piece = (at, slice(start, start + n))
             self.learned[name] = (learned[0][piece].view(shape), learned[1][piece].view(shape))
+            start += n
 
     def _call(self, x: Tensor, **learned: Tensor) -> Tensor:
         if self.activation.kind == "channelwise":  # channels are dimension 1 there

@@ -91,20 +91,26 @@ class Worker:
         self._in_memory(list)
 
     def _divide(self, runs: Sequence[tuple[int, Run]]) -> list[list[tuple[int, Run]]]:
-        """Runs that train together: of one optimizer and batch size, like activations side by side, at most k."""
-        if self.plan.engine == "serial":
-            return [list(runs)] if runs else []
+        """Runs that train together: of one optimizer and batch size, like activations side by side, at most k.
+
+        Those whose activations have no fused form come last, together.
+        """
+        alone = [(index, run) for index, run in runs if not self._fused(run)]
         programs: dict[tuple[str, int], list[tuple[int, Run]]] = {}
         for index, run in sorted(runs, key=lambda item: (print_net(item[1].specs), item[1].seed)):
-            programs.setdefault((run.recipe.optimizer, run.recipe.batch_size), []).append((index, run))
+            if self._fused(run):
+                programs.setdefault((run.recipe.optimizer, run.recipe.batch_size), []).append((index, run))
         parts = []
         for together in programs.values():
             n = math.ceil(len(together) / self.plan.k)
             parts += [together[i * len(together) // n : (i + 1) * len(together) // n] for i in range(n)]
-        return parts
+        return parts + ([alone] if alone else [])
+
+    def _fused(self, run: Run) -> bool:
+        return self.plan.engine == "fused" and all(spec.activation.fusable for spec in run.specs)
 
     def _part(self, runs: list[tuple[int, Run]]) -> Serial | Fused:
-        if self.plan.engine == "serial":
+        if not self._fused(runs[0][1]):
             return Serial(self.model, self.data, runs, self.device, self.plan.channels_last)
         if self._rows is None:
             self._rows = Rows(self.model, trace(self.model), self.data, self.device)
