@@ -41,6 +41,7 @@ ORDER = [
     "models.mlp",
     "models.cnn",
     "models.resnet",
+    "models.transformer",
     "models.slots",
     "models.torchvision",
     "models.timm",
