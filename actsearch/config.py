@@ -29,13 +29,8 @@ class TrackingConfig:
 
 
 @dataclass
-class TaskConfig:
-    name: str = "search"
-
-
-@dataclass
 class Config:
-    """data, model, sampler, pruner: a `_target_` and its keywords."""
+    """data, model, sampler, pruner: a `_target_` and its keywords. task: its name and its keywords."""
 
     data: dict[str, Any] = field(default_factory=dict)
     model: dict[str, Any] = field(default_factory=dict)
@@ -47,7 +42,7 @@ class Config:
     confirm: ConfirmOptions = field(default_factory=ConfirmOptions)
     storage: StorageConfig = field(default_factory=StorageConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
-    task: TaskConfig = field(default_factory=TaskConfig)
+    task: dict[str, Any] = field(default_factory=lambda: {"name": "search"})
     device: str = "auto"
     engine: str = "auto"
     worker: int = 0

@@ -86,7 +86,7 @@ def _may_write(outputs: dict[Path, bytes], overwrite: bool) -> None:
         except OSError as error:
             raise ActSearchError(f"task.path={path} cannot be read ({one_line(error)}). Choose another.") from None
         if other and not overwrite:
-            raise ActSearchError(f"{path} exists and says otherwise. Choose another task.path, or task.overwrite=true.")
+            raise ActSearchError(f"{path} is another file. Choose another task.path, or task.overwrite=true.")
 
 
 def _write(outputs: dict[Path, bytes]) -> dict[Path, bytes]:

@@ -1,4 +1,4 @@
-"""Whether an exported file does what its spec does: as Python, TorchScript, torch.export's program and ONNX, all run."""
+"""Whether an exported file does what its spec does: as Python, TorchScript, torch.export's program, ONNX: all run."""
 
 from __future__ import annotations
 
@@ -111,7 +111,8 @@ def as_torchscript(made: nn.Module, shape: tuple[int, ...]) -> str:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that it is deprecated; that a trace holds for these shapes
         try:
-            scripted, how = torch.jit.script(made), "script"
+            scripted: Any = torch.jit.script(made)
+            how = "script"
         except Exception as error:  # whatever it raises: many kinds
             why = one_line(error)
             try:

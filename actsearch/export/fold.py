@@ -47,10 +47,10 @@ def kinds_in(function: ast.FunctionDef, given: Kinds, returns: Callable[[str], s
     kinds = {name: kind for name, kind in parameters.items() if kind and name not in stored}
     assigns = [n for n in ast.walk(function) if isinstance(n, ast.Assign)]
     for node in sorted(assigns, key=lambda n: n.lineno):
-        target = node.targets[0]
-        once = len(node.targets) == 1 and isinstance(target, ast.Name) and stored.count(target.id) == 1
-        if once and target.id not in parameters and (kind := kind_of(node.value, kinds, returns)):
-            kinds[target.id] = kind
+        name = ast.unparse(node.targets[0])
+        kind = kind_of(node.value, kinds, returns)
+        if kind and stored.count(name) == 1 and name not in parameters:
+            kinds[name] = kind
     return kinds
 
 
@@ -113,8 +113,9 @@ def _once(text: str, function: ast.FunctionDef, kinds: Kinds) -> str:
             if chosen is not None:
                 part = node.value.body if chosen else node.value.orelse
                 return splice(text, [(node.value, ast.get_source_segment(text, part) or "")])
-        for block in (getattr(node, "body", None), getattr(node, "orelse", None)):
-            for inner in block if isinstance(block, list) else []:
+        blocks = [getattr(node, part, None) for part in ("body", "orelse")]
+        for block in [block for block in blocks if isinstance(block, list)]:
+            for inner in block:
                 if isinstance(inner, ast.If) and (chosen := truth(inner.test, kinds)) is not None:
                     return _without_if(text, inner, chosen, block[-1].end_lineno)
     return text

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 import actsearch
 from actsearch.activations.spec import Learned, Spec
-from actsearch.errors import ActSearchError
+from actsearch.errors import ActSearchError, one_line
 from actsearch.export.collect import Collector
 from actsearch.export.fold import splice
 
@@ -34,18 +34,18 @@ def own_name(spec: Spec) -> str:
 def input_shape(module: nn.Module, n: int, channels: int, dim: int, tokens: bool = False) -> tuple[int, ...]:
     """A shape (n, channels, …), or (n, …, channels), of as few dimensions as the module takes, and as few positions.
 
-    tokens: not (n, channels). Raises what the module raises if it takes none.
+    tokens: not (n, channels). Raises ActSearchError if it takes none.
     """
+    why = ""
     for positions in SHAPES[tokens:]:
         shape = (n, channels, *positions) if dim == 1 else (n, *positions, channels)
         try:
             module(torch.zeros(shape, dtype=next((p.dtype for p in module.parameters()), None)))
-        except (ValueError, RuntimeError, IndexError):
-            if positions == SHAPES[-1]:
-                raise
+        except (ValueError, RuntimeError, IndexError) as error:
+            why = one_line(error)
         else:
             return shape
-    raise AssertionError
+    raise ActSearchError(f"with task.dim={dim} it takes no input ({why}).")
 
 
 def spread(module: nn.Module) -> None:
