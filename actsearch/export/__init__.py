@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -46,8 +47,13 @@ def export(
     outputs = {file: text.encode()}
     _may_write(outputs, overwrite)
     with check.loaded(text) as module:
-        getattr(module, written.test_name)()
         yield "python", check.in_python(spec, written.make(module, channels or CHANNELS), channels or CHANNELS, dim)
+        try:
+            getattr(module, written.test_name)()
+        except AssertionError as error:
+            raise ActSearchError(
+                f"'{spec}' cannot be exported: its file fails its own test ({one_line(error)})."
+            ) from None
         one_size = written.weighted or spec.activation.kind == "channelwise" or channels is not None
         made = written.make(module, channels or CHANNELS if one_size else None).eval()
         with torch.no_grad():
@@ -100,6 +106,7 @@ def _write(outputs: dict[Path, bytes]) -> dict[Path, bytes]:
             new.replace(path)
     except OSError as error:
         for new in made.values():
-            new.unlink(missing_ok=True)
+            with suppress(OSError):  # in a folder that is none
+                new.unlink()
         raise ActSearchError(f"task.path cannot be written ({one_line(error)}). Choose another.") from None
     return outputs

@@ -109,7 +109,8 @@ class Collector:
             return name
         if isinstance(node, ast.Import):
             alias = next(a for a in node.names if name == (a.asname or a.name.partition(".")[0]))
-            return f"import {ast.unparse(alias)}" if name != "torch" else "import torch"  # it imports torch.special too
+            part_of_torch = name == "torch" and not alias.asname  # import torch.nn, which is in it
+            return "import torch" if part_of_torch else f"import {ast.unparse(alias)}"
         if isinstance(node, ast.ImportFrom):
             alias = next(a for a in node.names if name == (a.asname or a.name))
             base = module.rsplit(".", node.level)[0] + "." if node.level else ""

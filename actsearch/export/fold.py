@@ -15,6 +15,7 @@ ANNOTATED = {"Tensor": "Tensor", "torch.Tensor": "Tensor", "float": "float", "in
 NUMBERS = {"float", "int"}
 LIBRARIES = {"torch": "Tensor", "F": "Tensor", "math": "float"}  # what their functions return
 NO_TENSORS = {"torch.finfo", "torch.is_tensor", "torch.is_floating_point"}
+NO_VALUES = {"item", "dim", "size", "tolist"}  # methods that give another kind than they are called on
 
 
 def splice(text: str, edits: Iterable[tuple[Any, str]]) -> str:
@@ -44,14 +45,16 @@ def kinds_in(function: ast.FunctionDef, given: Kinds, returns: Callable[[str], s
     parameters = {a.arg: given.get(a.arg) or kind_of_annotation(a.annotation)
                   for a in (*args.posonlyargs, *args.args, *args.kwonlyargs)}  # fmt: skip
     stored = [n.id for n in ast.walk(function) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)]
-    kinds = {name: kind for name, kind in parameters.items() if kind and name not in stored}
-    assigns = [n for n in ast.walk(function) if isinstance(n, ast.Assign)]
+    kinds = {name: kind for name, kind in parameters.items() if kind}
+    assigns = [n for n in ast.walk(function) if isinstance(n, ast.Assign) and len(n.targets) == 1]
+    kept: list[str] = []  # alpha = alpha.to(x.dtype)
     for node in sorted(assigns, key=lambda n: n.lineno):
-        name = ast.unparse(node.targets[0])
-        kind = kind_of(node.value, kinds, returns)
-        if kind and stored.count(name) == 1 and name not in parameters:
+        name, kind = ast.unparse(node.targets[0]), kind_of(node.value, kinds, returns)
+        if kind and name in parameters:
+            kept += [name] * (kind == parameters[name])
+        elif kind and stored.count(name) == 1:
             kinds[name] = kind
-    return kinds
+    return {k: v for k, v in kinds.items() if k not in parameters or stored.count(k) == kept.count(k)}
 
 
 def kind_of(node: ast.expr, kinds: Kinds, returns: Callable[[str], str | None]) -> str | None:
@@ -70,6 +73,10 @@ def kind_of(node: ast.expr, kinds: Kinds, returns: Callable[[str], str | None]) 
         called = ast.unparse(node.func)
         if isinstance(node.func, ast.Name):
             return returns(called)
+        if not isinstance(node.func, ast.Attribute):
+            return None
+        if isinstance(node.func.value, ast.Name) and (own := kinds.get(node.func.value.id)):
+            return own if node.func.attr not in NO_VALUES else None
         return LIBRARIES.get(called.partition(".")[0]) if called not in NO_TENSORS else None
     return None
 
@@ -89,7 +96,7 @@ def truth(test: ast.expr, kinds: Kinds) -> bool | None:
         names = set(ast.unparse(classes).strip("()").replace(" ", "").replace("|", ",").split(",")) - {""}
         if kind and names <= {"Tensor", "torch.Tensor"}:
             return kind == "Tensor"
-        if kind and names == NUMBERS | (names & {"float"}):
+        if kind and names == NUMBERS:
             return kind == "float"
     return None
 
@@ -108,6 +115,11 @@ def fold(text: str, kinds: Callable[[ast.FunctionDef], Kinds]) -> str:
 
 def _once(text: str, function: ast.FunctionDef, kinds: Kinds) -> str:
     for node in ast.walk(function):
+        if isinstance(node, ast.BoolOp) and truth(node, kinds) is None:
+            left = [value for value in node.values if truth(value, kinds) is None]
+            if len(left) < len(node.values):
+                word = " or " if isinstance(node.op, ast.Or) else " and "
+                return splice(text, [(node, word.join(ast.get_source_segment(text, value) or "" for value in left))])
         if isinstance(node, ast.Return | ast.Assign) and isinstance(node.value, ast.IfExp):
             chosen = truth(node.value.test, kinds)
             if chosen is not None:

@@ -100,14 +100,11 @@ class SourceFile:
         if path is not None:
             self.imports |= {"import torch.nn.functional as F"} if path.startswith("F.") else set()
             return path
+        module, name, text = _where(self.spec)
         taken = {self.test_name, *([] if self.weighted else [self.class_name])}
-        module, name = fn.__module__, getattr(fn, "__name__", "")
         collector = Collector({module.partition(".")[0], "actsearch"}, taken)
         kinds = {k: "str" if isinstance(v, str) else "float" for k, v in self.fixed.items()}
-        kinds |= dict.fromkeys(self.learned, "Tensor")
-        if getattr(sys.modules.get(module), name, None) is not fn:
-            raise ActSearchError(f"'{self.spec}' cannot be exported: its function is not defined by name in a file.")
-        call = collector.add(module, name, kinds)
+        call = collector.add(module, name, kinds | dict.fromkeys(self.learned, "Tensor"), text)
         self.imports |= collector.imports
         self.pieces = collector.pieces
         if self.weighted:
@@ -256,11 +253,30 @@ ALONG = '''\
 
 def torch_path(fn: Any) -> str | None:
     """How torch's own functions are written: F.relu, torch.sigmoid. None: another function."""
-    name = getattr(fn, "__name__", "")
     for prefix, place in (("F", torch.nn.functional), ("torch", torch), ("torch.special", torch.special)):
-        if getattr(place, name, None) is fn:
-            return f"{prefix}.{name}"
+        for name, value in vars(place).items():
+            if value is fn and not name.startswith("_"):
+                return f"{prefix}.{name}"
     return None
+
+
+def _where(spec: Spec) -> tuple[str, str, str | None]:
+    """The module of a spec's function, its name there, and the module's source if that is in no file."""
+    entry = spec.activation
+    module, name = str(getattr(entry.fn, "__module__", "")), str(getattr(entry.fn, "__name__", ""))
+    if getattr(sys.modules.get(module), name, None) is entry.fn:
+        return module, name, None
+    for module, loaded in list(sys.modules.items()):  # made within the entry: Activation("erf", in_float32(torch.erf))
+        for name, value in list(vars(loaded).items()) if module.startswith("actsearch.activations.") else []:
+            if value is entry:
+                text = inspect.getsource(loaded)
+                made = next(
+                    n for n in ast.parse(text).body if isinstance(n, ast.Assign) and ast.unparse(n.targets[0]) == name
+                )
+                assert isinstance(made.value, ast.Call)
+                own = name.lower()
+                return module, own, f"{text}\n\n{own} = {ast.get_source_segment(text, made.value.args[1])}\n"
+    raise ActSearchError(f"'{spec}' cannot be exported: its function has no name in a file. Write it as a def there.")
 
 
 def _with_defaults(text: str, defaults: dict[str, Any]) -> str:
