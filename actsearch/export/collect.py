@@ -11,6 +11,7 @@ import builtins
 import importlib
 import inspect
 import symtable
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from actsearch.errors import ActSearchError, one_line
@@ -61,28 +62,26 @@ def _stored(name: ast.Name) -> bool:
 class Collector:
     """Copies functions, classes and constants: `add` what is wanted, then read `pieces` and `imports`.
 
-    packages: the top-level names of what is copied. taken: names that no copy can have.
+    packages: the top-level names of what is copied. taken: names that no copy can have. sources: of modules that are
+    in no file.
     """
 
-    def __init__(self, packages: set[str], taken: set[str]) -> None:
+    def __init__(self, packages: set[str], taken: set[str], sources: Mapping[str, str] | None = None) -> None:
         self.packages = packages
         self.imports: set[str] = set()
         self.pieces: dict[str, str] = {}  # name: text, each after what it uses
         usual = dict.fromkeys(USUAL.values(), "")
         self._means: dict[str, Place | str] = {**usual, **dict.fromkeys(taken, "taken")}  # by the new file's names
         self._names: dict[Place, str] = {}
-        self._modules: dict[str, Module] = {}
+        self._modules = {name: Module.read(source) for name, source in (sources or {}).items()}
         self._kinds: dict[Place, dict[str, str]] = {}
         self._texts: dict[Place, str] = {}
 
-    def add(self, module: str, name: str, kinds: Kinds, source: str | None = None) -> str:
+    def add(self, module: str, name: str, kinds: Kinds) -> str:
         """Copies it and what it uses; gives the name it has in the new file. kinds: of its parameters, where known.
-        source: of a module that is in no file.
 
         Raises ActSearchError where a source cannot be had.
         """
-        if source is not None:
-            self._modules[module] = Module.read(source)
         place = self._find(module, name)
         if isinstance(place, str):
             raise ActSearchError(f"'{module}.{name}' is not defined there. Name the place where it is.")

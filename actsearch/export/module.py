@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 import actsearch
+from actsearch.activations.activation import Activation
 from actsearch.activations.spec import Learned, Spec
 from actsearch.errors import ActSearchError, one_line
 from actsearch.export.collect import Collector
@@ -22,6 +23,7 @@ from actsearch.export.fold import splice
 
 WIDTH = 120
 POINTS = (2.0, -1.0, 0.5, -4.0, 7.0, 0.0)  # of the test in the file; so many that a line holds them
+NOT_PARAMETERS = {"self", "x", "channels", "dim", "shape", "torch", "nn", "F", "Tensor"}  # taken in the class
 SHAPES = ((), (3,), (2, 3))  # positions behind the channels: what modules with weights of their own may want
 
 
@@ -69,6 +71,11 @@ class SourceFile:
         self.learned = {k: v.init for k, v in spec.params.items() if isinstance(v, Learned)}
         self.fixed = {k: v for k, v in spec.params.items() if not isinstance(v, Learned)}
         self.weighted = self.entry.kind == "weighted"
+        for param in spec.params:
+            if hasattr(nn.Module(), param) or param in NOT_PARAMETERS:
+                raise ActSearchError(
+                    f"'{spec}' cannot be exported: '{param}' means something else in a class. Rename it."
+                )
         self.per_channel = any(p.name in self.learned and not p.shared for p in self.entry.params)
         camel = "".join(part[:1].upper() + part[1:] for part in name.split("_"))
         self.class_name = self.entry.fn.__name__ if self.weighted else camel
@@ -100,11 +107,12 @@ class SourceFile:
         if path is not None:
             self.imports |= {"import torch.nn.functional as F"} if path.startswith("F.") else set()
             return path
-        module, name, text = _where(self.spec)
+        sources: dict[str, str] = {}
+        module, name = _where(self.entry, sources)
         taken = {self.test_name, *([] if self.weighted else [self.class_name])}
-        collector = Collector({module.partition(".")[0], "actsearch"}, taken)
+        collector = Collector({module.partition(".")[0], "actsearch"}, taken, sources)
         kinds = {k: "str" if isinstance(v, str) else "float" for k, v in self.fixed.items()}
-        call = collector.add(module, name, kinds | dict.fromkeys(self.learned, "Tensor"), text)
+        call = collector.add(module, name, kinds | dict.fromkeys(self.learned, "Tensor"))
         self.imports |= collector.imports
         self.pieces = collector.pieces
         if self.weighted:
@@ -119,7 +127,7 @@ class SourceFile:
         return f'"""{first}\n\n' + "\n".join(rest) + '\n"""\n'
 
     def _class(self) -> str:
-        kind, defaults = self.entry.kind, {**self.fixed, **self.learned}
+        kind, defaults = self.entry.kind, {k: self.learned.get(k, v) for k, v in self.spec.params.items()}
         args = [f"{k}: {'str' if isinstance(v, str) else 'float'} = {_literal(v)}" for k, v in defaults.items()]
         body, sets = [], [f"self.{k} = {k}" for k in self.fixed]
         if self.per_channel:
@@ -260,23 +268,23 @@ def torch_path(fn: Any) -> str | None:
     return None
 
 
-def _where(spec: Spec) -> tuple[str, str, str | None]:
-    """The module of a spec's function, its name there, and the module's source if that is in no file."""
-    entry = spec.activation
+def _where(entry: Activation, sources: dict[str, str]) -> tuple[str, str]:
+    """The module of an entry's function, and its name there. sources: gets the text of that module with the function,
+    if the function has no name in a file.
+    """
     module, name = str(getattr(entry.fn, "__module__", "")), str(getattr(entry.fn, "__name__", ""))
     if getattr(sys.modules.get(module), name, None) is entry.fn:
-        return module, name, None
+        return module, name
     for module, loaded in list(sys.modules.items()):  # made within the entry: Activation("erf", in_float32(torch.erf))
         for name, value in list(vars(loaded).items()) if module.startswith("actsearch.activations.") else []:
             if value is entry:
-                text = inspect.getsource(loaded)
-                made = next(
-                    n for n in ast.parse(text).body if isinstance(n, ast.Assign) and ast.unparse(n.targets[0]) == name
-                )
-                assert isinstance(made.value, ast.Call)
-                own = name.lower()
-                return module, own, f"{text}\n\n{own} = {ast.get_source_segment(text, made.value.args[1])}\n"
-    raise ActSearchError(f"'{spec}' cannot be exported: its function has no name in a file. Write it as a def there.")
+                text = sources.get(module) or inspect.getsource(loaded)
+                calls = {ast.unparse(n.targets[0]): n.value for n in ast.parse(text).body if isinstance(n, ast.Assign)}
+                made = calls[name]
+                assert isinstance(made, ast.Call)
+                sources[module] = f"{text}\n\n{name.lower()} = {ast.get_source_segment(text, made.args[1])}\n"
+                return module, name.lower()
+    raise ActSearchError(f"'{entry.name}' cannot be exported: its function has no name in a file. Write it as a def.")
 
 
 def _with_defaults(text: str, defaults: dict[str, Any]) -> str:
