@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import inspect
+import re
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 import optuna
+from optuna.distributions import BaseDistribution
+from optuna.trial import FrozenTrial, TrialState
 
 from actsearch.errors import ActSearchError, one_line
+from actsearch.grammar import LABEL
 
 Sampler = optuna.samplers.BaseSampler
 
@@ -54,3 +58,117 @@ def make_pruner(function: Callable[..., Any], keywords: dict[str, Any]) -> optun
     if not isinstance(pruner, optuna.pruners.BasePruner):
         raise ActSearchError(f"pruner: {type(pruner).__name__} is not an optuna pruner.")
     return pruner
+
+
+class EvolutionSampler(Sampler):
+    """Evolution of trees, for a grammar: each trial is a child of the best of some former ones.
+
+    Regularised evolution (Real et al. 2019): of the last `population` completed trials, `tournament` are drawn, and the
+    best of them is the parent. Its child has one thing changed, as in PANGAEA (Bingham & Miikkulainen 2022): a choice
+    drawn anew, a part drawn anew, a unit put in or taken out; or, with probability `crossover`, a part of a second
+    parent. The first `population` trials are drawn at random. Works on the names of parameters, so that other choices
+    (a recipe's values) are inherited and changed like any other.
+    """
+
+    UNIT = re.compile(rf"(?P<path>(?:.*\.)?{LABEL}\.(?:[12]\.)*)binary")
+
+    def __init__(
+        self, population: int = 32, tournament: int = 8, crossover: float = 0.25, seed: int | None = None
+    ) -> None:
+        if not 1 <= tournament <= population:
+            raise ValueError(f"tournament={tournament} must be from 1 to population={population}")
+        if not 0 <= crossover <= 1:
+            raise ValueError(f"crossover={crossover} must be from 0 to 1")
+        self.population, self.tournament, self.crossover = population, tournament, crossover
+        self._random = optuna.samplers.RandomSampler(seed=seed)
+        self._rng = np.random.default_rng(seed)
+        self._child: dict[str, Any] = {}
+
+    def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        return {}
+
+    def sample_relative(
+        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        return {}
+
+    def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
+        if len(study.directions) > 1:
+            raise ValueError("EvolutionSampler works for one objective.")
+        done = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        self._child = {}
+        if len(done) < self.population:
+            return
+        sign = 1 if study.direction == optuna.study.StudyDirection.MAXIMIZE else -1
+
+        def parent() -> dict[str, Any]:
+            drawn = self._rng.choice(self.population, self.tournament, replace=False)
+            return dict(max((done[-1 - i] for i in drawn), key=lambda t: sign * (t.value or 0.0)).params)
+
+        first = parent()
+        if self._rng.random() < self.crossover:
+            self._child = self._crossed(first, parent())
+        else:
+            self._child = self._mutated(first)
+
+    def sample_independent(
+        self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        if param_name in self._child:
+            value = self._child[param_name]
+            try:
+                if param_distribution._contains(param_distribution.to_internal_repr(value)):
+                    return value
+            except ValueError:  # a choice that is not one here: no unit below the deepest
+                pass
+        return self._random.sample_independent(study, trial, param_name, param_distribution)
+
+    def _draw(self, options: list[str]) -> str:
+        return options[int(self._rng.integers(len(options)))]
+
+    def _units(self, params: Mapping[str, Any]) -> list[str]:
+        """The paths of all units."""
+        return [found["path"] for name in params if (found := self.UNIT.fullmatch(name))]
+
+    def _mutated(self, params: dict[str, Any]) -> dict[str, Any]:
+        """What is left out is drawn anew."""
+        units = self._units(params)
+        below = [unit for unit in units if unit[-2] in "12"]  # the root ends in its label
+        how = self._draw(["change", "change", *["regenerate", "insert"] * bool(units), *["remove"] * bool(below)])
+        if how == "change":
+            changed = self._draw(list(params))
+            return {name: value for name, value in params.items() if name != changed}
+        if how == "remove":
+            unit = self._draw(below)
+            above = unit[:-2]
+            return _without(params, above) | _moved(params, unit, above)
+        unit = self._draw(units)
+        if how == "regenerate":
+            return _without(params, unit)
+        side = self._draw(["1", "2"])
+        return _without(params, unit) | {f"{unit}input{side}": "unit"} | _moved(params, unit, f"{unit}{side}.")
+
+    def _crossed(self, params: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
+        """One side of a unit of the first from the second: its function and what stands below."""
+        mine, theirs = self._units(params), self._units(other)
+        if not mine or not theirs:
+            return {
+                name: other.get(name, value) if self._rng.random() < 0.5 else value for name, value in params.items()
+            }
+        unit, donor = self._draw(mine), self._draw(theirs)
+        side, given = self._draw(["1", "2"]), self._draw(["1", "2"])
+        child = _without(params, f"{unit}{side}.")
+        for what in ("unary", "input"):
+            child.pop(f"{unit}{what}{side}", None)
+            if f"{donor}{what}{given}" in other:
+                child[f"{unit}{what}{side}"] = other[f"{donor}{what}{given}"]
+        return child | _moved(other, f"{donor}{given}.", f"{unit}{side}.")
+
+
+def _without(params: Mapping[str, Any], path: str) -> dict[str, Any]:
+    return {name: value for name, value in params.items() if not name.startswith(path)}
+
+
+def _moved(params: Mapping[str, Any], path: str, to: str) -> dict[str, Any]:
+    """What stands below a path, as it would stand below another."""
+    return {to + name.removeprefix(path): value for name, value in params.items() if name.startswith(path)}

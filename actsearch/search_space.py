@@ -15,8 +15,10 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from actsearch.activations.catalog import ALIASES, CATALOG
+from actsearch.activations.fingerprint import net_fingerprint
 from actsearch.activations.spec import Learned, Spec, join_layers, number, parse_net, print_net
 from actsearch.errors import ActSearchError, unknown
+from actsearch.grammar import LABEL, Grammar
 from actsearch.recipe import Recipe
 
 SCOPES = ("network", "per_layer")
@@ -47,6 +49,10 @@ class Candidate:
     def key(self) -> tuple[str, str]:
         return candidate_key(self.activation, dict(self.recipe))
 
+    @property
+    def training_key(self) -> tuple[str, str]:
+        return training_key(self.activation, dict(self.recipe))
+
     def __str__(self) -> str:
         values = [f"{k}={number(v) if isinstance(v, float) else v}" for k, v in self.recipe]
         return self.activation + (f"  [{', '.join(values)}]" if values else "")
@@ -56,8 +62,13 @@ class Candidate:
 
 
 def candidate_key(activation: str, recipe: Mapping[str, Any]) -> tuple[str, str]:
-    """What makes two candidates the same training, wherever they are stored."""
+    """What a candidate is called, wherever it is stored."""
     return activation, json.dumps(recipe, sort_keys=True)
+
+
+def training_key(activation: str, recipe: Mapping[str, Any]) -> tuple[str, str]:
+    """What makes two candidates the same training: equal functions, whatever they are called."""
+    return net_fingerprint(activation), json.dumps(recipe, sort_keys=True)
 
 
 @dataclass(frozen=True)
@@ -273,6 +284,8 @@ def _entry(item: Any, where: str) -> Entry:
         )
     name, params = next(iter(item.items()))
     name = ALIASES.get(str(name), str(name))
+    if name == LABEL:
+        return Grammar.of({} if params is None else params, f"{where}.{LABEL}")
     if not isinstance(params, Mapping):
         raise ActSearchError(f"{where}: '{name}' needs its parameters as a mapping, e.g. {{alpha: [0.5, 1]}}.")
     fixed, free = [], []

@@ -23,9 +23,10 @@ from optuna.trial import FrozenTrial, TrialState
 
 from actsearch.diagnostics import entry, mean_diagnostics
 from actsearch.errors import ActSearchError, one_line, unknown
+from actsearch.grammar import Unusable
 from actsearch.recipe import Recipe
 from actsearch.samplers import SamplerFactory
-from actsearch.search_space import Candidate, SearchSpace, candidate_key
+from actsearch.search_space import Candidate, SearchSpace, candidate_key, training_key
 from actsearch.statistics import mean
 from actsearch.training import Run, Trainer, TrainingBatch
 
@@ -35,6 +36,7 @@ OBJECTIVES: dict[str, Literal["maximize", "minimize"]] = {
     "latency_us": "minimize",
 }
 ASKS, OF_SAMPLER = 16, 4  # proposals for one trial, from the sampler and then at random, until one is new
+MOST_ASKS = 2000  # until one of a grammar is usable
 FRESH_SEED = 1000  # finalists' seeds start here; the search's at 0
 
 
@@ -111,6 +113,10 @@ class TrialRecord:
     @property
     def key(self) -> tuple[str, str]:
         return candidate_key(self.activation, self.recipe)
+
+    @property
+    def training_key(self) -> tuple[str, str]:
+        return training_key(self.activation, self.recipe)
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))
@@ -226,7 +232,7 @@ def search(
         yield GenerationStarted("search", {member.number: str(member.candidate) for member in generation})
         results = _written(study, generation)
         if results is None:
-            known = {r.key: r for r in records(study) if r.state != "duplicate"}
+            known = {r.training_key: r for r in records(study) if r.state != "duplicate"}
             results = yield from _train(generation, known, mirror, trainer, recipe, options, latency_us)
             _write(study, generation, results)
         trials = study.get_trials(deepcopy=False)
@@ -251,10 +257,12 @@ class Mirror:
         """A new trial, running and with its parameters: one whose candidate is not `known`, if some can be found.
 
         Samplers like to propose a good fixed spec again, which would teach nothing. Rejected proposals are
-        failed trials of this mirror, which samplers do not look at.
+        failed trials of this mirror, which samplers do not look at; why functions of a grammar were unusable is kept
+        with the trial.
         """
         first = space.opening(number, n_trials)
-        for attempt in range(ASKS):
+        refused: dict[str, str] = {}
+        for attempt in range(MOST_ASKS):
             self.study.sampler = self.make_sampler(number, attempt)
             if attempt >= OF_SAMPLER:
                 self.study.sampler = optuna.samplers.RandomSampler(seed=self.make_sampler.seed_of(number, attempt))
@@ -263,14 +271,25 @@ class Mirror:
             trial = self.study.ask()
             try:
                 candidate = space.suggest(trial)
+            except Unusable as unusable:
+                refused[unusable.text] = unusable.reason
+                trial.storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
+                continue
             except (ValueError, NotImplementedError, RuntimeError) as error:  # a sampler that is not for such a space
                 raise ActSearchError(f"sampler: it cannot propose: {one_line(error)} Try sampler=tpe.") from error
-            if candidate.key not in known or attempt == ASKS - 1:
+            if candidate.training_key not in known or attempt >= ASKS - 1:
                 break
             trial.storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
-        known.add(candidate.key)
+        else:
+            text, reason = refused.popitem()
+            raise ActSearchError(
+                f"search_space.activations: {MOST_ASKS} proposals, and none of use. The last: '{text}', {reason}."
+            )
+        known.add(candidate.training_key)
         trial.set_user_attr("activation", candidate.activation)
         trial.set_user_attr("recipe", dict(candidate.recipe))
+        if refused:
+            trial.set_user_attr("refused", refused)
         return trial.storage.get_trial(trial._trial_id)
 
     def adopt(self, number: int) -> optuna.Trial:
@@ -313,7 +332,7 @@ def _ask(study: optuna.Study, mirror: Mirror, space: SearchSpace, options: Study
         index = 1 + max((t.user_attrs["generation"][0] for t in mine), default=-1)
         size = min(options.generation, (options.n_trials or 0) - len(counted))
     missing = size - sum(t.user_attrs["generation"][0] == index for t in mine)
-    known = {candidate_key(t.user_attrs["activation"], t.user_attrs["recipe"]) for t in counted}
+    known = {training_key(t.user_attrs["activation"], t.user_attrs["recipe"]) for t in counted}
     numbers = [t.number for t in running]
     for number in range(len(trials), len(trials) + missing):
         asked = mirror.ask(space, number, options.n_trials or 0, known)
@@ -369,8 +388,8 @@ def _train(
             member.number, member.candidate.activation, dict(member.candidate.recipe), "", [], Curves()
         )
         results[member.number] = record
-        if record.key not in known:
-            known[record.key] = record
+        if record.training_key not in known:
+            known[record.training_key] = record
             new.append(member)
     curves = {member.number: results[member.number].curves for member in new}
     yield from train_curves("search", new, curves, trainer, recipe, range(options.seeds), _Pruning(mirror, options))
@@ -384,7 +403,7 @@ def _train(
     for member in generation:
         record = results[member.number]
         if not record.state:
-            first = known[record.key]
+            first = known[record.training_key]
             record.state, record.same_as = "duplicate", first.number
             record.values, record.curves = first.values, first.curves
         record.attrs = member.trial.storage.get_trial(member.trial._trial_id).system_attrs

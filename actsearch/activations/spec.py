@@ -1,6 +1,7 @@
 """Spec: an activation with its parameters settled. Parses from and prints to one text, everywhere the same.
 
     leaky_relu(negative_slope=0.02)    silu(beta=learned)    gelu(approximate=tanh)    relu | gelu | tanh
+    x * tanh(softplus(x))    min(max(a * x, x), 6)(a=0.02)    my_file.my_function(alpha=0.1)
 
 A parameter at its default is left out of the text (except those that are `quoted`), so equal specs print
 equally and the text can serve as the key in Optuna, MLflow and CSV files.
@@ -9,17 +10,31 @@ equally and the text can serve as the key in Optuna, MLflow and CSV files.
 from __future__ import annotations
 
 import ast
+import difflib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
 
 from actsearch.activations.activation import Activation, Param
 from actsearch.activations.catalog import ALIASES, CATALOG
+from actsearch.activations.expression import (
+    EXAMPLES,
+    FUNCTIONS,
+    activation,
+    column_of,
+    entry_for,
+    head,
+    parse,
+    read,
+    refuse,
+)  # fmt: skip
+from actsearch.activations.imported import imported, is_path
+from actsearch.activations.tree import number
 from actsearch.errors import ActSearchError, one_line, unknown
 
 
@@ -36,31 +51,24 @@ class Learned:
 ParamValue = float | str | Learned
 
 
-def number(value: float) -> str:
-    """The shortest text that reads back as the same float: 0.02, 1, 1e-05."""
-    short = f"{value:g}"
-    return short if float(short) == value else repr(value)
-
-
 @dataclass(frozen=True)
 class Spec:
-    """name: a key of CATALOG. values: one per parameter of the entry, in its order."""
+    """name: a key of CATALOG, an expression in its canonical form, or the import path of a user's function.
+    values: one per parameter of the entry, in its order.
+    """
 
     name: str
     values: tuple[ParamValue, ...]
 
     @classmethod
     def of(cls, name: str, params: Mapping[str, ParamValue] | None = None) -> Spec:
-        """A spec from a name and some parameters; the others take their defaults.
+        """A spec from a name, an expression or an import path, and some parameters; the others take their defaults.
 
+        An expression that is no more than one of the catalogue's functions of x becomes that.
         Raises ActSearchError for an unknown activation or parameter, or a value it cannot work with.
         """
-        name = ALIASES.get(name, name)
-        if name not in CATALOG:
-            raise unknown(
-                "activation", name, [*CATALOG, *ALIASES], see=f"'actsearch task=list' shows all {len(CATALOG)}."
-            )
-        entry, params = CATALOG[name], params or {}
+        name, params = _named(ALIASES.get(name, name), params or {})
+        entry = resolve(name)
         for given in params:
             if entry.param(given) is None:
                 if not entry.params:
@@ -79,11 +87,14 @@ class Spec:
             for param, value in zip(self.activation.params, self.values, strict=True)
             if param.quoted or value != _default(param)
         ]
-        return f"{self.name}({', '.join(shown)})" if shown else self.name
+        if not shown:
+            return self.name
+        written = self.name in CATALOG or is_path(self.name)
+        return f"{self.name if written else head(parse(self.name))}({', '.join(shown)})"
 
     @property
     def activation(self) -> Activation:
-        return CATALOG[self.name]
+        return resolve(self.name)
 
     @property
     def params(self) -> dict[str, ParamValue]:
@@ -110,11 +121,30 @@ class Spec:
         if self.activation.kind == "weighted":
             return self
         try:
-            finite = bool(torch.isfinite(self(torch.linspace(-3.0, 3.0, 61)[:60].view(1, -1))).all())
+            finite = bool(torch.isfinite(self((torch.arange(-30, 30) / 10).view(1, -1))).all())
         except (ValueError, RuntimeError, ArithmeticError) as error:
             raise ActSearchError(f"'{self}' does not work: {one_line(error)}") from None
         if not finite:
-            raise ActSearchError(f"'{self}' is not finite between -3 and 3. Choose another value.")
+            cure = "Choose another value." if self.values else "Change it: for log(x) write e.g. log(1 + abs(x))."
+            raise ActSearchError(f"'{self}' is not finite between -3 and 3. {cure}")
+        return self if self.name in CATALOG else self._trainable()
+
+    def _trainable(self) -> Spec:
+        """Refuses what the catalogue does not have: overflow, steps, names that a module cannot give a parameter."""
+        x = torch.linspace(-8.0, 8.0, 33, dtype=torch.float64).view(1, -1).requires_grad_()
+        y = self(x)
+        if torch.isinf(y.square()).any():  # the gain would be 0
+            raise ActSearchError(f"'{self}' is too large between -8 and 8. Bound it, or choose another value.")
+        learned = [k for k, v in self.params.items() if isinstance(v, Learned)]
+        slopes = torch.autograd.grad(y.sum(), x)[0] if y.requires_grad else None
+        if slopes is None or (not learned and bool((slopes == 0).all())):
+            raise ActSearchError(f"'{self}' has no slope between -8 and 8: nothing can be learned through it.")
+        try:
+            self.module(2)
+        except KeyError:
+            raise ActSearchError(
+                f"'{self}': {', '.join(learned)} cannot be learned under that name. Rename it."
+            ) from None
         return self
 
 
@@ -210,6 +240,35 @@ def gain(spec: Spec) -> float:
     return 1.0 / math.sqrt(second_moment) if second_moment > 0 else 1.0
 
 
+@lru_cache(maxsize=4096)
+def resolve(name: str) -> Activation:
+    """The entry of a spec's name: the catalogue's, a user's function's, or one made of the expression."""
+    if name in CATALOG:
+        return CATALOG[name]
+    return imported(name) if is_path(name) else activation(parse(name))
+
+
+def _named(name: str, params: Mapping[str, ParamValue]) -> tuple[str, Mapping[str, ParamValue]]:
+    """A spec's name, and the parameters under the names that they have there."""
+    if name in CATALOG or is_path(name):
+        return name, params
+    if name.isidentifier() and name != "x":
+        see = f"'actsearch task=list' shows all {len(CATALOG)}."
+        if name in FUNCTIONS:
+            raise ActSearchError(f"unknown activation '{name}'. It is a function for expressions: write {name}(x).")
+        raise unknown("activation", name, [*CATALOG, *ALIASES], see=see)
+    made = parse(name)
+    missing = [param for param in made.parameters if params.get(param) is None]
+    if missing:
+        near = difflib.get_close_matches(missing[0], FUNCTIONS, n=1, cutoff=0.6) if len(missing[0]) > 2 else []
+        meant = f" Did you mean the function '{near[0]}'?" if near else ""
+        cure = f"Write {head(made)}({', '.join(f'{param}=0.5' for param in made.parameters)})."
+        refuse(name, column_of(missing[0], name), f"'{missing[0]}' has no value. {cure}{meant}")
+    if set(params) <= set(made.parameters) and (found := entry_for(made, params)):
+        return found
+    return made.text, params
+
+
 def _default(param: Param) -> ParamValue:
     return Learned(float(param.default)) if param.learned else param.default
 
@@ -233,6 +292,8 @@ def _settle(entry: Activation, param: Param, value: object) -> ParamValue:
             raise unknown(f"value of '{param.name}' in {where}:", value, [_word(choice) for choice in param.choices])
         return next(choice for choice in param.choices if choice == value)
     if value == "learned":
+        if param.default != param.default:  # an expression's have none
+            raise ActSearchError(f"{where}: from where? Write {param.name}=learned(0.5).")
         return Learned(float(param.default))
     start = value.init if isinstance(value, Learned) else value
     try:
@@ -240,37 +301,38 @@ def _settle(entry: Activation, param: Param, value: object) -> ParamValue:
     except OverflowError:  # an int beyond float's range
         settled = math.nan
     if not math.isfinite(settled):
-        raise ActSearchError(f"{where}: '{value}' is no finite number. Write {param.name}={param.default} or learned.")
+        cure = f"{param.default} or learned" if param.default == param.default else "0.5 or learned(0.5)"
+        raise ActSearchError(f"{where}: '{value}' is no finite number. Write {param.name}={cure}.")
     settled += 0.0  # -0.0 becomes 0.0: equal specs print equally
     return Learned(settled) if isinstance(value, Learned) else settled
 
 
 @lru_cache(maxsize=4096)
 def _parse(text: str) -> Spec:
-    def wrong(why: str) -> ActSearchError:
-        return ActSearchError(
-            f"cannot read the activation '{text}': {why}. Write it like 'relu' or 'leaky_relu(negative_slope=0.02)'."
-        )
+    node = read(text, times=2)  # an expression and its parameters
 
-    try:
-        node = ast.parse(text.strip(), mode="eval").body
-    except (SyntaxError, ValueError, MemoryError, RecursionError):
-        raise wrong("it is not a name, with its parameters in parentheses") from None
-    if isinstance(node, ast.Name):
-        return Spec.of(node.id)
-    if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Name)):
-        raise wrong("it is not a name, with its parameters in parentheses")
-    if node.args or any(keyword.arg is None for keyword in node.keywords):
-        raise wrong("parameters go by name")
+    def wrong(at: ast.expr, why: str) -> NoReturn:
+        refuse(text, at.col_offset + 1, f"{why}. {EXAMPLES}")
+
+    if not isinstance(node, ast.Call):
+        return Spec.of(text.strip())
+    name = text[node.func.col_offset : node.func.end_col_offset]
+    if node.args:
+        names = [part.id for part in ast.walk(node) if isinstance(part, ast.Name)]
+        if ALIASES.get(name, name) in CATALOG and "x" not in names:
+            wrong(node.args[0], "parameters go by name")
+        return Spec.of(text.strip())
     params: dict[str, ParamValue] = {}
     for keyword in node.keywords:
+        if keyword.arg is None:
+            wrong(keyword.value, "parameters go by name")
         if keyword.arg in params:
-            raise wrong(f"'{keyword.arg}' is given twice")
-        params[str(keyword.arg)] = _value(keyword.value, wrong)
-    return Spec.of(node.func.id, params)
+            wrong(keyword.value, f"'{keyword.arg}' is given twice")
+        params[keyword.arg] = _value(keyword.value, wrong)
+    return Spec.of(name, params)
 
 
-def _value(node: ast.expr, wrong) -> ParamValue:
+def _value(node: ast.expr, wrong: Callable[[ast.expr, str], NoReturn]) -> ParamValue:
     if isinstance(node, ast.Name):
         return node.id
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "learned":
@@ -278,16 +340,16 @@ def _value(node: ast.expr, wrong) -> ParamValue:
             init = _value(node.args[0], wrong)
             if isinstance(init, float):
                 return Learned(init)
-        raise wrong("'learned' takes one number, where training starts")
+        wrong(node, "'learned' takes one number, where training starts")
     try:
         value = ast.literal_eval(node)
     except (ValueError, TypeError, SyntaxError):
-        raise wrong(f"'{ast.unparse(node)}' is not a number") from None
+        wrong(node, f"'{ast.unparse(node)}' is not a number")
     if isinstance(value, int | float) and not isinstance(value, bool):
         try:
             return float(value)
         except OverflowError:
-            raise wrong(f"'{ast.unparse(node)}' is too large") from None
+            wrong(node, f"'{ast.unparse(node)}' is too large")
     if isinstance(value, str):
         return value
-    raise wrong(f"'{ast.unparse(node)}' is not a number")
+    wrong(node, f"'{ast.unparse(node)}' is not a number")
