@@ -145,13 +145,17 @@ def test_every_file_passes_its_own_test_where_there_is_no_actsearch(files):
 
 
 def test_files_are_written_as_a_formatter_writes_them(files):
-    for path in files.glob("*.py"):
+    assert_formatted(files)
+
+
+def assert_formatted(folder):
+    for path in folder.glob("*.py"):
         text = path.read_text()
         compile(text, str(path), "exec")
         assert all(len(line) <= 120 and line == line.rstrip() for line in text.splitlines()), path.name
         assert text.endswith("\n")
     if importlib.util.find_spec("ruff") is not None:  # of the dev extra
-        command = [sys.executable, "-m", "ruff", "format", "--isolated", "--line-length=120", "--diff", str(files)]
+        command = [sys.executable, "-m", "ruff", "format", "--isolated", "--line-length=120", "--diff", str(folder)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout
 
@@ -266,6 +270,62 @@ def test_a_class_with_weights_starts_with_the_parameters_of_the_spec(monkeypatch
     with check.loaded(text) as file:
         file.test_scaled()
         assert file.Scaled(4)(torch.ones(2, 4)).tolist() == [[3.0] * 4] * 2
+
+
+# --- expressions and own functions ----------------------------------------------------------------
+
+EXPRESSIONS = {
+    "x * tanh(softplus(x))": ["softplus"],
+    "min(max(a * x, x), 6)(a=0.02)": [],
+    "(a * x + where(x > 0, x, b) + c)(a=learned(0.3), b=1, c=learned(0.1))": [],
+    "relu(x) + arcsinh(x) - leaky_relu(x - 1, negative_slope=0.1) * gelu(x, approximate=tanh)": ["gelu", "leaky_relu"],
+    "sqrt(abs(x))": [],  # no slope at 0
+    "(a * sqrt(abs(x)))(a=learned(2))": [],
+    "+".join(f"{i}.5*tanh({i}*x+{i})*sigmoid(x*{i})" for i in range(2, 8)): [],  # of several lines
+}
+
+
+@pytest.mark.parametrize("text", EXPRESSIONS)
+def test_an_expression_becomes_a_file_as_well(text, tmp_path):
+    spec = Spec.parse(text)
+    said = dict(export(spec, str(tmp_path / "fish.py")))
+    assert all(said[what].startswith("equal") for what in ("python", "torch.export", "ONNX"))
+    path = tmp_path / "fish.py"
+    functions = [node.name for node in ast.parse(path.read_text()).body if isinstance(node, ast.FunctionDef)]
+    assert functions == [*EXPRESSIONS[text], "fish", "test_fish"]
+    assert "class Fish(nn.Module)" in path.read_text()
+    assert "expression" not in said["python"]
+    assert_formatted(tmp_path)
+
+
+def test_a_users_own_function_by_its_path(library, tmp_path):
+    library(
+        """
+        import torch
+        from helpers import half
+
+        def bent(x, alpha=0.5, twice=False):
+            if isinstance(alpha, torch.Tensor):
+                alpha = alpha.to(x.dtype)
+            return torch.where(x > 0, x, alpha * half(x))
+        """,
+        helpers="def half(x):\n    return x / 2\n",
+    )
+    text = source(Spec.parse("ownlib.bent(alpha=0.3)"))
+    assert "class Bent(nn.Module)" in text
+    assert "helpers" not in text  # a file beside it: copied too
+    assert "def half(x):" in text
+    with check.loaded(text) as file:
+        assert file.bent(torch.tensor([-1.0]), 0.5).item() == -0.25
+        assert file.Bent()(torch.tensor([-2.0, 2.0])).tolist() == pytest.approx([-0.3, 2.0])
+    assert [what for what, _ in export(Spec.parse("ownlib.bent"), str(tmp_path / "out"), onnx=False)][-1] == "wrote"
+    assert (tmp_path / "out" / "bent.py").exists()
+
+
+def test_parameters_that_a_class_cannot_have():
+    for name in ("training", "channels", "F"):
+        with pytest.raises(ActSearchError, match=f"'{name}' means something else in a class"):
+            source(Spec.parse(f"({name} * x)({name}=0.5)"))
 
 
 # --- what is copied -------------------------------------------------------------------------------

@@ -5,23 +5,23 @@ from __future__ import annotations
 import ast
 import inspect
 import keyword
-import re
-import sys
 import textwrap
-from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 import actsearch
-from actsearch.activations.activation import Activation
+from actsearch.activations.catalog import CATALOG
+from actsearch.activations.expression import parse
 from actsearch.activations.spec import Learned, Spec
 from actsearch.errors import ActSearchError, one_line
 from actsearch.export.collect import Collector
+from actsearch.export.expression import module_text
 from actsearch.export.fold import splice
+from actsearch.export.layout import WIDTH, call, imports, literal, numbers, plain
+from actsearch.export.places import beside, import_of, place_of, torch_path
 
-WIDTH = 120
 POINTS = (2.0, -1.0, 0.5, -4.0, 7.0, 0.0)  # of the test in the file; so many that a line holds them
 NOT_PARAMETERS = {"self", "x", "channels", "dim", "shape", "torch", "nn", "F", "Tensor"}  # taken in the class
 SHAPES = ((), (3,), (2, 3))  # positions behind the channels: what modules with weights of their own may want
@@ -95,7 +95,7 @@ class SourceFile:
     def text(self) -> str:
         parts = [*self.pieces.values(), *([] if self.weighted else [self._class()]), self._test()]
         run = f'if __name__ == "__main__":\n    {self.test_name}()\n    print("{self.name}: as recorded")\n'
-        head = f"{self._head()}\n{_imports(self.imports)}"
+        head = f"{self._head()}\n{imports(self.imports)}"
         return "\n\n".join(part.strip("\n") + "\n" for part in (head, *parts, run)).replace("\n\n\n\n", "\n\n\n")
 
     # --- the parts ------------------------------------------------------------------------------------
@@ -108,27 +108,32 @@ class SourceFile:
             self.imports |= {"import torch.nn.functional as F"} if path.startswith("F.") else set()
             return path
         sources: dict[str, str] = {}
-        module, name = _where(self.entry, sources)
+        if self.entry.family == "expression":
+            module, name = "expression", self.name
+            made, learned = parse(self.spec.name), set(self.learned)
+            sources[module] = module_text(made, name, learned, lambda used: import_of(CATALOG[used], sources))
+        else:
+            module, name = place_of(self.entry, sources)
         taken = {self.test_name, *([] if self.weighted else [self.class_name])}
-        collector = Collector({module.partition(".")[0], "actsearch"}, taken, sources)
+        collector = Collector({"actsearch", module.partition(".")[0], *beside(module)}, taken, sources)
         kinds = {k: "str" if isinstance(v, str) else "float" for k, v in self.fixed.items()}
-        call = collector.add(module, name, kinds | dict.fromkeys(self.learned, "Tensor"))
+        called = collector.add(module, name, kinds | dict.fromkeys(self.learned, "Tensor"))
         self.imports |= collector.imports
         self.pieces = collector.pieces
         if self.weighted:
-            self.pieces[call] = _with_defaults(self.pieces[call], {"dim": self.dim, **self.fixed})
-        return call
+            self.pieces[called] = _with_defaults(self.pieces[called], {"dim": self.dim, **self.fixed})
+        return called
 
     def _head(self) -> str:
         formula = self.entry.formula.rstrip(".")
         about = [f"{self.class_name}: {formula}.", f"Source: {self.entry.source}."]
         about += [f"Written by actsearch {actsearch.__version__} (MIT licence) from '{self.spec}'."]
-        first, *rest = [textwrap.fill(line, WIDTH - 4, break_on_hyphens=False) for line in map(_plain, about)]
+        first, *rest = [textwrap.fill(line, WIDTH - 4, break_on_hyphens=False) for line in map(plain, about)]
         return f'"""{first}\n\n' + "\n".join(rest) + '\n"""\n'
 
     def _class(self) -> str:
         kind, defaults = self.entry.kind, {k: self.learned.get(k, v) for k, v in self.spec.params.items()}
-        args = [f"{k}: {'str' if isinstance(v, str) else 'float'} = {_literal(v)}" for k, v in defaults.items()]
+        args = [f"{k}: {'str' if isinstance(v, str) else 'float'} = {literal(v)}" for k, v in defaults.items()]
         body, sets = [], [f"self.{k} = {k}" for k in self.fixed]
         if self.per_channel:
             args = [f"channels: int | None = {self.channels}", f"dim: int = {self.dim}", *args]
@@ -140,11 +145,11 @@ class SourceFile:
                 shape = "()" if param.shared else "shape"
                 sets.append(f"self.{param.name} = nn.Parameter(torch.full({shape}, {param.name}))")
         if args:
-            body += [*_call("def __init__", ["self", *args], " -> None:", 4), "        super().__init__()"]
+            body += [*call("def __init__", ["self", *args], " -> None:", 4), "        super().__init__()"]
             body += [f"        {line}" for line in sets] + [""]
         passed = ["x", *[f"{p.name}={self._passed(p.name, p.shared)}" for p in self.entry.params]]
         passed += {"channelwise": ["dim=self.dim"], "stochastic": ["training=self.training"]}.get(kind, [])
-        body += ["    def forward(self, x: Tensor) -> Tensor:", *_call(f"return {self.call}", passed, "", 8)]
+        body += ["    def forward(self, x: Tensor) -> Tensor:", *call(f"return {self.call}", passed, "", 8)]
         if self.per_channel:
             body += ["", *ALONG.splitlines()]
         if self.fixed:
@@ -181,14 +186,17 @@ class SourceFile:
 
     def _test(self) -> str:
         channels, x = self._sample()
+        if not self._mixed():  # where there is no value or slope, none is recorded
+            y, slopes = self._values(self.spec.module().double().eval(), x)
+            x = x[:, (y.isfinite() & slopes.isfinite())[0]]
+            channels = x.shape[1]
         module = self.spec.module(channels, self.dim).double().eval()
         if self.weighted:
             spread(module)
-        x = self._finite(module, x) if self.entry.kind in ("elementwise", "stochastic") else x
         y, slopes = self._values(module, x)
         made = {"channels": channels} if self.per_channel or self.weighted else {}
-        arguments = ", ".join(f"{k}={_literal(v)}" for k, v in made.items())
-        view = "" if x.dim() == 1 else f".view({', '.join(map(str, x.shape))})"
+        arguments = ", ".join(f"{k}={literal(v)}" for k, v in made.items())
+        view = f"x.view({', '.join(map(str, x.shape))})"
         lines = [
             f"def {self.test_name}() -> None:",
             '    """Values and gradients are those recorded when this file was written."""',
@@ -201,11 +209,11 @@ class SourceFile:
                 "            parameter.copy_(torch.linspace(-0.5, 0.5, parameter.numel()).view_as(parameter))",
             ]
         lines += [
-            f"    x = torch.tensor({_numbers(x)}, dtype=torch.float64, requires_grad=True)",
-            f"    y = module(x{view})",
+            f"    x = torch.tensor({numbers(x)}, dtype=torch.float64, requires_grad=True)",
+            f"    y = module({view})",
             "    (y * y).sum().backward()" if self._mixed() else "    y.sum().backward()",
-            f"    values = {_numbers(y)}",
-            f"    slopes = {_numbers(slopes)}",
+            f"    values = {numbers(y)}",
+            f"    slopes = {numbers(slopes)}",
             "    torch.testing.assert_close(y.flatten().tolist(), values, rtol=1e-6, atol=1e-7)",
             "    assert x.grad is not None",
             "    torch.testing.assert_close(x.grad.tolist(), slopes, rtol=1e-6, atol=1e-7)",
@@ -217,7 +225,7 @@ class SourceFile:
                 "        assert torch.isfinite(parameter.grad).all()",
             ]
         if self.entry.kind == "stochastic":
-            lines += [f"    assert torch.isfinite(module.train()(x{view})).all()"]
+            lines += [f"    assert torch.isfinite(module.train()({view})).all()"]
         return "\n".join(lines)
 
     def _mixed(self) -> bool:
@@ -242,13 +250,6 @@ class SourceFile:
         y = module(x)
         return y.detach(), torch.autograd.grad((y * y).sum() if self._mixed() else y.sum(), x)[0]
 
-    def _finite(self, module: nn.Module, x: Tensor) -> Tensor:
-        """The points at which there are a value and a slope to record."""
-        if self.per_channel:
-            return x
-        y, slopes = self._values(module, x)
-        return x[:, (y.isfinite() & slopes.isfinite())[0]]
-
 
 ALONG = '''\
     def _along(self, parameter: Tensor, dims: int) -> Tensor:
@@ -259,34 +260,6 @@ ALONG = '''\
 '''
 
 
-def torch_path(fn: Any) -> str | None:
-    """How torch's own functions are written: F.relu, torch.sigmoid. None: another function."""
-    for prefix, place in (("F", torch.nn.functional), ("torch", torch), ("torch.special", torch.special)):
-        for name, value in vars(place).items():
-            if value is fn and not name.startswith("_"):
-                return f"{prefix}.{name}"
-    return None
-
-
-def _where(entry: Activation, sources: dict[str, str]) -> tuple[str, str]:
-    """The module of an entry's function, and its name there. sources: gets the text of that module with the function,
-    if the function has no name in a file.
-    """
-    module, name = str(getattr(entry.fn, "__module__", "")), str(getattr(entry.fn, "__name__", ""))
-    if getattr(sys.modules.get(module), name, None) is entry.fn:
-        return module, name
-    for module, loaded in list(sys.modules.items()):  # made within the entry: Activation("erf", in_float32(torch.erf))
-        for name, value in list(vars(loaded).items()) if module.startswith("actsearch.activations.") else []:
-            if value is entry:
-                text = sources.get(module) or inspect.getsource(loaded)
-                calls = {ast.unparse(n.targets[0]): n.value for n in ast.parse(text).body if isinstance(n, ast.Assign)}
-                made = calls[name]
-                assert isinstance(made, ast.Call)
-                sources[module] = f"{text}\n\n{name.lower()} = {ast.get_source_segment(text, made.args[1])}\n"
-                return module, name.lower()
-    raise ActSearchError(f"'{entry.name}' cannot be exported: its function has no name in a file. Write it as a def.")
-
-
 def _with_defaults(text: str, defaults: dict[str, Any]) -> str:
     """A class's text with other defaults in its constructor."""
     edits = []
@@ -294,42 +267,5 @@ def _with_defaults(text: str, defaults: dict[str, Any]) -> str:
         if isinstance(node, ast.FunctionDef) and node.name == "__init__":
             named = [*node.args.posonlyargs, *node.args.args]
             pairs = zip(named[len(named) - len(node.args.defaults) :], node.args.defaults, strict=True)
-            edits += [(default, _literal(defaults[a.arg])) for a, default in pairs if a.arg in defaults]
+            edits += [(default, literal(defaults[a.arg])) for a, default in pairs if a.arg in defaults]
     return splice(text, edits)
-
-
-def _plain(text: str) -> str:
-    return text.replace("\\", "\\\\").replace('"""', "'''")
-
-
-def _literal(value: Any) -> str:
-    return f'"{value}"' if isinstance(value, str) else repr(value)
-
-
-def _numbers(values: Tensor) -> str:
-    rounded = [float(f"{v:.9g}") + 0.0 for v in values.flatten().tolist()]
-    return repr(rounded)
-
-
-def _call(head: str, arguments: Sequence[str], tail: str, indent: int) -> list[str]:
-    """head(arguments)tail over as few lines as a formatter takes."""
-    space = " " * indent
-    line = f"{space}{head}({', '.join(arguments)}){tail}"
-    if len(line) <= WIDTH:
-        return [line]
-    inner = f"{space}    {', '.join(arguments)}"
-    lines = [inner] if len(inner) <= WIDTH else [f"{space}    {a}," for a in arguments]
-    return [f"{space}{head}(", *lines, f"{space}){tail}"]
-
-
-def _imports(lines: set[str]) -> str:
-    """Sorted as usual: the standard library, an empty line, the others; what comes from one module on one line."""
-    whole = sorted(line for line in lines if line.startswith("import "))
-    parts: dict[str, list[str]] = {}
-    for line in sorted(lines - set(whole)):
-        module, names = re.fullmatch(r"from (\S+) import (.+)", line).groups()  # pyright: ignore[reportOptionalMemberAccess]
-        parts.setdefault(module, []).append(names)
-    every = [*whole, *[f"from {module} import {', '.join(names)}" for module, names in sorted(parts.items())]]
-    ours = [line for line in every if line.split()[1].partition(".")[0] in sys.stdlib_module_names]
-    others = [line for line in every if line not in ours]
-    return "\n\n".join("\n".join(group) for group in (ours, others) if group) + "\n"
