@@ -8,7 +8,7 @@ import pkgutil
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +24,7 @@ from actsearch.errors import ActSearchError, hide_password, one_line, unknown
 from actsearch.processes import Processes, core_count
 
 if TYPE_CHECKING:  # imported where needed: torch, which they import, takes seconds
+    from actsearch.activations.activation import Param
     from actsearch.config import Config
     from actsearch.job import Job
 
@@ -278,18 +279,37 @@ def _list() -> None:
     from actsearch.activations import CATALOG
     from actsearch.report.terminal import Terminal
 
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("activation", "formula", "parameters (default; what 'search' means)", "family", "source"):
-        table.add_column(name)
-    for a in CATALOG.values():
-        params = []
-        for p in a.params:
-            bounds = f"; {p.low:g} … {p.high:g}{', log' if p.log else ''}" if p.low is not None else ""
+    terminal = Terminal()
+    for family in dict.fromkeys(a.family for a in CATALOG.values()):
+        table = Table(
+            box=None, pad_edge=False, title=f"\n[bold]{family}[/bold]", title_justify="left", show_header=False
+        )
+        table.add_column(width=max(map(len, CATALOG)), no_wrap=True)
+        table.add_column()
+        for a in CATALOG.values():
+            if a.family == family:
+                also = f"[dim]also {', '.join(a.aliases)}[/dim]\n" if a.aliases else ""
+                params = "".join(f"{line}\n" for line in _params_in_words(a.params))
+                table.add_row(a.name, f"{a.formula}\n{params}{also}[dim]{a.source}[/dim]")
+        terminal.console.print(table)
+    terminal.line(
+        f"\n{len(CATALOG)} activations. Beside each parameter: its default and the range that 'search' means. An "
+        "expression such as x * tanh(softplus(x))\nstands wherever a name does, and so does a function of your own: "
+        "my_file.my_function."
+    )
+
+
+def _params_in_words(params: Sequence[Param]) -> list[str]:
+    """A line for each, and one for all that only draw a shape."""
+    shape = [p.name for p in params if p.anonymous]
+    lines = [f"  {', '.join(shape)}: learned"] if shape else []
+    for p in params:
+        if not p.anonymous:
+            start = p.default if isinstance(p.default, str) else f"{p.default:.4g}"
+            bounds = f"; {p.low:g} to {p.high:g}{', log' if p.log else ''}" if p.low is not None else ""
             words = f"; {' or '.join(c if isinstance(c, str) else f'{c:g}' for c in p.choices)}" if p.choices else ""
-            params.append(f"{p.name} ({'learned from ' if p.learned else ''}{p.default}{bounds}{words})")
-        name = a.name + (f" ({', '.join(a.aliases)})" if a.aliases else "")
-        table.add_row(name, a.formula, "\n".join(params), a.family, a.source)
-    Terminal().console.print(table)
+            lines.append(f"  {p.name}: {'learned from ' if p.learned else ''}{start}{bounds}{words}")
+    return lines
 
 
 def _export(

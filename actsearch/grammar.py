@@ -79,6 +79,14 @@ class Grammar:
                     raise ActSearchError(f"{where}.{key}[{i}]: '{text}' must be a function of {inputs}.")
         return cls(lists["unary"], lists["binary"], depth)
 
+    def __str__(self) -> str:
+        many = (
+            f" up to {self.depth} deep"
+            if self.depth > 1
+            else f": {len(self.binary) * len(self.unary) ** 2:,} functions"
+        )
+        return f"a grammar of {len(self.unary)} unary and {len(self.binary)} binary functions{many}"
+
     def suggest(self, trial: Any, prefix: str) -> tuple[Spec, ...]:
         """Raises Unusable for a function that is constant, or not finite on ordinary inputs."""
         return (usable(self._unit(trial, f"{prefix}{self.label}.", self.depth)),)

@@ -7,6 +7,7 @@ Optuna only as the `trial` that it asks for values.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import itertools
 import json
 import math
@@ -14,9 +15,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from actsearch.activations.catalog import ALIASES, CATALOG
+from actsearch.activations.catalog import CATALOG
 from actsearch.activations.fingerprint import net_fingerprint
-from actsearch.activations.spec import Learned, Spec, join_layers, number, parse_net, print_net
+from actsearch.activations.spec import (
+    Learned,
+    Spec,
+    canonical_name,
+    join_layers,
+    number,
+    parse_net,
+    parse_value,
+    print_net,
+)
 from actsearch.errors import ActSearchError, unknown
 from actsearch.grammar import LABEL, Grammar
 from actsearch.recipe import Recipe
@@ -24,6 +34,7 @@ from actsearch.recipe import Recipe
 SCOPES = ("network", "per_layer")
 FIXED_KEYS = ("steps", "eval_every", "precision")  # the runs of a generation meet at the same rungs, on one machine
 EXAMPLE = "Write e.g. search_space.activations=[relu,gelu]."
+LONGEST = 60  # characters of an expression in the names of Optuna's parameters, of which PostgreSQL keeps 512
 
 
 class Suggester(Protocol):
@@ -234,7 +245,9 @@ class SearchSpace:
     def __str__(self) -> str:
         ranges = sum(isinstance(d, Range) for entry in self.entries for _, d in entry.free)
         choices = sum(isinstance(d, Choices) for entry in self.entries for _, d in entry.free)
-        text = plural(len(self.entries), "activation")
+        grammars = [entry for entry in self.entries if isinstance(entry, Grammar)]
+        text = plural(len(self.entries) - len(grammars), "activation")
+        text += "".join(f", {grammar}" for grammar in grammars)
         text += f", {plural(ranges, 'range')}" * bool(ranges)
         text += f", {plural(choices, 'list')} of values" * bool(choices)
         if self.scope == "per_layer":
@@ -270,27 +283,19 @@ def _at(where: str, error: ActSearchError) -> ActSearchError:
     return ActSearchError(f"{where}: {error}")
 
 
-def _entry(item: Any, where: str) -> Entry:
+def _entry(item: Any, where: str) -> Entry | Grammar:
     if isinstance(item, str):
         try:
             specs = parse_net(item)
         except ActSearchError as error:
             raise _at(where, error) from None
         return Entry(print_net(specs), specs)
-    if not (isinstance(item, Mapping) and len(item) == 1):
-        raise ActSearchError(
-            f"{where}: cannot read {item!r}. Write a text like leaky_relu(negative_slope=0.02), or one name with "
-            "its parameters: {elu: {alpha: [0.5, 1]}}."
-        )
-    name, params = next(iter(item.items()))
-    name = ALIASES.get(str(name), str(name))
-    if name == LABEL:
-        return Grammar.of({} if params is None else params, f"{where}.{LABEL}")
-    if not isinstance(params, Mapping):
-        raise ActSearchError(f"{where}: '{name}' needs its parameters as a mapping, e.g. {{alpha: [0.5, 1]}}.")
+    if isinstance(item, Mapping) and set(item) == {LABEL}:
+        return Grammar.of({} if item[LABEL] is None else item[LABEL], f"{where}.{LABEL}")
+    name, params, inside = _named_params(item, where)
     fixed, free = [], []
     for param, value in params.items():
-        domain = _domain(value, f"{where}.{name}.{param}", name, str(param))
+        domain = _domain(value, f"{inside}.{param}", name, str(param))
         (free if isinstance(domain, Range | Choices) else fixed).append((str(param), domain))
     for ends in itertools.product(*[domain.ends() for _, domain in free]):
         try:
@@ -301,7 +306,37 @@ def _entry(item: Any, where: str) -> Entry:
             return Entry(str(spec), (spec,))
     if not free:
         raise ActSearchError(f"{where}: '{name}' has no parameters there. Write only '{name}'.")
-    return Entry(name, None, name, tuple(fixed), tuple(free))
+    return Entry(_short(name), None, name, tuple(fixed), tuple(free))
+
+
+def _named_params(item: Any, where: str) -> tuple[str, Mapping[str, Any], str]:
+    """What a mapping names, its parameters, and the place where they stand."""
+    if isinstance(item, Mapping) and "expression" in item:
+        name, params, inside = item["expression"], item.get("params") or {}, f"{where}.params"
+        if set(item) - {"expression", "params"} or not isinstance(name, str) or not isinstance(params, Mapping):
+            raise ActSearchError(
+                f"{where}: cannot read {dict(item)}. Write {{expression: 'max(a * x, x)', params: {{a: [0.1, 0.2]}}}}."
+            )
+    elif isinstance(item, Mapping) and len(item) == 1:
+        name, params = next(iter(item.items()))
+        inside = f"{where}.{name}"
+        if not isinstance(params, Mapping):
+            raise ActSearchError(f"{where}: '{name}' needs its parameters as a mapping, e.g. {{alpha: [0.5, 1]}}.")
+    else:
+        raise ActSearchError(
+            f"{where}: cannot read {item!r}. Write a text like leaky_relu(negative_slope=0.02), or one name with "
+            "its parameters: {elu: {alpha: [0.5, 1]}}."
+        )
+    try:
+        return canonical_name(str(name)), params, inside
+    except ActSearchError as error:
+        raise _at(where, error) from None
+
+
+def _short(name: str) -> str:
+    """The name itself, or, of a long expression, its beginning with four digits of all of it."""
+    digest = hashlib.sha256(name.encode()).hexdigest()[:4]
+    return name if len(name) <= LONGEST else f"{name[: LONGEST - 5]}…{digest}"
 
 
 def _domain(value: Any, where: str, name: str, param: str) -> Any:
@@ -314,8 +349,10 @@ def _domain(value: Any, where: str, name: str, param: str) -> Any:
             return Choices(known.choices)
         return Range(float(known.low or 0.0), float(known.high or 0.0), known.log)
     if isinstance(value, str) and value.startswith("learned("):
-        spec = Spec.parse(f"{name}({param}={value})")
-        return spec.params[param]
+        try:
+            return parse_value(value)
+        except ActSearchError as error:
+            raise _at(where, error) from None
     return _domain_of(value, where)
 
 

@@ -212,7 +212,9 @@ class Delivery:
         specs = parse_net(record.activation)
         for i, spec in enumerate(specs):
             prefix = f"layer{i}." if len(specs) > 1 else ""
-            params |= {f"{prefix}{spec.name}.{k}": str(v) for k, v in spec.params.items()}
+            name = "expression" if spec.activation.family == "expression" else spec.name  # MLflow's keys have no *
+            pairs = zip(spec.activation.params, spec.values, strict=True)
+            params |= {f"{prefix}{name}.{p.name}": str(v) for p, v in pairs if not p.anonymous}
         return params
 
     def _child(self, name: str, tags: Mapping[str, str]) -> str | None:

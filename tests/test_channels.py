@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from test_activations import DTYPES, EXTREMES, Reference, derivatives
 from torch import nn
 
 from actsearch.activations import CATALOG, Spec, get_activation
@@ -112,6 +113,36 @@ def test_finite_far_out(name):
     assert torch.isfinite(torch.autograd.grad(y.sum(), x)[0]).all()
 
 
+ELEMENTWISE = [name for name in NAMES if CATALOG[name].kind == "channelwise"]
+
+
+@pytest.mark.parametrize("name", ELEMENTWISE)
+def test_right_far_out_and_close_to_zero_in_every_precision(name):
+    order = torch.randperm(EXTREMES.numel(), generator=torch.Generator().manual_seed(3))
+    for dtype in DTYPES:
+        x = EXTREMES.flatten()[order].view(9, 6).to(dtype)
+        found = derivatives(CATALOG[name].fn, x)
+        assert [t.dtype for t in found] == [dtype] * 3
+        Reference(CATALOG[name].fn, {}, x).check(found, dtype)
+
+
+@pytest.mark.parametrize("name", ELEMENTWISE)
+def test_one_infinite_input_makes_no_nan(name):
+    for dtype in (*DTYPES, torch.float64):
+        for place in range(4):
+            for value in (-math.inf, math.inf):
+                x = torch.tensor([[1.0, -2.0, 0.5, 3.0]], dtype=dtype)
+                x[0, place] = value
+                assert not CATALOG[name].fn(x).isnan().any()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_keeps_the_device_and_infers_shapes_without_data(name):
+    module = get_activation(name, 6).to("meta")
+    y = module(torch.empty(4, module.in_channels, 3, 2, device="meta"))
+    assert (y.device.type, y.shape) == ("meta", (4, 6, 3, 2))
+
+
 def test_widths():
     assert [get_activation(n, 6).in_channels for n in ("relu", "glu", "maxout(pieces=3)", "crelu")] == [6, 12, 18, 3]
     with pytest.raises(ActSearchError, match="'crelu' cannot give 5 channels"):
@@ -157,7 +188,7 @@ def test_weights_inside_an_activation_have_no_weight_decay_and_no_gain():
     assert all(torch.equal(c.weight, w) for c, w in zip(convs, at_gain, strict=True))
 
 
-@pytest.mark.parametrize("text", ["swiglu", "maxout", "crelu", "meta_acon"])
+@pytest.mark.parametrize("text", ["swiglu", "maxout", "crelu", "meta_acon", "rrelu"])
 def test_trains_beside_a_fused_program_as_it_does_alone(text):
     """What has no fused form goes by the plain loop, and its neighbours stay as they were."""
     generator = torch.Generator().manual_seed(5)

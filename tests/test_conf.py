@@ -124,6 +124,20 @@ def test_the_leaky_slope_experiment_compares_the_two_slopes():
     assert config.confirm.baseline == "leaky_relu(negative_slope=0.01)"
 
 
+def test_expressions_come_through_the_command_line():
+    activations = (
+        'search_space.activations=[relu,"x * tanh(softplus(x))","relu | (a*x**2)(a=0.5) | tanh",'
+        '{expression:"min(max(a*x, x), 6)",params:{a:{low:0.001,high:0.5,log:true}}}]'
+    )
+    config = compose(activations, 'confirm.baseline="x * tanh(softplus(x))"')
+    part = config.search_space
+    made = SearchSpace(part.activations, part.recipe, part.scope, n_slots=3, base=config.recipe)
+    assert [entry.label for entry in made.entries] == [
+        "relu", "x * tanh(softplus(x))", "relu | (a * x ** 2)(a=0.5) | tanh", "min(max(a * x, x), 6)"
+    ]  # fmt: skip
+    assert config.confirm.baseline == "x * tanh(softplus(x))"
+
+
 @pytest.mark.parametrize("budget", ["quick", "thorough"])
 def test_words_on_the_command_line_win_over_a_budget(budget):
     config = compose(f"budget={budget}", "study.n_trials=7", "recipe.steps=50")

@@ -355,7 +355,10 @@ def test_what_is_refused_is_said_on_one_line_with_place_and_cure(text, parts):
         ("(a * x)(2)", ["Write * between them"]),
         ("x * (a * x)(a=2)", ["column 5"]),
         ("relu(x)(a=1)", ["takes no parameter", "'a'"]),
-        ("(x * spec)(spec=learned(1))", ["cannot be learned under that name"]),
+        *(
+            (f"(x * {name})({name}=learned(1))", [f"'{name}' cannot be learned under that name"])
+            for name in ("spec", "dim", "fixed", "weighted", "in_channels", "training", "float")
+        ),
         ("elu(alpha=a)(a=1)", ["'elu' takes x"]),
         ("exp", ["write exp(x)"]),
     ],

@@ -27,6 +27,7 @@ TEXTS = [
     "leaky_relu(negative_slope=0.3)", "leaky_relu6(negative_slope=0.2)", "elu(alpha=0.3)", "celu(alpha=0.4)",
     "softplus(beta=3)", "silu(beta=2)", "gelu(approximate=tanh)", "hardtanh(min_val=-0.5, max_val=0.7)",
     "silu(beta=learned)", "elu(alpha=learned)", "hardtanh(min_val=learned, max_val=learned)",
+    "pau(a1=0.6, b3=learned(0.2))", "smu(alpha=learned, mu=learned(2))", "pdelu(t=0.5)",
 ]  # fmt: skip
 FEW = ["relu", "leaky_relu(negative_slope=0.3)", "prelu", "gelu", "tanh", "silu(beta=learned)", "identity"]
 MODELS = {
@@ -56,9 +57,12 @@ def data(shape, resample=False):
 
 
 def runs_of(texts, recipe=RECIPE):
-    """Side by side as the worker orders them, each with a rate and a seed of its own."""
+    """Side by side as the worker orders them, with other rates and seeds than their neighbours'.
+
+    Rates stay below 0.024: at 0.05 softmax amplifies the last digit of a weight to 1e-5 in 50 steps.
+    """
     return [
-        Run(parse_net(text), replace(recipe, lr=recipe.lr * (1 + i / 40)), i % 3)
+        Run(parse_net(text), replace(recipe, lr=recipe.lr * (1 + i % 8 / 40)), i % 3)
         for i, text in enumerate(sorted(texts))
     ]
 
@@ -117,15 +121,13 @@ def all_entries(request):
     program = fused(m, d, runs, request.param)
     for _ in RECIPE.rungs():
         list(program.advance(set()))
-    return m, d, runs, program, request.param
+    return m, d, runs, program
 
 
 @pytest.mark.parametrize("i", range(len(TEXTS)), ids=sorted(TEXTS))
 def test_every_entry_beside_all_others(all_entries, i):
-    m, d, runs, program, vectorised = all_entries
-    # torch's own derivative of celu has 1/α in single precision, the form for tensors has not
-    tolerance = 1e-6 if vectorised and "celu(" in sorted(TEXTS)[i] else 1e-9
-    assert_equal(program, i, plain(m, d, runs[i])[0], tolerance)
+    m, d, runs, program = all_entries
+    assert_equal(program, i, plain(m, d, runs[i])[0])
 
 
 @pytest.mark.parametrize("vectorised", [False, True], ids=["host", "vectorised"])
@@ -157,6 +159,14 @@ def test_recipe_values_are_each_runs_own(vectorised):
 @pytest.mark.parametrize("vectorised", [False, True], ids=["host", "vectorised"])
 def test_one_activation_per_layer(vectorised):
     check("mlp", runs_of(["relu | gelu", "gelu | prelu", "prelu | relu", "silu(beta=learned) | prelu"]), vectorised)
+
+
+@pytest.mark.parametrize("vectorised", [False, True], ids=["host", "vectorised"])
+def test_expressions_with_fixed_learned_and_differing_parameters(vectorised):
+    bent, gated = "min(max(a * x, x), 6)(a={})", "(x * sigmoid(b * x))(b={})"
+    values = ("0.02", "0.3", "learned(0.1)", "learned(0.2)")
+    texts = [form.format(value) for form in (bent, gated) for value in values]
+    check("cnn1d", runs_of([*texts, "x * tanh(softplus(x))", "where(x > 0, x, exp(x) - 1)", "relu"]), vectorised)
 
 
 def test_a_split_of_its_own_for_each_seed():
@@ -223,13 +233,12 @@ def test_the_full_cross(name, optimizer, schedule, vectorised):
         wanted = plain(m, d, run)[0].state_dict()
         near = [plain(m, d, run, jitter)[0].state_dict() for jitter in (1e-15, 1e-14)]
         mine = program.state_dict(i)
-        least = 1e-5 if "celu" in str(run.specs) else 1e-9  # torch's has 1/α in single precision
         for key, value in wanted.items():
             if key.endswith("num_batches_tracked"):
                 continue
             own = max((other[key] - value).abs().max().item() for other in near)
             strict.append(own < 1e-11)
-            allowed = least * (1 + value.abs().max().item()) + 1000 * own
+            allowed = 1e-9 * (1 + value.abs().max().item()) + 1000 * own
             assert (mine[key] - value).abs().max().item() <= allowed, f"{run.specs}: {key}"
     assert sum(strict) > 0.6 * len(strict), f"{sum(strict)} of {len(strict)}"
 

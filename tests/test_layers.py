@@ -9,7 +9,7 @@ from torch import nn
 
 from actsearch.activations.spec import Learned, Spec
 from actsearch.models import Model
-from actsearch.training.layers import NotFusable, Slot, calls
+from actsearch.training.layers import NotFusable, Slot, calls, learned_size
 
 LIKE = torch.zeros(4, 5, 6)
 SLOPES = [Spec.of("leaky_relu", {"negative_slope": s}) for s in (0.1, 0.1, 0.3)]
@@ -29,6 +29,17 @@ def test_vectorised_an_activation_is_one_call_with_a_tensor():
     group = calls([*SLOPES, Spec.of("relu")], True, LIKE)
     assert shape_of(group) == [(0, 3, "leaky_relu"), (3, 4, "relu")]
     assert torch.equal(group[0][2]["negative_slope"], torch.tensor([0.1, 0.1, 0.3]).view(3, 1, 1))
+
+
+def test_a_shared_parameter_is_one_number_of_a_row_and_another_one_per_channel():
+    def size(text, width):
+        spec = Spec.parse(text)
+        return sum(learned_size(spec.activation, k, width) for k, v in spec.params.items() if isinstance(v, Learned))
+
+    texts = ("pau", "pau(b1=0)", "acon_c", "smu(alpha=learned)", "prelu", "relu")
+    assert [size(text, 7) for text in texts] == [10, 9, 21, 8, 7, 0]
+    for text in texts:
+        assert size(text, 7) == sum(p.numel() for p in Spec.parse(text).module(7).parameters())
 
 
 @pytest.mark.parametrize("vectorised", [False, True])

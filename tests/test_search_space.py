@@ -47,10 +47,22 @@ def texts(candidates):
         ("relu | gelu | tanh", "relu | gelu | tanh", "relu | gelu | tanh"),
         ("relu | relu | relu", "relu", "relu"),
         ("elu: {}", "elu", "elu"),
+        ("x*tanh( softplus(x) )", "x * tanh(softplus(x))", "x * tanh(softplus(x))"),
+        ("(a*x*x + x)(a=0.1)", "(x + a * x ** 2)(a=0.1)", "(x + a * x ** 2)(a=0.1)"),
+        ("relu | x * exp(-abs(x)) | tanh", "relu | x * exp(-abs(x)) | tanh", "relu | x * exp(-abs(x)) | tanh"),
+        ("expression: x*sigmoid(x)", "x * sigmoid(x)", "x * sigmoid(x)"),
+        ("expression: elu(x)", "elu", "elu"),
+        ('expression: "max(a*x, x)", params: {a: 0.1}', "max(a * x, x)(a=0.1)", "max(a * x, x)(a=0.1)"),
+        (
+            "expression: x*sigmoid(b*x), params: {b: learned(1.5)}",
+            "(x * sigmoid(b * x))(b=learned(1.5))",
+            "(x * sigmoid(b * x))(b=learned(1.5))",
+        ),
+        ('"max(a*x, x)": {a: 0.1}', "max(a * x, x)(a=0.1)", "max(a * x, x)(a=0.1)"),
     ],
 )
 def test_a_form_without_a_choice_is_one_candidate(item, label, spec):
-    made = space(f"[{item}]" if ":" not in item else f"- {item}")
+    made = space(f"- {{{item}}}" if item.startswith("expression:") else f"- {item}")
     assert [entry.label for entry in made.entries] == [label]
     candidate = suggest(made, {"activation": label})
     assert candidate == Candidate(parse_net(spec))
@@ -97,6 +109,43 @@ def test_search_means_the_catalogues_own_range(name, param):
     else:
         assert (found.low, found.high, found.log) == (known.low, known.high, known.log)
     assert Spec.parse(chosen.activation) == chosen.specs[0]
+
+
+EXPRESSION = """
+- relu
+- expression: min(max(a*x, x), b)
+  params: {a: {low: 0.001, high: 0.5, log: true}, b: [6, 3]}
+"""
+
+
+def test_parameters_of_an_expression_are_searched_under_its_text():
+    made = space(EXPRESSION)
+    label = "min(max(a * x, x), b)"
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    study.enqueue_trial({"activation": label})
+    trial = study.ask()
+    chosen = made.suggest(trial)
+    assert set(trial.params) == {"activation", f"{label}.a", f"{label}.b"}
+    found = trial.distributions[f"{label}.a"]
+    assert (found.low, found.high, found.log) == (0.001, 0.5, True)
+    assert trial.distributions[f"{label}.b"].choices == (6.0, 3.0)
+    assert chosen.specs[0].name == label
+    assert chosen.specs[0].params == {"a": four_digits(trial.params[f"{label}.a"]), "b": trial.params[f"{label}.b"]}
+    assert parse_net(chosen.activation) == chosen.specs
+    assert made.typical()[1].activation == "min(max(a * x, x), b)(a=0.02236, b=3)"
+
+
+def test_an_expression_that_is_an_entry_is_the_entry():
+    made = space([{"expression": "elu(x, alpha=a)", "params": {"a": [0.5, 1]}}, {"elu": {"alpha": [1, 2]}}])
+    assert texts(made.nets()) == ["elu(alpha=0.5)", "elu", "elu(alpha=2)"]
+
+
+def test_a_long_expression_has_a_short_name_for_optuna():
+    long = " + ".join(f"a * tanh(x / {i})" for i in range(2, 9))
+    made = space([{"expression": f"{long} + {i} * x", "params": {"a": [0.5, 1]}} for i in (2, 3)])
+    assert len({entry.label for entry in made.entries}) == 2
+    assert all(len(entry.label) == 60 for entry in made.entries)
+    assert len(made.enumerate()) == 4
 
 
 def test_fixed_and_searched_parameters_stand_side_by_side():
@@ -231,6 +280,27 @@ def test_str_counts_what_is_searched():
         ({"activations": [{"relu": "search"}]}, "activations[0]", "as a mapping"),
         ({"activations": [{"relu": None, "elu": None}]}, "activations[0]", "cannot read"),
         ({"activations": [3]}, "search_space.activations[0]", "Write a text like"),
+        ({"activations": ["x * foo(x)"]}, "search_space.activations[0]", "column 5: unknown function 'foo'"),
+        ({"activations": ["relu | a * x | relu"]}, "search_space.activations[0]", "Write (a * x)(a=0.5)"),
+        ({"activations": [{"expression": "a * x"}]}, "search_space.activations[0]", "'a' has no value"),
+        ({"activations": [{"expression": 3}]}, "search_space.activations[0]", "Write {expression"),
+        ({"activations": [{"expression": "x", "parms": {}}]}, "search_space.activations[0]", "Write {expression"),
+        ({"activations": [{"expression": "a * x", "params": 3}]}, "search_space.activations[0]", "Write {expression"),
+        (
+            {"activations": [{"expression": "a * x", "params": {"a": "search"}}]},
+            "search_space.activations[0].params.a", "Write {low",
+        ),
+        ({"activations": [{"a * x": {"a": "search"}}]}, "search_space.activations[0].a * x.a", "Write {low"),
+        (
+            {"activations": [{"expression": "a * x", "params": {"a": [1, 2], "b": [1, 2]}}]},
+            "search_space.activations[0]", "parameter of 'a * x' 'b'",
+        ),
+        (
+            {"activations": [{"expression": "x ** a", "params": {"a": [1, 2.5]}}]},
+            "search_space.activations[0]", "not finite",
+        ),
+        ({"activations": [{"expression": "a * x", "params": {"a": "learned"}}]}, "activations[0]", "learned(0.5)"),
+        ({"activations": [{"expression": "a*x", "params": {"a": "learned(x)"}}]}, "[0].params.a", "takes one number"),
         ({"activations": ["relu", "tanh", "relu"]}, "search_space.activations[2]", "Remove one"),
         ({"activations": ["silu", "swish"]}, "search_space.activations[1]", "Remove one"),
         ({"activations": ["relu | tanh"]}, "search_space.activations[0]", "the model takes 3"),

@@ -7,6 +7,7 @@ from copy import deepcopy
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from actsearch.activations import CATALOG, Spec, get_activation
 from actsearch.activations.catalog import ALIASES
@@ -22,8 +23,9 @@ def texts():
             if p.choices:
                 yield from (f"{name}({p.name}={choice})" for choice in p.choices)
             else:
-                yield from (f"{name}({p.name}={v})" for v in (p.low, p.high, 1 / 3 * p.high, "learned"))
-                yield f"{name}({p.name}=learned({p.high}))"
+                low, high = (p.default - 0.1, p.default + 0.1) if p.low is None else (p.low, p.high)
+                yield from (f"{name}({p.name}={v})" for v in (low, high, 1 / 3 * high, "learned"))
+                yield f"{name}({p.name}=learned({high}))"
     yield "hardtanh(min_val=-0.5, max_val=learned(2))"
 
 
@@ -236,14 +238,15 @@ def test_module_equals_spec_in_values_and_gradients(text):
     spec = Spec.parse(text)
     x = torch.linspace(-7, 7, 60, dtype=torch.float64).view(5, 3, 4)
     for channels in (None, 3):
-        module = get_activation(text, channels).double()
+        module = get_activation(text, channels).double().eval()
+        for name in module.learned:  # float32 when made
+            nn.init.constant_(getattr(module, name), spec.params[name].init)
         for given in (x, x[..., 0], x.unsqueeze(-1)):  # (N, C, L), (N, C), (N, C, H, W)
             a, b = given.clone().requires_grad_(), given.clone().requires_grad_()
             ours, wanted = module(a), spec(b)
-            # learned parameters are float32 when made; celu: see tolerance in test_activations
-            torch.testing.assert_close(ours, wanted, rtol=1e-6, atol=1e-7)
+            torch.testing.assert_close(ours, wanted, rtol=1e-12, atol=1e-13)
             grads = [torch.autograd.grad(y.square().sum(), leaf)[0] for y, leaf in ((ours, a), (wanted, b))]
-            torch.testing.assert_close(*grads, rtol=1e-5, atol=1e-6)
+            torch.testing.assert_close(*grads, rtol=1e-11, atol=1e-12)
 
 
 @pytest.mark.parametrize("shape", [(5, 3), (5, 3, 4), (5, 3, 4, 2), (5, 3, 2, 2, 2)], ids=str)

@@ -138,6 +138,20 @@ def test_one_spec_per_layer_has_its_layers_in_the_parameters(uri, experiment):
     assert (params["layer0.elu.alpha"], params["layer2.silu.beta"]) == ("2.0", "learned(1)")
 
 
+def test_an_expressions_parameters_have_names_that_mlflow_takes(uri, experiment):
+    Delivery(uri, experiment, INFO).trial(record(activation="min(max(a * x, x), 6)(a=0.02) | relu"))
+    params = Seen(uri, experiment).one(kind="trial").data.params
+    assert params["activation"] == "min(max(a * x, x), 6)(a=0.02) | relu"
+    assert params["layer0.expression.a"] == "0.02"
+
+
+def test_the_many_numbers_of_a_learned_shape_are_no_parameters(uri, experiment):
+    Delivery(uri, experiment, INFO).trial(record(activation="pau(a0=0.5)"))
+    params = Seen(uri, experiment).one(kind="trial").data.params
+    assert params["activation"] == "pau(a0=0.5)"
+    assert not [key for key in params if key.startswith("pau.")]
+
+
 def test_a_pruned_trial_says_so_and_a_duplicate_was_no_training_so_it_is_no_run(uri, experiment):
     delivery, seen = Delivery(uri, experiment, INFO), Seen(uri, experiment)
     delivery.trial(record(0, state="pruned"))

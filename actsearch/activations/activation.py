@@ -34,6 +34,11 @@ class Param:
     shared: bool = False
     quoted: bool = False
 
+    @property
+    def anonymous(self) -> bool:
+        """Whether it is one of the many numbers that draw a shape: learned, and of no meaning by itself."""
+        return self.learned and self.low is None
+
 
 @dataclass(frozen=True)
 class Activation:

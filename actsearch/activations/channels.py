@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from actsearch.activations.activation import Activation, Param
-from actsearch.activations.self_gated import gelu
+from actsearch.activations.numerics import in_float32
+from actsearch.activations.self_gated import gelu, silu
 from actsearch.errors import ActSearchError
 
 
@@ -47,9 +48,10 @@ def geglu(x: Tensor, dim: int = 1) -> Tensor:
     return a * gelu(b)
 
 
+@in_float32
 def swiglu(x: Tensor, dim: int = 1) -> Tensor:
     a, b = _pairs(x, dim)
-    return a * F.silu(b)
+    return a * silu(b)
 
 
 def bilinear(x: Tensor, dim: int = 1) -> Tensor:

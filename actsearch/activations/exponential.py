@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from actsearch.activations.activation import Activation, Param, Value
+from actsearch.activations.numerics import finite_below, in_float32
 
 ALPHA = Param("alpha", 1.0, low=0.1, high=3.0, log=True)
 
@@ -14,6 +17,7 @@ ALPHA = Param("alpha", 1.0, low=0.1, high=3.0, log=True)
 def elu(x: Tensor, alpha: Value = 1.0) -> Tensor:
     if isinstance(alpha, Tensor):
         # where, not clamp: clamp's gradient at 0 is 0
+        alpha = alpha.to(x.dtype)
         return torch.where(x > 0, x, alpha * torch.expm1(torch.where(x > 0, 0.0, x)))
     return F.elu(x, alpha)
 
@@ -28,9 +32,24 @@ SELU = Activation(
 )
 
 
+@in_float32
+def pelu(x: Tensor, a: Value = 1.0, b: Value = 1.0) -> Tensor:
+    return a * F.elu(x / b)
+
+
+PELU = Activation(
+    "pelu", pelu, family="exponential", formula="(a / b) * x for x > 0, a * (exp(x / b) - 1) otherwise",
+    params=(
+        Param("a", 1.0, low=0.1, high=2.0, log=True, learned=True, shared=True),
+        Param("b", 1.0, low=0.1, high=2.0, log=True, learned=True, shared=True),
+    ),
+    source="Trottier et al. 2016, whose code keeps both above 0.1; here nothing does",
+)  # fmt: skip
+
+
 def celu(x: Tensor, alpha: Value = 1.0) -> Tensor:
-    if isinstance(alpha, Tensor):
-        return torch.where(x > 0, x, alpha * torch.expm1(torch.where(x > 0, 0.0, x) / alpha))
+    if isinstance(alpha, Tensor) or x.dtype == torch.float64:  # the derivative of F.celu has 1 / float32(alpha)
+        return pelu(x, alpha, alpha)
     return F.celu(x, alpha)
 
 
@@ -40,13 +59,104 @@ CELU = Activation(
 )  # fmt: skip
 
 
+LINEAR = 40.0  # where softplus is x to float64's last digit; above torch's 20 it is 2e-9 off
+
+
 def softplus(x: Tensor, beta: Value = 1.0) -> Tensor:
     if isinstance(beta, Tensor):
-        return F.softplus(beta * x) / beta
-    return F.softplus(x, beta)
+        return _softplus(x, beta)
+    return F.softplus(x, beta, LINEAR)
+
+
+@in_float32
+def _softplus(x: Tensor, beta: Tensor) -> Tensor:
+    return F.softplus(beta * x, threshold=LINEAR) / beta
 
 
 SOFTPLUS = Activation(
     "softplus", softplus, family="exponential", formula="log(1 + exp(beta * x)) / beta",
     params=(Param("beta", 1.0, low=0.3, high=10.0, log=True),), source="Dugas et al. 2001",
+)  # fmt: skip
+
+
+@in_float32
+def squareplus(x: Tensor, b: Value = 4.0) -> Tensor:
+    x = finite_below(x)
+    size = torch.where(x > 0, x, -x)  # not abs, whose derivative at 0 is 0
+    # (sqrt - |x|) / 2 as a quotient: the difference would be 0 from x = 1e4 on
+    return torch.where(x > 0, x, 0.0) + b / (2 * (torch.sqrt(x * x + b) + size))
+
+
+SQUAREPLUS = Activation(
+    "squareplus", squareplus, family="exponential", formula="(x + sqrt(x^2 + b)) / 2",
+    params=(Param("b", 4.0, low=0.1, high=10.0, log=True),),
+    source="Barron 2021; b = 4 has softplus's second derivative at 0",
+)  # fmt: skip
+
+
+@in_float32
+def isrlu(x: Tensor, alpha: Value = 1.0) -> Tensor:
+    below = torch.where(x > 0, 0.0, x.clamp(min=-1e9))  # whose square is finite
+    return torch.where(x > 0, x, below * torch.rsqrt(1 + alpha * below * below))
+
+
+ISRLU = Activation(
+    "isrlu", isrlu, family="exponential", formula="x for x > 0, x / sqrt(1 + alpha * x^2) otherwise",
+    params=(Param("alpha", 1.0, low=0.1, high=10.0, log=True),), source="Carlile et al. 2017",
+)  # fmt: skip
+
+
+@in_float32
+def serlu(x: Tensor) -> Tensor:
+    below = torch.where(x > 0, 0.0, finite_below(x))
+    return 1.07862 * torch.where(x > 0, x, 2.90427 * (below * torch.exp(below)))
+
+
+SERLU = Activation(
+    "serlu", serlu, family="exponential", formula="1.07862 * (x for x > 0, 2.90427 * x * exp(x) otherwise)",
+    source="Zhang & Li 2018; the constants keep mean 0 and variance 1, as selu's do",
+)  # fmt: skip
+
+
+@in_float32
+def pdelu(x: Tensor, alpha: Value = 1.0, t: Value = 0.9) -> Tensor:
+    inner = (1 - t) * torch.where(x > 0, 0.0, x)
+    bent = inner > -1
+    power = torch.expm1(torch.log1p(torch.where(bent, inner, 0.0)) / (1 - t))
+    return torch.where(x > 0, x, alpha * torch.where(bent, power, -1.0))
+
+
+PDELU = Activation(
+    "pdelu", pdelu, family="exponential",
+    formula="x for x > 0, alpha * (max(1 + (1 - t) * x, 0)^(1 / (1 - t)) - 1) otherwise",
+    params=(Param("alpha", 1.0, low=0.1, high=3.0, log=True, learned=True), Param("t", 0.9, low=0.0, high=0.95)),
+    source="Cheng et al. 2020; elu as t goes to 1. Code that leaves out the max grows again below -1 / (1 - t)",
+)  # fmt: skip
+
+
+def _positive(value: Value) -> Value:
+    return F.softplus(value) if isinstance(value, Tensor) else math.log1p(math.exp(value))
+
+
+P, N = math.log(math.expm1(0.8)), math.log(math.expm1(0.3))  # softplus gives 0.8 and 0.3
+
+
+@in_float32
+def xielu(x: Tensor, alpha_p: Value = P, alpha_n: Value = N, beta: Value = 0.5) -> Tensor:
+    x = finite_below(x)
+    above, below = torch.where(x > 0, x, 0.0), torch.where(x > 0, 0.0, x)
+    up, down = _positive(alpha_p), beta + _positive(alpha_n)
+    return torch.where(x > 0, up * above * above, down * (torch.expm1(below) - below)) + beta * x
+
+
+XIELU = Activation(
+    "xielu", xielu, family="exponential",
+    formula="p * x^2 + beta * x for x > 0, n * (exp(x) - 1 - x) + beta * x otherwise, "
+    "p = softplus(alpha_p), n = beta + softplus(alpha_n)",
+    params=(
+        Param("alpha_p", P, low=-2.0, high=2.0, learned=True, shared=True),
+        Param("alpha_n", N, low=-2.0, high=2.0, learned=True, shared=True),
+        Param("beta", 0.5, low=0.1, high=1.0),
+    ),
+    source="Huang & Schlag 2024; p and n start at 0.8, as in the authors' code",
 )  # fmt: skip

@@ -296,7 +296,7 @@ def parse_part(text: str) -> tuple[Node, list[str]]:
 def _why_alone(entry: Activation) -> str:
     if any(param.learned for param in entry.params):
         return "what it learns has no name there. Write e.g. leaky_relu(x, negative_slope=a) with a=learned(0.25)"
-    return "an output of it depends on more than its own input"
+    return f"it is {entry.kind}, and only elementwise functions can"
 
 
 # --- what it stands for ---------------------------------------------------------------------------
@@ -312,7 +312,7 @@ def entry_for(made: Node, params: Mapping[str, Any]) -> tuple[str, dict[str, Any
     if made == tree.X:
         return "identity", {}
     entry = CATALOG.get(made.op)
-    if entry is None or entry.kind != "elementwise" or made.args[0] != tree.X:
+    if entry is None or entry.kind != "elementwise" or entry.width is not None or made.args[0] != tree.X:
         return None
     rest = made.args[1:]
     if not all(arg.op in ("number", "word", "parameter") for arg in rest) or (

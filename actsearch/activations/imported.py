@@ -96,7 +96,8 @@ def _check(path: str, function: Callable[..., Any], params: tuple[Param, ...]) -
         try:
             out = function(given, **keywords)
         except Exception as error:  # whatever a user's function raises
-            raise wrong(f"does not work on a tensor of shape {tuple(x.shape)}: {one_line(error)}.") from error
+            given_too = "".join(f" with {k} a {type(v).__name__}" for k, v in keywords.items())
+            raise wrong(f"does not work on a tensor of shape {tuple(x.shape)}{given_too}: {one_line(error)}") from error
         if not isinstance(out, Tensor):
             raise wrong(f"gives {type(out).__name__}, not a tensor. Name a function of x.")
         if out.shape != x.shape or out.dtype != x.dtype:
@@ -118,7 +119,7 @@ def _check(path: str, function: Callable[..., Any], params: tuple[Param, ...]) -
             changed[at] = False
             if (changed & ~y.isnan()).any():
                 raise wrong("lets an output depend on other inputs than its own. Only elementwise functions are taken.")
-        if not function(x.clone().requires_grad_()).requires_grad:
+        if not call(x.clone().requires_grad_()).requires_grad:
             raise wrong("cannot be differentiated. Use torch's functions, not numpy's.")
         for p in params:
             values = [float(p.default), float(p.default) * 1.25 + 0.125]

@@ -7,10 +7,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from actsearch.activations.activation import Activation, Param, Value
+from actsearch.activations.numerics import finite, finite_below, in_float32
 
 
 def gelu(x: Tensor, approximate: str = "none") -> Tensor:
-    return F.gelu(x, approximate=approximate)
+    if x.dtype == torch.float16:  # its second derivative has x², which is infinite there from 256
+        return F.gelu(finite(x.float()), approximate=approximate).to(x.dtype)
+    return F.gelu(finite(x), approximate=approximate)
 
 
 GELU = Activation(
@@ -20,9 +23,15 @@ GELU = Activation(
 
 
 def silu(x: Tensor, beta: Value = 1.0) -> Tensor:
-    if isinstance(beta, Tensor):
-        return x * torch.sigmoid(beta * x)
-    return F.silu(x) if beta == 1.0 else x * torch.sigmoid(beta * x)
+    if isinstance(beta, Tensor) or beta != 1.0:
+        return _swish(x, beta)
+    return F.silu(finite_below(x))
+
+
+@in_float32
+def _swish(x: Tensor, beta: Value) -> Tensor:
+    x = finite_below(x)
+    return x * torch.sigmoid(beta * x)
 
 
 def silu_backward(grad: Tensor, x: Tensor, beta: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
@@ -37,9 +46,118 @@ SILU = Activation(
     source="Elfwing et al. 2017; with beta: swish, Ramachandran et al. 2017",
 )  # fmt: skip
 
+
+def hardswish(x: Tensor) -> Tensor:
+    return F.hardswish(finite_below(x))
+
+
 HARDSWISH = Activation(
-    "hardswish", F.hardswish, family="self-gated", formula="x * min(max(x + 3, 0), 6) / 6",
+    "hardswish", hardswish, family="self-gated", formula="x * min(max(x + 3, 0), 6) / 6",
     source="Howard et al. 2019 (MobileNetV3)",
 )  # fmt: skip
 
-MISH = Activation("mish", F.mish, family="self-gated", formula="x * tanh(softplus(x))", source="Misra 2019")
+
+@in_float32
+def mish(x: Tensor) -> Tensor:
+    # not F.mish, whose second derivative is NaN from 100 on
+    x = finite_below(x)
+    return x * torch.tanh(F.softplus(x))
+
+
+MISH = Activation("mish", mish, family="self-gated", formula="x * tanh(softplus(x))", source="Misra 2019")
+
+
+def quick_gelu(x: Tensor) -> Tensor:
+    return _swish(x, 1.702)
+
+
+QUICK_GELU = Activation(
+    "quick_gelu", quick_gelu, family="self-gated", formula="x * sigmoid(1.702 * x)",
+    source="Hendrycks & Gimpel 2016, as an approximation of gelu; Radford et al. 2021 (CLIP)",
+)  # fmt: skip
+
+
+@in_float32
+def logish(x: Tensor) -> Tensor:
+    x = finite_below(x)
+    return x * torch.log1p(torch.sigmoid(x))
+
+
+LOGISH = Activation("logish", logish, family="self-gated", formula="x * log(1 + sigmoid(x))", source="Zhu et al. 2021")
+
+
+@in_float32
+def smish(x: Tensor) -> Tensor:
+    x = finite_below(x)
+    return x * torch.tanh(torch.log1p(torch.sigmoid(x)))
+
+
+SMISH = Activation(
+    "smish", smish, family="self-gated", formula="x * tanh(log(1 + sigmoid(x)))", source="Wang et al. 2022"
+)
+
+
+@in_float32
+def phish(x: Tensor) -> Tensor:
+    x = finite_below(x)
+    return x * torch.tanh(gelu(x))
+
+
+PHISH = Activation("phish", phish, family="self-gated", formula="x * tanh(gelu(x))", source="Naveen 2022")
+
+
+@in_float32
+def tanhexp(x: Tensor) -> Tensor:
+    x = finite_below(x)
+    grown = torch.exp(x.clamp(max=10.0))  # from 3 on the gate is 1 to float64's last digit
+    # tanh's derivative is computed as 1 - tanh^2, which has lost its digits where grown is large
+    return x * torch.where(x > 0, 1 - 2 * torch.sigmoid(-2 * grown), torch.tanh(grown))
+
+
+TANHEXP = Activation(
+    "tanhexp", tanhexp, family="self-gated", formula="x * tanh(exp(x))", aliases=("telu",),
+    source="Liu & Di 2020; again as telu: Fernandez & Mali 2024",
+)  # fmt: skip
+
+
+@in_float32
+def serf(x: Tensor) -> Tensor:
+    x = finite_below(x)
+    return x * torch.erf(F.softplus(x))
+
+
+SERF = Activation("serf", serf, family="self-gated", formula="x * erf(softplus(x))", source="Nag et al. 2022")
+
+
+@in_float32
+def smu(x: Tensor, alpha: Value = 0.25, mu: Value = 1e6) -> Tensor:
+    x = finite_below(x)
+    gate = torch.erfc(-mu * (1 - alpha) * x) / 2  # not 1 + erf, which is 0 from x = -4 on
+    return x * (alpha + (1 - alpha) * gate)
+
+
+SMU = Activation(
+    "smu", smu, family="self-gated", formula="((1 + alpha) * x + (1 - alpha) * x * erf(mu * (1 - alpha) * x)) / 2",
+    params=(
+        Param("alpha", 0.25, low=0.01, high=0.5, log=True),
+        Param("mu", 1e6, low=0.3, high=1e6, log=True, learned=True, shared=True),
+    ),
+    source="Biswas et al. 2022: gelu at alpha = 0, mu = 0.7071; at the paper's mu = 1e6 it is leaky_relu",
+)  # fmt: skip
+
+
+@in_float32
+def acon_c(x: Tensor, p1: Value = 1.0, p2: Value = 0.0, beta: Value = 1.0) -> Tensor:
+    x = finite_below(x)
+    return x * (p2 + (p1 - p2) * torch.sigmoid(beta * (p1 - p2) * x))
+
+
+ACON_C = Activation(
+    "acon_c", acon_c, family="self-gated", formula="(p1 - p2) * x * sigmoid(beta * (p1 - p2) * x) + p2 * x",
+    params=(
+        Param("p1", 1.0, low=0.5, high=2.0, learned=True),
+        Param("p2", 0.0, low=-0.5, high=0.5, learned=True),
+        Param("beta", 1.0, low=0.1, high=10.0, log=True, learned=True),
+    ),
+    source="Ma et al. 2021; p1 and p2 start at 1 and 0, so as swish, where the authors' code draws them from N(0, 1)",
+)  # fmt: skip

@@ -125,26 +125,32 @@ class Spec:
         except (ValueError, RuntimeError, ArithmeticError) as error:
             raise ActSearchError(f"'{self}' does not work: {one_line(error)}") from None
         if not finite:
-            cure = "Choose another value." if self.values else "Change it: for log(x) write e.g. log(1 + abs(x))."
-            raise ActSearchError(f"'{self}' is not finite between -3 and 3. {cure}")
+            raise self._not_finite()
         return self if self.name in CATALOG else self._trainable()
+
+    def _not_finite(self) -> ActSearchError:
+        cure = "Choose another value." if self.values else "Change it: for log(x) write e.g. log(1 + abs(x))."
+        return ActSearchError(f"'{self}' is not finite between -3 and 3. {cure}")
 
     def _trainable(self) -> Spec:
         """Refuses what the catalogue does not have: overflow, steps, names that a module cannot give a parameter."""
         x = torch.linspace(-8.0, 8.0, 33, dtype=torch.float64).view(1, -1).requires_grad_()
         y = self(x)
+        if not torch.isfinite(y[x.abs() <= 3]).all():  # among them 0 itself, which padding and dead units give
+            raise self._not_finite()
         if torch.isinf(y.square()).any():  # the gain would be 0
             raise ActSearchError(f"'{self}' is too large between -8 and 8. Bound it, or choose another value.")
         learned = [k for k, v in self.params.items() if isinstance(v, Learned)]
         slopes = torch.autograd.grad(y.sum(), x)[0] if y.requires_grad else None
         if slopes is None or (not learned and bool((slopes == 0).all())):
             raise ActSearchError(f"'{self}' has no slope between -8 and 8: nothing can be learned through it.")
-        try:
-            self.module(2)
-        except KeyError:
-            raise ActSearchError(
-                f"'{self}': {', '.join(learned)} cannot be learned under that name. Rename it."
-            ) from None
+        for name in learned:  # where a module has something of that name
+            try:
+                free = isinstance(getattr(self.module(2), name), nn.Parameter)
+            except (KeyError, TypeError):
+                free = False
+            if not free:
+                raise ActSearchError(f"'{self}': '{name}' cannot be learned under that name. Rename it.")
         return self
 
 
@@ -205,6 +211,20 @@ class ActivationModule(nn.Module):
 def get_activation(text: str, channels: int | None = None, dim: int = 1) -> ActivationModule:
     """A module from a spec's text: `get_activation("leaky_relu6(negative_slope=0.02)")`. channels, dim: Spec.module."""
     return Spec.parse(text).module(channels, dim)
+
+
+def canonical_name(text: str) -> str:
+    """What a spec's name would be: the entry's own, or an expression's canonical text.
+
+    Raises ActSearchError for what is no expression; names are not looked up.
+    """
+    text = ALIASES.get(text, text)
+    return text if text.isidentifier() or is_path(text) else parse(text).text
+
+
+def parse_value(text: str) -> ParamValue:
+    """One parameter's value as it stands in a spec's text: 0.02, tanh, learned, learned(0.5)."""
+    return _value(read(text), lambda node, why: refuse(text, node.col_offset + 1, why))
 
 
 def parse_net(text: str) -> tuple[Spec, ...]:

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from actsearch.activations.activation import Activation, Param
+from actsearch.activations.activation import Activation, Param, Value
 from actsearch.activations.catalog import CATALOG
 from actsearch.errors import ActSearchError
 
@@ -36,6 +36,7 @@ CATALOGUE: dict[str, Activation] = {
     name: entry
     for name, entry in CATALOG.items()
     if entry.kind == "elementwise"
+    and entry.width is None
     and not any(param.learned for param in entry.params)
     and (entry.params or name not in ELEMENTARY)
 }
@@ -49,8 +50,6 @@ COMPARISONS: dict[str, tuple[Callable[[Any, Any], Any], str]] = {
     "==": (operator.eq, "=="), "!=": (operator.ne, "!="),
 }  # fmt: skip
 """Each with itself seen from the other side."""
-
-Value = Tensor | float
 
 
 def number(value: float) -> str:

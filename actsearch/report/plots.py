@@ -16,8 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from actsearch.activations.catalog import CATALOG
-from actsearch.activations.spec import parse_net
+from actsearch.activations.spec import parse_net, resolve
 from actsearch.comparison import Comparison, FinalistRun
 from actsearch.report.result import Result
 from actsearch.report.sentence import margin, points, times, unit
@@ -308,7 +307,7 @@ def parameters(result: Result) -> tuple[Figure, str] | None:
         )  # fmt: skip
         if home:
             axes.axhline(max(home), **{**BASELINE, "marker": None}, linewidth=1)
-        param = CATALOG[activation].param(name)
+        param = resolve(activation).param(name)
         if param is not None and param.log and max(values) > 3 * min(values):
             axes.set_xscale("log")
             _log_ticks(axes.xaxis, min(values), max(values))
