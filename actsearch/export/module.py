@@ -175,11 +175,12 @@ class SourceFile:
             lines.append(f"Takes {w:g} channels for each that it gives." if w > 1 else
                          f"Gives {1 / w:g} channels for each that it takes.")  # fmt: skip
         if self.learned:
-            names, many = " and ".join(self.learned), len(self.learned) > 1
-            lines.append(f"{names} {'are' if many else 'is'} learned; the arguments say where training starts.")
+            names = " and ".join(filter(None, (", ".join([*self.learned][:-1]), [*self.learned][-1])))
+            are = "are" if len(self.learned) > 1 else "is"
+            lines.append(f"{names} {are} learned; the arguments say where training starts.")
         if self.per_channel:
             lines.append("channels: how many, in dimension dim (1 or -1), each with its own; None: one for all.")
-        first, *rest = lines
+        first, *rest = [part for line in lines for part in textwrap.wrap(line, WIDTH - 4)]
         return [f'    """{first}"""'] if not rest else [f'    """{first}', "", *[f"    {r}" for r in rest], '    """']
 
     # --- its test -------------------------------------------------------------------------------------
