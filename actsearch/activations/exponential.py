@@ -9,16 +9,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from actsearch.activations.activation import Activation, Param, Value
-from actsearch.activations.numerics import finite_below, in_float32
+from actsearch.activations.numerics import halves, in_float32
 
 ALPHA = Param("alpha", 1.0, low=0.1, high=3.0, log=True)
 
 
 def elu(x: Tensor, alpha: Value = 1.0) -> Tensor:
     if isinstance(alpha, Tensor):
-        # where, not clamp: clamp's gradient at 0 is 0
-        alpha = alpha.to(x.dtype)
-        return torch.where(x > 0, x, alpha * torch.expm1(torch.where(x > 0, 0.0, x)))
+        above, below = halves(x)
+        return above + alpha.to(x.dtype) * torch.expm1(below)
     return F.elu(x, alpha)
 
 
@@ -81,10 +80,10 @@ SOFTPLUS = Activation(
 
 @in_float32
 def squareplus(x: Tensor, b: Value = 4.0) -> Tensor:
-    x = finite_below(x)
-    size = torch.where(x > 0, x, -x)  # not abs, whose derivative at 0 is 0
-    # (sqrt - |x|) / 2 as a quotient: the difference would be 0 from x = 1e4 on
-    return torch.where(x > 0, x, 0.0) + b / (2 * (torch.sqrt(x * x + b) + size))
+    above, below = halves(x)
+    size = above - below
+    # max(x, 0) + (sqrt(x^2 + b) - |x|) / 2, the latter as a quotient: the difference would be 0 from x = 1e4 on
+    return above + b / (2 * (torch.sqrt(size * size + b) + size))
 
 
 SQUAREPLUS = Activation(
@@ -96,8 +95,9 @@ SQUAREPLUS = Activation(
 
 @in_float32
 def isrlu(x: Tensor, alpha: Value = 1.0) -> Tensor:
-    below = torch.where(x > 0, 0.0, x.clamp(min=-1e9))  # whose square is finite
-    return torch.where(x > 0, x, below * torch.rsqrt(1 + alpha * below * below))
+    above, below = halves(x)
+    below = F.threshold(below, -1e9, -1e9)  # whose square is finite
+    return above + below * torch.rsqrt(1 + alpha * below * below)
 
 
 ISRLU = Activation(
@@ -108,8 +108,8 @@ ISRLU = Activation(
 
 @in_float32
 def serlu(x: Tensor) -> Tensor:
-    below = torch.where(x > 0, 0.0, finite_below(x))
-    return 1.07862 * torch.where(x > 0, x, 2.90427 * (below * torch.exp(below)))
+    above, below = halves(x)
+    return 1.07862 * (above + 2.90427 * (below * torch.exp(below)))
 
 
 SERLU = Activation(
@@ -120,10 +120,9 @@ SERLU = Activation(
 
 @in_float32
 def pdelu(x: Tensor, alpha: Value = 1.0, t: Value = 0.9) -> Tensor:
-    inner = (1 - t) * torch.where(x > 0, 0.0, x)
-    bent = inner > -1
-    power = torch.expm1(torch.log1p(torch.where(bent, inner, 0.0)) / (1 - t))
-    return torch.where(x > 0, x, alpha * torch.where(bent, power, -1.0))
+    above, below = halves(x)
+    inner = F.hardtanh((1 - t) * below, torch.finfo(x.dtype).eps - 1, 1.0)  # at -1 the logarithm is infinite
+    return above + alpha * torch.expm1(torch.log1p(inner) / (1 - t))
 
 
 PDELU = Activation(
@@ -143,10 +142,9 @@ P, N = math.log(math.expm1(0.8)), math.log(math.expm1(0.3))  # softplus gives 0.
 
 @in_float32
 def xielu(x: Tensor, alpha_p: Value = P, alpha_n: Value = N, beta: Value = 0.5) -> Tensor:
-    x = finite_below(x)
-    above, below = torch.where(x > 0, x, 0.0), torch.where(x > 0, 0.0, x)
+    above, below = halves(x)
     up, down = _positive(alpha_p), beta + _positive(alpha_n)
-    return torch.where(x > 0, up * above * above, down * (torch.expm1(below) - below)) + beta * x
+    return (up * above + beta) * above + down * torch.expm1(below) - (down - beta) * below
 
 
 XIELU = Activation(

@@ -28,6 +28,16 @@ def finite(x: Tensor, most: float | None = None) -> Tensor:
     return F.hardtanh(x, -most, most)
 
 
+def halves(x: Tensor) -> tuple[Tensor, Tensor]:
+    """max(x, 0) and min(x, 0). The slope at 0 is the second's, 1: as torch has it for leaky_relu and elu.
+
+    Functions of one each, added, cost a fraction of torch.where on both.
+    """
+    x = finite(x)
+    above = F.relu(x)
+    return above, x - above
+
+
 def in_float32(fn: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """A function of several steps, computed in float32 where x is half precision, as torch's kernels do inside.
 

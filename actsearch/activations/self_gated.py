@@ -132,8 +132,7 @@ SERF = Activation("serf", serf, family="self-gated", formula="x * erf(softplus(x
 @in_float32
 def smu(x: Tensor, alpha: Value = 0.25, mu: Value = 1e6) -> Tensor:
     x = finite_below(x)
-    gate = torch.erfc(-mu * (1 - alpha) * x) / 2  # not 1 + erf, which is 0 from x = -4 on
-    return x * (alpha + (1 - alpha) * gate)
+    return x * (alpha + (1 - alpha) / 2 * (1 + torch.erf(mu * (1 - alpha) * x)))
 
 
 SMU = Activation(
