@@ -13,6 +13,7 @@ from torch import nn
 
 from actsearch import cli
 from actsearch.activations import CATALOG, Activation, Param, Spec
+from actsearch.activations.spec import Learned
 from actsearch.errors import ActSearchError
 from actsearch.export import check, export, source
 from actsearch.export.collect import Collector
@@ -33,13 +34,13 @@ def specs_of(entry):
 
 
 SPECS = {str(spec): spec for entry in CATALOG.values() for spec in specs_of(entry)}
-ELEMENTWISE = [spec for spec in SPECS.values() if spec.activation.kind in ("elementwise", "stochastic")]
-OTHERS = [spec for spec in SPECS.values() if spec not in ELEMENTWISE]
 each_spec = pytest.mark.parametrize("text", SPECS)
 
 
 def dims(spec):
-    return (1,) if spec.activation.kind == "weighted" else (1, -1)
+    """Those in which the channels may stand, where that makes a difference."""
+    where = spec.activation.kind == "channelwise" or any(isinstance(value, Learned) for value in spec.values)
+    return (1, -1) if where else (1,)
 
 
 def made_of(spec, channels=6, dim=1):
@@ -79,20 +80,22 @@ def test_needs_torch_and_nothing_of_actsearch(text):
     assert not names & {"Value", "Activation", "Param", "Spec", "ActSearchError"}
 
 
-@each_spec
-def test_torchscript_and_torch_export_give_the_same(text):
-    spec = SPECS[text]
-    for made in made_of(spec):
-        made.eval()
-        n_in = spec.module(6).in_channels
-        _, *shape = input_shape(made, 2, n_in, 1)
-        free = [i for i in range(len(shape) + 1) if i != 1]
-        assert check.as_torchscript(made, tuple(shape)).startswith("equal")
-        assert check.by_torch_export(made, tuple(shape), free).startswith("equal")
+def forms(made, shape):
+    """What becomes of a module as TorchScript, by torch.export and as ONNX. shape: of one row of x."""
+    free = [i for i in range(len(shape) + 1) if i != 1]
+    return [
+        check.as_torchscript(made, shape),
+        check.by_torch_export(made, shape, free),
+        check.as_onnx(made, shape, free)[0],
+    ]
+
+
+def shape_of(spec, made):
+    return input_shape(made.eval(), 2, spec.module(6).in_channels, 1)[1:]
 
 
 class Side(nn.Module):
-    """Several modules on one input, their outputs side by side: one ONNX file, which alone takes half a second."""
+    """Several modules on one input, their outputs side by side."""
 
     def __init__(self, modules):
         super().__init__()
@@ -102,31 +105,25 @@ class Side(nn.Module):
         return torch.stack([part(x) for part in self.parts])
 
 
-def test_onnx_of_all_elementwise_ones_in_one_file():
-    modules = [made for spec in ELEMENTWISE for made in made_of(spec)]
-    assert len(modules) > 30
-    said, raw = check.as_onnx(Side(modules).eval(), (6,), [0])
-    assert said.startswith("equal (x: (batch, 6), opset"), said
-    assert raw is not None
-
-
-@pytest.mark.parametrize("spec", [s for s in OTHERS if str(s) == s.name], ids=str)
-def test_onnx_of_those_that_see_several_channels(spec):
-    n_in = spec.module(6).in_channels
-    for made in made_of(spec):
-        _, *shape = input_shape(made.eval(), 2, n_in, 1)
-        said, raw = check.as_onnx(made, tuple(shape), [0])
-        assert raw is not None, said
+def test_all_together_as_torchscript_torch_export_and_onnx():
+    """Those of one shape as one program, for each alone takes a second; one by one below, which names what fails."""
+    groups = {}
+    for spec in SPECS.values():
+        for made in made_of(spec):
+            groups.setdefault(shape_of(spec, made), []).append(made)
+    assert sum(map(len, groups.values())) == len(SPECS) > 60
+    assert len(groups) < 6
+    for shape, modules in groups.items():
+        for said in forms(Side(modules).eval(), shape):
+            assert said.startswith("equal"), said
 
 
 @pytest.mark.slow
 @each_spec
-def test_onnx_one_by_one(text):
+def test_one_by_one_as_torchscript_torch_export_and_onnx(text):
     for made in made_of(SPECS[text]):
-        n_in = SPECS[text].module(6).in_channels
-        _, *shape = input_shape(made.eval(), 2, n_in, 1)
-        said, raw = check.as_onnx(made, tuple(shape), [0])
-        assert raw is not None, said
+        for said in forms(made, shape_of(SPECS[text], made)):
+            assert said.startswith("equal"), said
 
 
 def test_every_file_passes_its_own_test_where_there_is_no_actsearch(files):

@@ -139,8 +139,9 @@ def missing_for_onnx() -> list[str]:
 def as_onnx(made: nn.Module, shape: tuple[int, ...], free: Sequence[int]) -> tuple[str, bytes | None]:
     """(what to say, the file's bytes if it gives in onnxruntime what torch gives)."""
     import onnxruntime
-    from onnxscript import opset20 as op
+    from onnxscript import opset20
 
+    op: Any = opset20
     # torch 2.15 translates logsigmoid as log(sigmoid(x)): -inf below -88
     stable: Any = {torch.ops.aten.log_sigmoid.default: lambda x: op.Neg(op.Softplus(op.Neg(x)))}
     try:
