@@ -24,6 +24,7 @@ from actsearch.errors import ActSearchError, hide_password, one_line, unknown
 from actsearch.processes import Processes, core_count
 
 if TYPE_CHECKING:  # imported where needed: torch, which they import, takes seconds
+    from actsearch.activations import Spec
     from actsearch.activations.activation import Param
     from actsearch.config import Config
     from actsearch.job import Job
@@ -34,7 +35,7 @@ QUOTED = (
     "On the command line a list stands in brackets, and a spec with parentheses in quotes inside quotes: "
     "'search_space.activations=[relu,\"leaky_relu(negative_slope=0.02)\"]'."
 )
-TASKS = ("search", "list", "export", "deliver", "report")
+TASKS = ("search", "list", "properties", "cost", "export", "deliver", "report")
 NOT_IN_RESULT = ("root", "download")  # of data: where it lies, not what it is
 
 exit_code = 0
@@ -117,8 +118,13 @@ def _do(cfg: DictConfig, folder: Path) -> None:
     name, words = config.task.get("name"), {key: value for key, value in config.task.items() if key != "name"}
     if name not in TASKS:
         raise unknown("task", name, TASKS)
-    alone = {"list": _list, "export": _export}
-    known = inspect.signature(alone[name]).parameters if name in alone else {}
+    alone: dict[str, Callable[..., None]] = {"list": _list, "properties": _properties, "export": _export}
+    takes = {**alone, "cost": _cost}
+    known = (
+        [p.name for p in inspect.signature(takes[name]).parameters.values() if p.kind is p.KEYWORD_ONLY]
+        if name in takes
+        else []
+    )
     for key in words:
         if key not in known:
             raise unknown("config key", f"task.{key}", [f"task.{k}" for k in ("name", *known)])
@@ -127,6 +133,9 @@ def _do(cfg: DictConfig, folder: Path) -> None:
         return
     plain["task"] = {"name": "search"}  # the config of the search, whatever is done with it now
     job = _job(config, folder, OmegaConf.to_yaml(OmegaConf.create(plain)))
+    if name == "cost":
+        _cost(job, **words)
+        return
     terminal = Terminal()
     if name == "deliver":
         result = pipeline.deliver(job)
@@ -136,11 +145,14 @@ def _do(cfg: DictConfig, folder: Path) -> None:
     else:
         result = pipeline.run(job, terminal, early, psutil.Process().create_time())
     result.report(terminal)
-    shown = folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
-    terminal.line(f"\nreport       {shown}/report.html")
-    terminal.line(f"results      {shown}/ (leaderboard.csv, finalists.csv, verdict.json, …)")
+    terminal.line(f"\nreport       {_shown(folder)}/report.html")
+    terminal.line(f"results      {_shown(folder)}/ (leaderboard.csv, finalists.csv, verdict.json, …)")
     if job.tracking_uri and result.page:
         terminal.line(f"dashboard    {_dashboard(job.tracking_uri, result.page)}")
+
+
+def _shown(folder: Path) -> Path:
+    return folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
 
 
 def _job(config: Config, folder: Path, config_yaml: str) -> Job:
@@ -312,14 +324,64 @@ def _params_in_words(params: Sequence[Param]) -> list[str]:
     return lines
 
 
+def _properties(*, activations: Any = None) -> None:
+    from actsearch.activations import CATALOG
+    from actsearch.properties import measure
+    from actsearch.report.properties import TEXT, property_tables
+    from actsearch.report.terminal import Terminal
+
+    terminal = Terminal()
+    specs = _specs(list(CATALOG) if activations is None else activations)
+    for heads, rows, legend in property_tables([measure(spec) for spec in specs]):
+        terminal.table(heads, rows, TEXT)
+        terminal.line(f"{legend}\n")
+
+
+def _cost(
+    job: Job, *, activations: Any = None, shape: Any = None, dtypes: Any = ("float32", "bfloat16"),
+    memory_formats: Any = ("contiguous", "channels_last"), compiled: Any = (False,),
+) -> None:  # fmt: skip
+    from actsearch import cost
+    from actsearch.activations import Spec
+    from actsearch.pipeline import make_folder
+    from actsearch.report import costs as report
+    from actsearch.report.files import write_csv
+    from actsearch.report.terminal import Terminal
+    from actsearch.training import find_device
+
+    typical = [spec for candidate in job.space.typical() for spec in candidate.specs]
+    specs = typical if activations is None else _specs(activations)
+    relu, nothing = Spec.parse(report.HOME), Spec.parse(report.NOTHING)
+    specs = list(dict.fromkeys([relu, *specs]))
+    device, split, n = find_device(job.device), job.data.split(0), job.recipe.batch_size
+    x, y = split.x_train[:n].to(device), split.y_train[:n].to(device)
+    net = job.model.build((relu,), 0, job.recipe.init).to(device)
+    shapes = [cost.first_shape(net, x), cost.LARGE] if shape is None else [shape]
+    chosen = cost.settings(shapes, dtypes, memory_formats, compiled)
+    make_folder(job.folder)
+    terminal, found = Terminal(), []
+    with cost.one_thread():
+        for setting in chosen:
+            terminal.line(f"measuring {len(specs)} activations: {setting}")
+            found += cost.activation_costs(specs, setting, device)
+        terminal.line(f"measuring training steps of {job.model.name}")
+        steps, left_out = cost.step_costs(job.model, list(dict.fromkeys([nothing, *specs])), job.recipe, x, y)
+    for title, heads, rows, legend in (*report.cost_tables(found), report.step_table(steps, job.model.name)):
+        terminal.line(f"\n{title}")
+        terminal.table(heads, rows)
+        terminal.line(legend)
+    for line in (*report.failures(found), *(f"{name} in {job.model.name}: {why}" for name, why in left_out.items())):
+        terminal.warn(f"not measured: {line}")
+    write_csv(job.folder / "cost.csv", report.cost_rows(found))
+    write_csv(job.folder / "training_step.csv", report.step_rows(steps))
+    report.cost_figure(found, steps).savefig(job.folder / "cost.png", dpi=150)
+    terminal.line(f"\ncosts        {_shown(job.folder)}/ (cost.csv, training_step.csv, cost.png)")
+
+
 def _export(
-    activation: Any = None,
-    path: Any = None,
-    channels: Any = None,
-    dim: Any = 1,
-    onnx: Any = None,
+    *, activation: Any = None, path: Any = None, channels: Any = None, dim: Any = 1, onnx: Any = None,
     overwrite: Any = False,
-) -> None:
+) -> None:  # fmt: skip
     from actsearch.activations import Spec
     from actsearch.export import export
     from actsearch.report.terminal import Terminal
@@ -328,12 +390,7 @@ def _export(
     for key, value, right, cure in (
         ("activation", activation, isinstance(activation, str), f"it must be one spec, e.g. {text}"),
         ("path", path, path is None or isinstance(path, str), "it must be a .py file or a folder"),
-        (
-            "channels",
-            channels,
-            channels is None or (type(channels) is int and channels > 0),
-            "it must be 1 or more",
-        ),
+        ("channels", channels, channels is None or (type(channels) is int and channels > 0), "it must be 1 or more"),
         ("dim", dim, dim in (1, -1), "channels stand in dimension 1 or -1"),
         ("onnx", onnx, onnx is None or isinstance(onnx, bool), "it must be true, false or null"),
         ("overwrite", overwrite, isinstance(overwrite, bool), "it must be true or false"),
@@ -346,6 +403,16 @@ def _export(
     terminal = Terminal()
     for what, said in export(Spec.parse(activation), path, channels, dim, onnx, overwrite):
         terminal.line(f"{what:<12} {said}")
+
+
+def _specs(activations: Any) -> list[Spec]:
+    from actsearch.activations import Spec
+
+    if not activations or not isinstance(activations, list) or not all(isinstance(a, str) for a in activations):
+        raise ActSearchError(
+            f"task.activations={activations}: write a list of specs, e.g. task.activations=[relu,gelu]."
+        )
+    return list(dict.fromkeys(map(Spec.parse, activations)))
 
 
 def _explain(error: BaseException) -> str:

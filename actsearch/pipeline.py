@@ -19,7 +19,7 @@ import torch
 from actsearch import finalists as stage
 from actsearch.activations.spec import parse_net
 from actsearch.comparison import TARGET, ConfirmOptions, FinalistRun, compare
-from actsearch.cost import Cost, latency_us, measure
+from actsearch.cost import Cost, latency_us, measure, one_thread
 from actsearch.environment import environment
 from actsearch.errors import ActSearchError, hide_password, one_line
 from actsearch.job import Job, check
@@ -443,17 +443,6 @@ def measured_latency(job: Job, candidate: Candidate, device: torch.device) -> fl
     x = job.data.split(0).x_train[: job.recipe.batch_size].to(device)
     with one_thread():
         return latency_us(net, x)
-
-
-@contextlib.contextmanager
-def one_thread() -> Iterator[None]:
-    """Times are taken as the training processes have them."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def model_rows(job: Job) -> dict[str, str]:

@@ -225,6 +225,37 @@ def test_list_shows_every_activation_with_formula_and_parameters(command, lab):
     assert left(lab) == []
 
 
+def test_properties_of_the_catalogue_and_of_a_list(command, lab):
+    code, out, err = command("task=properties")
+    assert (code, err) == (0, "")
+    for name, entry in actsearch.CATALOG.items():
+        lines = [line for line in out.splitlines() if line.split()[:1] == [str(actsearch.Spec.parse(name))]]
+        assert len(lines) == (2 if entry.kind in ("elementwise", "stochastic") else 1), name
+    code, out, _ = command("task=properties", 'task.activations=[relu6,"silu(beta=2)"]')
+    (relu6, normal) = [line.split("  ") for line in out.splitlines() if line.startswith("relu6")]
+    assert {"[0, 6]", "C0", "0, dies", "6, dies"} <= {cell.strip() for cell in relu6}
+    assert "50.0 %" in normal[-1]
+    assert "[-0.1392, ∞)" in out
+    assert left(lab) == []
+
+
+def test_costs_of_a_list_in_this_model(command, lab, no_pictures):
+    words = [*TINY, "task.shape=[2,3,4,4]", "task.dtypes=[float32]", "task.activations=[gelu,frelu]"]
+    code, out, err = command("task=cost", *words)
+    assert (code, err) == (0, "")
+    (folder,) = (lab / "runs").iterdir()
+    assert {p.name for p in folder.iterdir()} == {"cost.csv", "training_step.csv", "cost.png"}
+    assert (folder / "cost.png").read_bytes().startswith(b"\x89PNG")
+    found = rows(folder / "cost.csv")
+    assert [r["activation"] for r in found] == ["relu", "gelu", "frelu"] * 2  # contiguous, channels last
+    assert all(float(r["forward_us"]) > 0 for r in found)
+    steps = {r["activation"]: r for r in rows(folder / "training_step.csv")}
+    assert set(steps) == {"identity", "relu", "gelu"}
+    assert float(steps["relu"]["training_step_ratio"]) == 1
+    assert "not measured: frelu in mlp" in out
+    assert str(folder.relative_to(lab)) in out
+
+
 def test_help_and_cfg_are_useful_and_leave_nothing(command, lab):
     _, out, _ = command("--help")
     for word in ("search_space", "actsearch -m model=mlp,cnn1d", "article", "task=deliver"):
@@ -346,6 +377,14 @@ BAD = {
     "sampler's key": (["+sampler.n_strtup=3"], "n_strtup", "n_startup_trials"),
     "pruner's key": (["pruner=median", "+pruner.n_strtup=3"], "n_strtup", "n_startup_trials"),
     "task": (["task=lsit"], "task=lsit", "'list'"),
+    "task's key": (["task=properties", "task.activation=[relu]"], "task.activation", "search_space.activations"),
+    "key of another task": (["task=list", "+task.activations=[relu]"], "task.activations", "task.name"),
+    "one of a task's list": (["task=properties", "task.activations=[rellu]"], "rellu", "'relu'"),
+    "no list for a task": (["task=properties", "task.activations=relu"], "task.activations=relu", "[relu,gelu]"),
+    "nothing for a task": (["task=properties", "task.activations=[]"], "task.activations=[]", "[relu,gelu]"),
+    "costs of what is no number type": (["task=cost", "task.dtypes=[float23]"], "task.dtypes", "'float32'"),
+    "costs of half a shape": (["task=cost", "task.shape=[8]"], "task.shape=[8]", "[100,64]"),
+    "a cost's key": (["task=cost", "+task.dtype=float32"], "task.dtype'", "'task.dtypes'"),
     "nothing to deliver to": (["task=deliver"], "tracking.uri", "tracking.uri=http"),
     "validation in words": (["data.n_validation=many"], "data.n_validation=many", "a whole number"),
     "half an example": (["data.n_validation=10.5"], "data.n_validation=10.5", "a whole number"),

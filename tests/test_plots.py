@@ -188,13 +188,30 @@ def test_the_page_is_one_file_with_the_verdict_first(result):
     assert all(link.startswith(("#", "data:")) for link in seen.links)
     assert not re.search(r"@import|url\((?!#)", text)
     words = "".join(seen.text)
-    order = ["Finalists", "Every candidate", "How to get it again", "What this does not say"]
+    order = [
+        "Finalists",
+        "What the activations are like",
+        "Every candidate",
+        "How to get it again",
+        "What this does not say",
+    ]
     places = [words.index(word) for word in (result.summary.split(". ")[0], *order)]
     assert places == sorted(places)
     for c in result.comparisons:
         assert c.activation in words
     assert "nan" not in re.sub(r"\w*nan\w+|\w+nan\w*", "", words).split()
     assert seen.tags.count("svg") == len(drawn(result))
+
+
+def test_the_page_says_what_each_finalists_activation_is_like(tmp_path):
+    text = write_page(made(SETS["layers"], tmp_path), []).read_text()
+    part = text[text.index("What the activations are like") : text.index("Every candidate")]
+    rows = [re.findall(r"<td[^>]*>([^<]*)</td>", row) for row in part.split("<tr>")]
+    ranges = {row[0]: row[1] for row in rows if row and row[1][:1] in ("[", "(", "")}
+    assert ranges == {
+        "gelu": "[-0.17, ∞)", "tanh": "(-1, 1)", "leaky_relu6(negative_slope=0.01234)": "(-∞, 6]", "relu": "[0, ∞)",
+        "softmax": "",
+    }  # fmt: skip
 
 
 def test_names_cannot_write_the_page(tmp_path):

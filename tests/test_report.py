@@ -2,8 +2,10 @@
 
 import csv
 import io
+import re
 
 import pytest
+from rich.console import Console
 
 from actsearch.comparison import ConfirmOptions, FinalistRun, compare
 from actsearch.report.files import finalist_rows, leaderboard_rows, write_csv, write_text
@@ -218,6 +220,21 @@ def test_a_long_leaderboard_is_cut_and_a_quiet_terminal_says_nothing(capsys):
     quiet.leaderboard(rows, searched=True)
     quiet.warn("no")
     assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("width", [30, 60, 200])
+def test_a_wide_table_is_split_and_no_cell_is_cut(width, capsys):
+    terminal = Terminal()
+    terminal.console = Console(width=width, highlight=False, soft_wrap=True)
+    heads = ["activation", *(f"column {i}" for i in range(8))]
+    rows = [["relu [bold]", *(f"{i}.000" for i in range(8))], ["gelu", *(f"{i} to ∞" for i in range(8))]]
+    terminal.table(heads, rows)
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= width
+    for row in (heads, *rows):
+        parts = [line for line in lines if line.startswith(row[0])]
+        assert len(parts) == {30: 8, 60: 2, 200: 1}[width]
+        assert re.split(r"  +", "  ".join(part.removeprefix(row[0]).strip() for part in parts)) == row[1:]
 
 
 def test_every_seed_diverged_shows_no_nan(capsys):

@@ -1,15 +1,21 @@
 """Swapping the activations of ordinary nets."""
 
 import copy
+import importlib.util
+import sys
+from collections import OrderedDict
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
+from torchvision import models
 
 from actsearch.activations import Spec, get_activation
 from actsearch.activations.spec import ActivationModule
 from actsearch.errors import ActSearchError
-from actsearch.swap import GATES, HIDDEN, swap_activations
+from actsearch.swap import find_activations, swap_activations
+from actsearch.swap.kinds import GATES, HIDDEN, kind_of
 
 
 def test_every_hidden_activation_is_replaced_and_the_net_computes_with_the_new_one():
@@ -69,6 +75,20 @@ def test_a_shared_instance_stays_shared_and_others_do_not_become_it():
     assert len(list(net.parameters())) == 2
 
 
+def test_a_shared_instance_in_a_row_has_a_slot_each_when_asked():
+    shared = nn.ReLU()
+    net = nn.Sequential(nn.Linear(2, 3), shared, nn.Linear(3, 4), shared)
+    assert swap_activations(copy.deepcopy(net), "prelu", per_call=True).names == ["1", "3"]
+    swap_activations(net, "prelu", per_call=True)
+    assert [len(net[i].negative_slope) for i in (1, 3)] == [3, 4]
+
+
+def test_a_place_that_holds_none_is_passed_over():
+    net = nn.ModuleDict({"a": nn.ReLU()})
+    net.register_module("b", None)
+    assert swap_activations(net, "gelu").names == ["a"]
+
+
 def test_a_shared_container_is_swapped_once():
     made = []
     inner = nn.Sequential(nn.ReLU())
@@ -91,7 +111,8 @@ def test_learned_parameters_join_the_net_and_move_in_training():
     swap_activations(net, "prelu")
     assert "1.negative_slope" in dict(net.named_parameters())
     net(torch.randn(5, 3, generator=torch.Generator().manual_seed(0))).square().sum().backward()
-    assert net[1].negative_slope.grad.abs() > 0
+    assert net[1].negative_slope.shape == (4,)
+    assert net[1].negative_slope.grad.abs().max() > 0
 
 
 def test_weights_stay():
@@ -103,20 +124,30 @@ def test_weights_stay():
         assert torch.equal(net[i].bias, before[i].bias)
 
 
-class Functional(nn.Module):
+class Branching(nn.Module):
     def __init__(self):
         super().__init__()
         self.gate = nn.Sigmoid()
 
     def forward(self, x):
-        return torch.relu(x) * self.gate(x)
+        return torch.relu(x) if x.sum() > 0 else self.gate(x)
 
 
 def test_nothing_to_swap_is_an_error_that_says_why():
-    with pytest.raises(ActSearchError, match=r"Functional has no activation module.*left: gate.*nn\.ReLU\(\)"):
-        swap_activations(Functional(), "gelu")
-    with pytest.raises(ActSearchError, match=r"Linear has no activation module to swap. Only"):
+    with pytest.raises(ActSearchError, match=r"Branching has no activation module.*left: forward: relu.*gate: Sigmoid"):
+        swap_activations(Branching(), "gelu")
+    with pytest.raises(ActSearchError, match=r"Linear has no activation module to swap. Modules such as nn\.ReLU"):
         swap_activations(nn.Linear(2, 2), "gelu")
+    with pytest.raises(ActSearchError, match=r"ReLU has no activation module to swap: it is one.*get_activation"):
+        swap_activations(nn.ReLU(), "gelu")
+    with pytest.raises(ActSearchError, match=r"LSTM: its gates and tanh inside"):
+        swap_activations(nn.Sequential(nn.LSTM(2, 2)), "gelu")
+
+
+def test_a_scripted_module_is_refused():
+    inner = torch.jit.script(nn.Sequential(nn.Linear(2, 2), nn.ReLU()))
+    with pytest.raises(ActSearchError, match=r"scripted.*before scripting"):
+        swap_activations(nn.Sequential(inner, nn.ReLU()), "gelu")
 
 
 def test_wrong_text_changes_nothing():
@@ -132,3 +163,276 @@ def test_a_dropout_in_place_behind_a_swapped_activation_does_not_break_its_gradi
     swap_activations(net, "relu")
     net(torch.randn(3, 4)).sum().backward()
     assert net[0].weight.grad is not None and not net[2].inplace
+
+
+# --- which, and to what ---------------------------------------------------------------------------
+
+
+def stages():
+    def stage():
+        return nn.Sequential(nn.Linear(3, 3), nn.ReLU(), nn.Linear(3, 3), nn.Tanh(), nn.Sigmoid())
+
+    return nn.Sequential(OrderedDict(stem=nn.ReLU(), layer1=stage(), layer2=stage()))
+
+
+@pytest.mark.parametrize(
+    ("only", "names"),
+    [
+        ("layer1", ["layer1.1", "layer1.3"]),
+        ("layer*.1", ["layer1.1", "layer2.1"]),
+        (["stem", "*.3"], ["stem", "layer1.3", "layer2.3"]),
+        ("!layer1", ["stem", "layer2.1", "layer2.3"]),
+        (["layer*", "!*.3"], ["layer1.1", "layer2.1"]),
+        (lambda f: f.was == "Tanh", ["layer1.3", "layer2.3"]),
+        (lambda f: f.channels is None, ["stem"]),
+    ],
+)
+def test_only_chooses_by_path_or_by_what_is_there(only, names):
+    net = stages()
+    swapped = swap_activations(net, "gelu", only=only)
+    assert swapped.names == names
+    assert [name for name, m in net.named_modules() if isinstance(m, ActivationModule)] == names
+    asked = [path for path, why in swapped.left.items() if "not asked for" in why]
+    assert sorted(asked + names) == ["layer1.1", "layer1.3", "layer2.1", "layer2.3", "stem"]
+
+
+@pytest.mark.parametrize(
+    ("only", "part"),
+    [
+        ("layer3", r"only: 'layer3' matches no activation\. There are stem, layer1\.1, layer1\.3"),
+        ("!stage", "'stage'|'!stage' matches no activation"),
+        ("*.4", r"only='\*\.4' matches gates alone. Write gates=True"),
+        (lambda f: False, "takes none of the activations"),
+    ],
+)
+def test_only_that_takes_nothing_is_an_error(only, part):
+    net = stages()
+    with pytest.raises(ActSearchError, match=part):
+        swap_activations(net, "gelu", only=only)
+    assert not any(isinstance(m, ActivationModule) for m in net.modules())
+
+
+def test_gates_are_swapped_when_asked_for():
+    net = stages()
+    assert swap_activations(net, "gelu", only="*.4", gates=True).was == {"layer1.4": "Sigmoid", "layer2.4": "Sigmoid"}
+
+
+def test_a_mapping_swaps_part_by_part():
+    net = stages()
+    swapped = swap_activations(net, {"layer1": "elu", "layer2.1": Spec.parse("gelu"), "layer2": nn.Softplus})
+    assert [str(net.layer1[1].spec), str(net.layer1[3].spec), str(net.layer2[1].spec)] == ["elu", "elu", "gelu"]
+    assert type(net.layer2[3]) is nn.Softplus and type(net.stem) is nn.ReLU
+    assert "no pattern of `to`" in swapped.left["stem"]
+    with pytest.raises(ActSearchError, match="to: 'layer3' matches no activation"):
+        swap_activations(net, {"layer3": "elu", "stem": "elu"})
+
+
+@pytest.mark.parametrize(
+    ("to", "shapes"),
+    [
+        (lambda channels=None, dim=1: Spec.parse("prelu").module(channels, dim), [(4,), (5,)]),
+        (lambda c, d: Spec.parse("prelu").module(c, d), [(4,), (5,)]),
+        (lambda channels=None: Spec.parse("prelu").module(channels), [(4,), ()]),
+        (lambda: Spec.parse("prelu").module(), [(), ()]),
+        (nn.PReLU, [(1,), (1,)]),  # its num_parameters has a default, and stays
+    ],
+)
+def test_a_function_gets_what_it_takes(to, shapes):
+    net = nn.Sequential(nn.Conv1d(2, 4, 3), nn.ReLU(), nn.Linear(6, 5), nn.ReLU())
+    swap_activations(net, to)
+    assert [tuple(next(m.parameters()).shape) for m in (net[1], net[3])] == shapes
+
+
+def test_an_activation_that_changes_the_width_does_not_fit():
+    net = nn.Sequential(nn.Conv1d(2, 4, 3), nn.ReLU())
+    with pytest.raises(ActSearchError, match=r"'crelu' gives another number of channels.*ReLU at 1"):
+        swap_activations(net, "crelu")
+    assert type(net[1]) is nn.ReLU
+
+
+def test_what_came_back_reads_as_a_list():
+    text = str(swap_activations(stages(), "gelu"))
+    assert text.splitlines() == [
+        "5 activations swapped, 2 left",
+        "  was ReLU (3): stem, layer1.1, layer2.1",
+        "  was Tanh (2): layer1.3, layer2.3",
+        "  left Sigmoid: a gate or an output, not a hidden activation (2): layer1.4, layer2.4",
+    ]
+
+
+# --- whose activations ----------------------------------------------------------------------------
+
+
+class Swish(nn.Module):
+    def __init__(self, beta=1.0):
+        super().__init__()
+        self.beta = beta
+
+    def forward(self, x):
+        return x * torch.sigmoid(self.beta * x)
+
+
+class Logistic(nn.Module):
+    def forward(self, x):
+        return 1 / (1 + torch.exp(-x))
+
+
+class Doubled(nn.Module):
+    def forward(self, x):
+        return 2 * x + 1
+
+
+class Centred(nn.Module):
+    def forward(self, x):
+        return x - x.mean()
+
+
+class Halves(nn.Module):
+    def forward(self, x):
+        a, b = x.chunk(2, 1)
+        return a * torch.sigmoid(b)
+
+
+@pytest.mark.parametrize(
+    ("module", "kind"),
+    [
+        (Swish(), "hidden"), (Swish(2.0).half(), "hidden"), (Logistic(), "gate"), (Doubled(), None), (Centred(), None),
+        (Halves(), None), (nn.Dropout(), None), (nn.LayerNorm(4), None), (nn.Linear(3, 3), None), (nn.Identity(), None),
+        (nn.GLU(), None), (nn.Sequential(nn.ReLU()), None), (nn.RReLU(), "hidden"), (nn.Softmax(1), "gate"),
+    ],
+)  # fmt: skip
+def test_activations_are_known_by_class_or_by_what_they_do(module, kind, rng_untouched):
+    with rng_untouched():
+        assert kind_of(module) == kind
+    assert module.training
+
+
+@pytest.mark.parametrize(
+    "name", ["swish", "mish", "hard_swish", "hard_mish", "gelu_tanh", "quick_gelu", "celu", "tanh"]
+)
+def test_timms_activations_are_known(name):
+    from timm.layers import create_act_layer
+
+    assert kind_of(create_act_layer(name)) == "hidden"
+    assert kind_of(create_act_layer("hard_sigmoid")) == "gate"
+
+
+def test_transformers_activations_are_known():
+    from transformers.activations import ACT2FN
+
+    kinds = {name: kind_of(ACT2FN[name]) for name in ACT2FN if name != "xielu"}
+    assert {name for name, kind in kinds.items() if kind == "gate"} == {"sigmoid", "laplace"}
+    assert {name for name, kind in kinds.items() if kind is None} <= {"linear", "prelu"}
+    assert len(kinds) > 15
+
+
+# --- what stays -----------------------------------------------------------------------------------
+
+
+def test_device_dtype_mode_and_hooks_are_the_old_ones():
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()).half().to("meta").eval()
+    seen = []
+    handle = net[1].register_forward_hook(lambda *_: seen.append(1))
+    swap_activations(net, "prelu")
+    slope = net[1].negative_slope
+    assert (slope.device.type, slope.dtype, slope.shape, net[1].training) == ("meta", torch.float16, (4,), False)
+    net(torch.zeros(1, 3, 5, 5, dtype=torch.half, device="meta"))
+    handle.remove()
+    net(torch.zeros(1, 3, 5, 5, dtype=torch.half, device="meta"))
+    assert seen == [1]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("activation", ["relu", "gelu", nn.ReLU()], ids=str)
+def test_torchs_transformer_does_not_take_its_fast_path_with_the_old_activation(activation):
+    layer = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=True, activation=activation)
+    net = nn.TransformerEncoder(layer, 2).eval()
+    swapped = swap_activations(net, "softplus")
+    assert swapped.names == ["layers.0.activation", "layers.1.activation"]
+    assert "its softmax" in swapped.left["layers.0.self_attn"]
+    x = torch.randn(2, 5, 8)
+    assert torch.allclose(net(x), net.train()(x), atol=1e-6)  # no dropout: modes differ by the fast path only
+
+
+def test_learned_parameters_of_tokens_stand_on_the_last_dimension():
+    layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True, activation="gelu")
+    swap_activations(layer, "prelu")
+    assert (layer.activation.negative_slope.shape, layer.activation.dim) == ((16,), -1)
+    assert layer(torch.randn(2, 5, 8)).shape == (2, 5, 8)
+
+
+# --- each call of a shared module ---------------------------------------------------------------------
+
+
+class Block(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv1, self.conv2, self.act = nn.Conv1d(2, 4, 1), nn.Conv1d(4, 6, 1), nn.ReLU()
+
+    def forward(self, x):
+        return self.act(self.conv2(self.act(self.conv1(x))))
+
+
+def test_per_call_makes_one_module_of_each_call():
+    shared, split, x = Block(), Block(), torch.randn(3, 2, 5)
+    split.load_state_dict(shared.state_dict())
+    assert swap_activations(shared, "prelu").names == ["act"]
+    assert shared.act.negative_slope.shape == ()  # 4 channels and 6: one for all
+    specs = iter(["prelu", "tanh"])
+    names = swap_activations(split, lambda c, d: Spec.parse(next(specs)).module(c, d), per_call=True).names
+    assert names == ["act", "act_2"]
+    assert split.act.negative_slope.shape == (4,)
+    assert torch.equal(split(x), torch.tanh(split.conv2(split.act(split.conv1(x)))))
+    assert torch.equal(copy.deepcopy(split)(x), split(x))
+
+
+# --- nets of libraries ------------------------------------------------------------------------------
+
+SOME = {
+    "torchvision": ["alexnet", "resnet18", "densenet121", "mobilenet_v3_small", "swin_t"],
+    "timm": ["resnet10t", "mobilevitv2_050", "convnext_atto"],
+}
+
+
+@pytest.mark.parametrize(("library", "name"), [(library, name) for library in SOME for name in SOME[library]])
+def test_nets_swapped_like_for_like_stay_and_swapped_for_another_change(sweep, library, name):
+    row = sweep.row(name, *getattr(sweep, f"{library}_net")(name))
+    assert not row.odd, str(row)
+    assert row.swapped > 4
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("library", SOME)
+def test_every_net_of_the_table(sweep, library):
+    names = models.list_models(module=models) if library == "torchvision" else sweep.TIMM
+    rows = [sweep.row(name, *getattr(sweep, f"{library}_net")(name)) for name in names]
+    assert len(rows) >= 40
+    assert [str(row) for row in rows if row.odd] == []
+
+
+@pytest.fixture(scope="module")
+def sweep():
+    """benchmarks/swap.py."""
+    path = Path(__file__).parents[1] / "benchmarks" / "swap.py"
+    spec = importlib.util.spec_from_file_location("swap_sweep", path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_transformers_nets():
+    import transformers
+
+    config = transformers.BertConfig(
+        hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=48, vocab_size=50
+    )
+    net, words = transformers.BertForSequenceClassification(config).eval(), torch.randint(0, 50, (2, 7))
+    keys, before = net.state_dict(), net(words).logits
+    found, _ = find_activations(net)
+    assert [(f.was, f.channels, f.dim) for f in found] == [("GELUActivation", 48, -1)] * 2 + [("Tanh", 32, -1)]
+    swapped = swap_activations(net, "relu", only="*.intermediate")
+    assert swapped.count == 2 and any("softmax" in why for why in swapped.left.values())
+    assert not torch.allclose(net(words).logits, before)
+    net.load_state_dict(keys)

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from actsearch.activations.activation import Activation, Param
-from actsearch.activations.numerics import in_float32
+from actsearch.activations.numerics import finite, finite_below, in_float32
 from actsearch.activations.self_gated import gelu, silu
 from actsearch.errors import ActSearchError
 
@@ -45,13 +45,13 @@ def reglu(x: Tensor, dim: int = 1) -> Tensor:
 
 def geglu(x: Tensor, dim: int = 1) -> Tensor:
     a, b = _pairs(x, dim)
-    return a * gelu(b)
+    return a * gelu(finite(b))
 
 
 @in_float32
 def swiglu(x: Tensor, dim: int = 1) -> Tensor:
     a, b = _pairs(x, dim)
-    return a * silu(b)
+    return a * silu(finite_below(b))
 
 
 def bilinear(x: Tensor, dim: int = 1) -> Tensor:

@@ -19,18 +19,18 @@ import torch
 from torch import Tensor
 
 from actsearch.activations.activation import Activation, Param, Value
-from actsearch.activations.catalog import CATALOG
+from actsearch.activations.catalog import ALIASES, CATALOG
 from actsearch.errors import ActSearchError
 
 ELEMENTARY = {name: f"torch.{name}" for name in (
     "exp", "expm1", "log", "log1p", "sqrt", "abs", "sign", "sin", "cos", "tan", "sinh", "cosh", "asinh", "atan", "erf",
     "erfc",
-)} | {
+) if name not in ALIASES} | {
     "logsigmoid": "torch.nn.functional.logsigmoid",
     "bessel_i0e": "torch.special.i0e",
     "bessel_i1e": "torch.special.i1e",
 }  # fmt: skip
-"""Functions of one argument, and what they are in torch."""
+"""Functions of one argument, and what they are in torch. Where the catalogue has another name for one, it is that."""
 
 CATALOGUE: dict[str, Activation] = {
     name: entry

@@ -21,10 +21,11 @@ from actsearch.models.cnn import cnn1d, cnn2d
 from actsearch.models.initialise import initialise
 from actsearch.models.mlp import mlp
 from actsearch.models.resnet import resnet
+from actsearch.models.timm import timm
 from actsearch.models.torchvision import torchvision
 from actsearch.swap import swap_activations
 
-__all__ = ["Model", "cnn1d", "cnn2d", "mlp", "resnet", "torchvision"]
+__all__ = ["Model", "cnn1d", "cnn2d", "mlp", "resnet", "timm", "torchvision"]
 
 
 class Model:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from actsearch.errors import ActSearchError, one_line, unknown
+from actsearch.models.slots import take_slots
 
 
 class AsImages(nn.Module):
@@ -23,20 +25,36 @@ class AsImages(nn.Module):
         return x.expand(-1, 3, -1, -1) if x.shape[1] == 1 else x
 
 
-def torchvision(in_shape: tuple[int, ...], n_classes: int, name: str, image_size: int | None = None, **keywords: Any):
-    """torchvision.models.get_model(name), without pretrained weights. in_shape: (1 or 3, height, width)."""
+def torchvision(
+    activation: Callable[..., nn.Module],
+    in_shape: tuple[int, ...],
+    n_classes: int,
+    name: str,
+    image_size: int | None = None,
+    slots: str = "all",
+    **keywords: Any,
+) -> nn.Module:
+    """torchvision.models.get_model(name), without pretrained weights. in_shape: (1 or 3, height, width).
+
+    slots: what is one activation slot, see take_slots.
+    """
     from torchvision import models
 
     known = models.list_models(module=models)
     if name not in known:
         raise unknown("torchvision model", name, known, see="See torchvision.models.list_models().")
-    if len(in_shape) != 3 or in_shape[0] not in (1, 3):
-        raise ActSearchError(
-            f"model=torchvision needs images of 1 or 3 channels; the data have shape {in_shape}. "
-            "Choose data=fashion_mnist or data=cifar10."
-        )
+    check_images("torchvision", in_shape)
     try:
         net = models.get_model(name, weights=None, num_classes=n_classes, **keywords)
     except (TypeError, ValueError) as error:
         raise ActSearchError(f"torchvision's '{name}' cannot be made: {one_line(error)}") from None
+    take_slots(net, activation, slots)
     return nn.Sequential(AsImages(image_size), net)
+
+
+def check_images(model: str, in_shape: tuple[int, ...]) -> None:
+    if len(in_shape) != 3 or in_shape[0] not in (1, 3):
+        raise ActSearchError(
+            f"model={model} needs images of 1 or 3 channels; the data have shape {in_shape}. "
+            "Choose data=fashion_mnist or data=cifar10."
+        )

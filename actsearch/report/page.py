@@ -7,9 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from actsearch.activations.spec import parse_net
 from actsearch.comparison import COST
+from actsearch.properties import measure
 from actsearch.report.files import write_text
 from actsearch.report.plots import Plot
+from actsearch.report.properties import TEXT, Table, property_tables
 from actsearch.report.result import Result
 from actsearch.report.sentence import MOST_NAMED, confidence, margin, p_value, percent, points, size, span, unit, value
 from actsearch.report.tables import finalist_table, latex_table, markdown_table
@@ -55,6 +58,8 @@ def _contents(result: Result, plots: Sequence[Plot]) -> dict[str, Any]:
         "secondary_caption": "The same runs by other metrics. Intervals and p are corrected for the number of "
         "finalists, not of metrics: take these as hints. Times are geometric means over repeated "
         "measurements, not seeds.",
+        "properties": _properties(result),
+        "property_text": TEXT,
         "board_heads": board_heads,
         "board": board,
         "leaderboard_caption": f"Validation, selected from {len(result.leaderboard)} trials, so the best are "
@@ -115,6 +120,12 @@ def _secondary(result: Result) -> list[list[str]]:
                          bounds, p_value(v.p_corrected), v.verdict]
                     )  # fmt: skip
     return rows
+
+
+def _properties(result: Result) -> list[Table]:
+    """What the finalists' activations are like."""
+    specs = dict.fromkeys(spec for c in result.comparisons for spec in parse_net(c.activation))
+    return property_tables([measure(spec) for spec in specs])
 
 
 def _leaderboard(result: Result) -> tuple[list[str], list[list[str]]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 
+from rich.cells import cell_len
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -99,6 +100,24 @@ class Terminal:
 
     def line(self, message: str) -> None:
         self.console.print(message, markup=False)
+
+    def table(self, heads: Sequence[str], rows: Sequence[Sequence[str]], text: Sequence[str] = ("activation",)) -> None:
+        """As several tables, each with the first column, where one is too wide. text: columns that are words."""
+        widths = [max(cell_len(line) for cell in column for line in cell.split("\n")) + 2
+                  for column in zip(heads, *rows, strict=True)]  # fmt: skip
+        part = [0]
+        for i in range(1, len(heads) + 1):
+            if i == len(heads) or (len(part) > 1 and sum(widths[j] for j in (*part, i)) > self.console.width + 2):
+                table = Table(box=None, pad_edge=False, header_style="bold")
+                for j in part:
+                    table.add_column(heads[j], justify="left" if heads[j] in text else "right", no_wrap=True)
+                for row in rows:
+                    table.add_row(*(escape(row[j]) for j in part))
+                self.console.print(table)
+                part = [0]
+                if i < len(heads):
+                    self.console.print()
+            part.append(i)
 
     def leaderboard(self, rows: Sequence[Mapping[str, object]], searched: bool, n_show: int = 20) -> None:
         """rows: as in leaderboard.csv. searched: the best of them were selected from many."""

@@ -132,7 +132,7 @@ def _read(graph: torch.fx.Graph, net: nn.Module, model: Model) -> Traced:
         if isinstance(module, ActivationModule):
             if any(other.module is module for other in nodes):
                 raise NotFusable(f"{n.target}: an activation module that is called twice has no fused form")
-            node.place, node.width = module.place, model.channels[module.place] or 1
+            node.place, node.width = module.place, module.in_channels or 1
         elif kind is Folded:
             node.module = module if module is not None else _of_one(n)
         elif kind is Add and (len(inputs) != 2 or inputs[0].shape != inputs[1].shape or n.kwargs):

@@ -1,0 +1,77 @@
+"""What is one slot of a ready net: each activation module, each call of one, or all those of a stage."""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
+
+from torch import nn
+
+from actsearch.activations.spec import ActivationModule
+from actsearch.errors import unknown
+from actsearch.swap import find_activations, swap_activations
+
+SLOTS = ("all", "calls", "stages")
+
+
+def take_slots(net: nn.Module, activation: Callable[..., nn.Module], slots: str) -> None:
+    """Swaps a net's activations for those of a model function's `activation`.
+
+    slots: `all`, one slot for each activation module; `calls`, for each call of it too, where a shared one is called
+    several times; `stages`, one for all activations of a stage (`stages_of`), which differ in learned parameters only.
+    """
+    if slots not in SLOTS:
+        raise unknown("model.slots", slots, SLOTS)
+    if slots != "stages":
+        swap_activations(net, activation, per_call=slots == "calls")
+        return
+    paths = [f.path for f in find_activations(net)[0] if not f.gate]
+    of_stage = {stage: _Stage(activation) for stage in dict.fromkeys(stages_of(paths))}
+    swap_activations(net, {path: of_stage[stage] for path, stage in zip(paths, stages_of(paths), strict=True)})
+
+
+class _Stage:
+    """The activations of one slot: the first is asked for, the others are like it."""
+
+    def __init__(self, activation: Callable[..., nn.Module]) -> None:
+        self.activation = activation
+        self.first: nn.Module | None = None
+
+    def __call__(self, channels: int | None, dim: int) -> nn.Module:
+        if self.first is None:
+            self.first = self.activation(channels, dim)
+            return self.first
+        if not isinstance(self.first, ActivationModule):
+            return copy.deepcopy(self.first)
+        module = self.first.spec.module(channels, dim)
+        module.place = self.first.place
+        return module
+
+
+def stages_of(paths: Sequence[str]) -> list[str]:
+    """The stage of each activation, by its path, all in order of computation.
+
+    Stages are the parts named alike and numbered, where the net first has several: layer1 to layer4, stages.0 to
+    stages.3, blocks.0 and so on; those with a single activation only if all have one. What stands before the first
+    counts to it, what stands between or behind to the one before.
+    """
+    prefix = ""
+    while True:
+        families: dict[str, Counter[str]] = defaultdict(Counter)
+        for path in paths:
+            if path.startswith(prefix):
+                part = path.removeprefix(prefix).partition(".")[0]
+                families[re.sub(r"\d+[a-z]?$", "", part)][prefix + part] += 1
+        family = max(families.values(), key=Counter.total)
+        deeper = f"{next(iter(family))}."
+        if len(family) > 1 or not any(path.startswith(deeper) for path in paths):
+            break
+        prefix = deeper
+    stages = [part for part, n in family.items() if n > 1] or list(family)
+    found, current = [], stages[0]
+    for path in paths:
+        current = next((part for part in stages if path == part or path.startswith(f"{part}.")), current)
+        found.append(current)
+    return found

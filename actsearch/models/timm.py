@@ -1,0 +1,47 @@
+"""Any net of timm (pip install timm) by its name, its activations swapped."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import nn
+
+from actsearch.errors import ActSearchError, one_line, unknown
+from actsearch.models.slots import take_slots
+from actsearch.models.torchvision import AsImages, check_images
+
+
+def timm(
+    activation: Callable[..., nn.Module],
+    in_shape: tuple[int, ...],
+    n_classes: int,
+    name: str,
+    image_size: int | None = None,
+    slots: str = "all",
+    **keywords: Any,
+) -> nn.Module:
+    """timm.create_model(name), its weights drawn by the seed as for every model here: nothing is downloaded.
+
+    in_shape: (1 or 3, height, width). image_size: images are scaled to it first; a net with a fixed size, as a vision
+    transformer, is made for the size that it gets. slots: what is one activation slot, see take_slots.
+    """
+    try:
+        import timm as library
+    except ImportError:
+        raise ActSearchError("model=timm needs the package timm. Write pip install 'actsearch[timm]'.") from None
+    if name not in library.list_models():
+        raise unknown("timm model", name, library.list_models(), see="See timm.list_models('*resnet*').")
+    check_images("timm", in_shape)
+    if keywords.get("pretrained"):
+        raise ActSearchError("model.pretrained=true: each seed draws weights of its own, so none can be pretrained.")
+    defaults = library.get_pretrained_cfg(name, allow_unregistered=False)
+    if defaults is not None and defaults.fixed_input_size:
+        height, width = (image_size, image_size) if image_size is not None else in_shape[1:]
+        keywords = {"img_size": (height, width), **keywords}
+    try:
+        net = library.create_model(name, num_classes=n_classes, **keywords)
+    except Exception as error:  # each of its families raises its own
+        raise ActSearchError(f"timm's '{name}' cannot be made: {one_line(error)}") from None
+    take_slots(net, activation, slots)
+    return nn.Sequential(AsImages(image_size), net)

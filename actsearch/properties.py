@@ -1,0 +1,123 @@
+"""What an activation is like, measured: its shape as a function, and what it does to normal inputs and gradients."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from actsearch.activations.spec import Spec, gain
+from actsearch.diagnostics import SATURATED
+from actsearch.shape import Function, Shape, shape_of, with_slope
+
+
+@dataclass(frozen=True)
+class Properties:
+    """An activation for inputs z ~ N(0, 1), which is what a normalised or well initialised layer gives it.
+
+    mean, variance, second_moment: of f(z). gain: g = 1/√E[f(z)²], as `recipe.init=gain` takes it; with weights
+    N(0, g²/fan_in) the length map of Poole et al. 2016, q → g² E[f(√q z)²], has its fixed point at 1.
+    chi: the slope g² E[f′(z)²] of the correlation map there (Schoenholz et al. 2017): the factor by which a layer
+    multiplies the mean square of a gradient; above 1 gradients grow with depth, below 1 they vanish.
+    For elementwise activations, None for others: shape. length_slope: of the length map at 1; below 1, sizes that
+    are off come back from layer to layer. fixed_point: where q → E[f(√q z)²], g = 1, leads from q = 1: 0 where
+    signals die out, inf where they grow. saturated_share: of z with |f′(z)| < 0.01, as the diagnostics count it.
+    """
+
+    activation: str
+    mean: float
+    variance: float
+    second_moment: float
+    gain: float
+    chi: float
+    shape: Shape | None = None
+    length_slope: float | None = None
+    fixed_point: float | None = None
+    saturated_share: float | None = None
+
+    @property
+    def zero_centred(self) -> bool:
+        return abs(self.mean) < 1e-6
+
+
+@lru_cache(maxsize=256)
+def measure(spec: Spec) -> Properties:
+    """The properties of a spec, learned parameters at their initial values, stochastic ones as they infer."""
+    if spec.activation.kind not in ("elementwise", "stochastic"):
+        return _from_draws(spec)
+
+    def f(x: Tensor) -> Tensor:
+        return spec(x.view(1, -1)).view(-1)
+
+    shape = shape_of(f)
+    z, weight = _normal_nodes([step.at for step in (*shape.jumps, *shape.kinks)])
+    y, slope = with_slope(f, z)
+
+    def expectation(values: Tensor) -> float:
+        return (values * weight).sum().item()
+
+    mean, second, g = expectation(y), expectation(y.square()), gain(spec)
+    even = torch.linspace(-8.0, 8.0, 100_000, dtype=torch.float64)
+    flat = (with_slope(f, even)[1].abs() < SATURATED).double()
+    return Properties(
+        activation=str(spec), mean=mean, variance=second - mean**2, second_moment=second, gain=g,
+        chi=g**2 * expectation(slope.square()), shape=shape, length_slope=g**2 * expectation(z * y * slope),
+        fixed_point=_fixed_point(f, shape), saturated_share=((flat * _normal(even)).sum() / _normal(even).sum()).item(),
+    )  # fmt: skip
+
+
+def _from_draws(spec: Spec) -> Properties:
+    """What has a meaning for every kind, from the draws that `gain` takes: a gradient's factor is that of its whole
+    square, over directions drawn too.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(0)
+        module = spec.module(60).double()
+        z = torch.randn(64, module.in_channels or 60, 8, 8).double().requires_grad_()
+        y = module(z)
+        v = torch.randn(y.shape).double()
+        (back,) = torch.autograd.grad(y, z, v)
+    mean, second, g = y.mean().item(), y.square().mean().item(), gain(spec)
+    chi = g**2 * (back.square().sum() / v.square().sum()).item()
+    return Properties(str(spec), mean, second - mean**2, second, g, chi)
+
+
+def _normal(z: Tensor) -> Tensor:
+    return torch.exp(-z.square() / 2) / math.sqrt(2 * math.pi)
+
+
+def _normal_nodes(breaks: Sequence[float]) -> tuple[Tensor, Tensor]:
+    """Points z and weights for means over N(0, 1): Gauss–Legendre on pieces of ±9 that end where f is not smooth."""
+    edges = np.unique([*np.linspace(-9.0, 9.0, 73), *(b for b in breaks if abs(b) < 9)])
+    points, weights = np.polynomial.legendre.leggauss(20)
+    half, middle = np.diff(edges)[:, None] / 2, (edges[1:] + edges[:-1])[:, None] / 2
+    z = torch.from_numpy((middle + half * points).ravel())
+    return z, torch.from_numpy((half * weights).ravel()) * _normal(z)
+
+
+def _fixed_point(f: Function, shape: Shape) -> float:
+    """Where q → E[f(√q z)²] leads from q = 1: 0, inf, or the nearest fixed point that way; 1 if it is one to 1e-3."""
+
+    def change(log_q: float) -> float:
+        root = math.exp(log_q / 2)
+        z, weight = _normal_nodes([step.at / root for step in (*shape.jumps, *shape.kinks)])
+        return (f(root * z).detach().square() * weight).sum().item() / root**2 - 1
+
+    start = change(0.0)
+    if math.isnan(start) or abs(start) < 1e-3:
+        return start if math.isnan(start) else 1.0
+    step = math.copysign(0.25, start)
+    a, b = 0.0, step
+    while change(b) * start > -1e-9:  # hardtanh changes sizes below 0.01 by less than rounding does
+        a, b = b, b + step
+        if abs(b) > math.log(1e6):
+            return math.inf if step > 0 else 0.0
+    for _ in range(40):
+        middle = (a + b) / 2
+        a, b = (middle, b) if change(middle) * start > 0 else (a, middle)
+    return math.exp((a + b) / 2)

@@ -1,0 +1,98 @@
+"""Which functions are activations, and which of them the code of a module's forward names."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import textwrap
+from collections.abc import Callable, Iterator
+from functools import lru_cache, partial
+from types import FunctionType, ModuleType
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+HIDDEN_NAMES = (
+    "relu relu6 leaky_relu prelu rrelu elu selu celu gelu silu mish hardswish hardtanh tanh softplus softsign "
+    "logsigmoid hardshrink softshrink tanhshrink threshold"
+).split()
+GATE_NAMES = "sigmoid hardsigmoid softmax log_softmax softmin gumbel_softmax".split()
+_SPELT = {name + end: name for name in (*HIDDEN_NAMES, *GATE_NAMES) for end in ("", "_")}
+FUNCTIONS: dict[Any, str] = {
+    function: name
+    for home in (F, torch, torch.special)
+    for spelt, name in _SPELT.items()
+    if callable(function := getattr(home, spelt, None))
+} | {torch.special.expit: "sigmoid"}
+METHODS = {spelt: name for spelt, name in _SPELT.items() if hasattr(Tensor, spelt)}
+
+
+def function_name(function: object) -> str | None:
+    """The activation that a function is: F.relu, or functools.partial(F.gelu, approximate="tanh")."""
+    while isinstance(function, partial):
+        function = function.func
+    try:
+        return FUNCTIONS.get(function)
+    except TypeError:  # not hashable
+        return None
+
+
+def names_called(module: nn.Module) -> set[str]:
+    """Which activations the code behind a module's `forward` names as functions; {"?"} without source."""
+    kind = getattr(type(module), "plain", type(module))
+    return set() if kind.__module__.startswith("torch.nn.") else set(_names(kind.forward, kind))
+
+
+@lru_cache(maxsize=4096)
+def _names(function: Callable[..., Any], kind: type) -> frozenset[str]:
+    found: set[str] = set()
+    seen: set[object] = set()
+    stack = [function]
+    while stack:
+        function = inspect.unwrap(stack.pop())
+        if function in seen or not isinstance(function, FunctionType):
+            continue
+        seen.add(function)
+        try:
+            tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
+        except (OSError, TypeError, SyntaxError):
+            return frozenset({"?"})
+        for value in _references(tree, function, kind):
+            if isinstance(value, str):
+                found.add(value)
+            elif (name := function_name(value)) is not None:
+                found.add(name)
+            elif isinstance(value, type) and value.__module__ == "torch.nn.modules.activation":
+                found.add(value.__name__)
+            elif isinstance(value, FunctionType) and not value.__module__.startswith("torch."):
+                stack.append(value)
+    return frozenset(found)
+
+
+def _references(tree: ast.AST, function: FunctionType, kind: type) -> Iterator[object]:
+    """The objects that a function's code refers to; a method of a tensor, x.relu(), by its name."""
+    own = next(iter(function.__code__.co_varnames), "")
+    outer = inspect.getclosurevars(function)
+    known = {**function.__globals__, **outer.nonlocals}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Name) and node.id in known:
+            yield known[node.id]
+        if not isinstance(node, ast.Attribute):
+            continue
+        chain, root = [node.attr], node.value
+        while isinstance(root, ast.Attribute):
+            chain, root = [root.attr, *chain], root.value
+        if isinstance(root, ast.Name) and root.id == own:
+            if len(chain) == 1:
+                yield getattr(kind, chain[0], None)  # a method of its own
+        elif isinstance(root, ast.Name) and isinstance(known.get(root.id), ModuleType | type):
+            value = known[root.id]
+            for name in chain:
+                value = getattr(value, name, None)
+            yield value
+        elif isinstance(root, ast.Call) and isinstance(root.func, ast.Name) and root.func.id == "super":
+            yield from (vars(base)[chain[0]] for base in kind.__mro__[1:] if chain[0] in vars(base))
+        elif node.attr in METHODS:
+            yield METHODS[node.attr]

@@ -1,0 +1,64 @@
+"""Which modules are activations: torch's by their class, anyone's by what they do to numbers."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from actsearch.activations.spec import ActivationModule
+
+HIDDEN = (
+    nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.RReLU, nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.SiLU, nn.Mish,
+    nn.Hardswish, nn.Hardtanh, nn.Tanh, nn.Softplus, nn.Softsign, nn.LogSigmoid, nn.Hardshrink, nn.Softshrink,
+    nn.Tanhshrink, nn.Threshold, ActivationModule,
+)  # fmt: skip
+
+GATES = (nn.Sigmoid, nn.Hardsigmoid, nn.Softmax, nn.Softmax2d, nn.Softmin, nn.LogSoftmax)
+
+INSIDE = {
+    nn.MultiheadAttention: "its softmax", nn.LSTM: "its gates and tanh", nn.GRU: "its gates and tanh",
+    nn.RNN: "its nonlinearity", nn.LSTMCell: "its gates and tanh", nn.GRUCell: "its gates and tanh",
+    nn.RNNCell: "its nonlinearity",
+}  # fmt: skip
+
+
+def kind_of(module: nn.Module) -> Literal["hidden", "gate"] | None:
+    """hidden: replaced. gate: a sigmoid or a softmax. None: no activation.
+
+    A module that is not torch's (timm's Swish, transformers' NewGELUActivation, a user's) is an activation if it has no
+    children and maps each number by itself, the same at all places and in repetition, and not linearly; it is a gate
+    if it rises from 0 to 1 at most.
+    """
+    if isinstance(module, GATES):
+        return "gate"
+    if isinstance(module, HIDDEN):
+        return "hidden"
+    if type(module).__module__.startswith("torch.") or next(module.children(), None) is not None:
+        return None
+    training = module.training
+    try:
+        module.training = False
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            return _by_values(module)
+    except Exception:  # it wants other inputs: no activation
+        return None
+    finally:
+        module.training = training
+
+
+def _by_values(module: nn.Module) -> Literal["hidden", "gate"] | None:
+    weight = next(module.parameters(), next(module.buffers(), torch.zeros(())))
+    x = torch.linspace(-6, 6, 97, device=weight.device)[1:]  # 96 points, none of them 0
+    order = torch.randperm(96, generator=torch.Generator().manual_seed(0)).to(weight.device)
+
+    def f(values: Tensor) -> Tensor:
+        out = module.forward(values.to(weight.dtype).clone().view(2, 4, 3, 4))
+        return out.float().reshape(96) if out.shape == (2, 4, 3, 4) else out.new_empty(0)
+
+    y, mixed, half = f(x), f(x[order]), f(x.clamp(max=0.01))
+    same = torch.allclose(mixed, y[order], atol=1e-5) and torch.allclose(half[:48], y[:48], atol=1e-5)
+    if not same or not y.isfinite().all() or y.diff().diff().abs().max() < 1e-3:
+        return None
+    return "gate" if y.min() >= 0 and y.max() <= 1 and (y.diff() >= 0).all() else "hidden"

@@ -1,0 +1,219 @@
+"""Activations that a module calls as functions inside `forward`, made modules of it.
+
+A module is traced alone, its children as they are, so that one that cannot be traced spoils no other. Its class becomes
+a subclass whose `forward` runs the traced code; children, parameters, hooks, mode and state-dict keys stay as they are.
+What tracing would freeze is either part of the key under which a trace is kept (the mode, optional arguments), or a
+reason to leave the module alone (`Untraceable`). Attributes that `forward` reads are settled when it is traced.
+"""
+
+from __future__ import annotations
+
+import inspect
+import operator
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+from actsearch.errors import ActSearchError
+from actsearch.swap.functions import METHODS, function_name
+from actsearch.swap.tracing import Untraceable, trace
+
+BY_ELEMENT = {
+    operator.add, operator.sub, operator.mul, operator.truediv, operator.neg, torch.add, torch.sub, torch.mul,
+    torch.div, torch.exp, torch.clamp, "add", "add_", "sub", "sub_", "mul", "mul_", "div", "div_", "neg", "exp",
+}  # fmt: skip
+PRODUCTS = {operator.mul, operator.imul, torch.mul, "mul", "mul_"}
+
+
+@dataclass
+class Call:
+    """A call of an activation in a trace. key: the same in each trace of the module. name: relu, sigmoid, x*sigmoid(x);
+    given: what goes in. node: what comes out. inside: nodes that are parts of a written-out activation.
+    """
+
+    key: tuple[str, int]
+    name: str
+    given: fx.Node
+    node: fx.Node
+    inside: tuple[fx.Node, ...] = ()
+
+
+def functions_in(graph: fx.Graph) -> list[Call]:
+    """The activations called as functions, in order; x * sigmoid(x), and the like, as one."""
+    named = {n: name for n in graph.nodes if (name := _name(n)) is not None and n.all_input_nodes}
+    written: dict[fx.Node, tuple[fx.Node, list[fx.Node]]] = {}
+    for n in graph.nodes:
+        if n.target in PRODUCTS and len(n.args) == 2 and all(isinstance(a, fx.Node) for a in n.args):
+            for x, gate in (n.args, n.args[::-1]):
+                inner = _between(x, gate)
+                if inner and any(i in named for i in inner):
+                    written[n] = (x, inner)
+    parts = {i for _, inner in written.values() for i in inner}
+    calls: list[Call] = []
+    for n in graph.nodes:
+        key = ("", len(calls))
+        if n in written and n not in parts:
+            x, inner = written[n]
+            names = [named[i] for i in inner if i in named]
+            calls.append(Call(key, f"x*{'('.join(names)}(x{')' * len(names)}", x, n, tuple(inner)))
+        elif n in named and n not in parts:
+            calls.append(Call(key, named[n], n.all_input_nodes[0], n))
+    return calls
+
+
+def _name(n: fx.Node) -> str | None:
+    if n.op == "call_method":
+        return METHODS.get(str(n.target))
+    return function_name(n.target) if n.op == "call_function" else None
+
+
+def _between(x: Any, end: Any) -> list[fx.Node]:
+    """The nodes by which `end` is a function of x alone, number by number; empty if it is not."""
+    found: list[fx.Node] = []
+    stack, reached = [end], False
+    while stack:
+        n = stack.pop()
+        if n is x:
+            reached = True
+        elif n not in found:
+            if _name(n) is None and n.target not in BY_ELEMENT:
+                return []
+            found.append(n)
+            stack += n.all_input_nodes
+    return found if reached else []
+
+
+def modules_in(graph: fx.Graph, target: str) -> list[Call]:
+    """The calls of one child, in order."""
+    nodes = [n for n in graph.nodes if n.op == "call_module" and n.target == target and n.all_input_nodes]
+    return [Call((target, i), target, n.all_input_nodes[0], n) for i, n in enumerate(nodes)]
+
+
+class Rewritten(nn.Module):
+    """In front of a module's class: its forward, with calls of activations going to modules of its own.
+
+    The traced code is kept by mode and by what the optional arguments settle (None, a flag, a word), and is made anew
+    where it is missing: a copy or an unpickled net has the same. Raises ActSearchError where a call with other
+    arguments cannot be traced.
+    """
+
+    plain: type[nn.Module]  # the module's class
+    arguments: tuple[inspect.Parameter, ...]  # of its forward, without self
+    module_of_call: dict[tuple[str, int], str]
+    traced: dict[tuple, Callable[..., Any]]
+
+    def run_traced(self, *values: Any) -> Any:
+        """What forward gives; values: one for each of its parameters."""
+        given = zip(self.arguments, values, strict=True)
+        settled = tuple((p.name, v) for p, v in given if p.default is not p.empty and _settles(v))
+        key = (self.training, settled)
+        if key not in self.traced:
+            try:
+                self.traced[key] = _compiled(self, *key)
+            except Untraceable as why:
+                raise ActSearchError(
+                    f"{type(self).__name__}: its activations were swapped, but {why} with {dict(settled)}."
+                ) from None
+        return self.traced[key](self, *values)
+
+    def trace_defaults(self) -> None:
+        """Now rather than in the first call, so that torch.compile and torch.export meet plain code."""
+        settled = tuple((p.name, p.default) for p in self.arguments if _settles(p.default))
+        self.traced = {(mode, settled): _compiled(self, mode, settled) for mode in (True, False)}
+
+    def __reduce_ex__(self, protocol: Any) -> tuple:  # for copy and pickle: a class made here has no import path
+        return _empty, (self.plain,), {name: value for name, value in vars(self).items() if name != "traced"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self.trace_defaults()
+
+
+def _settles(value: object) -> bool:
+    return value is None or isinstance(value, bool | str)
+
+
+@lru_cache(maxsize=1024)
+def _rewritten(plain: type[nn.Module]) -> type[Rewritten]:
+    own, *parameters = inspect.signature(plain.forward).parameters.values()
+    words, star = [own.name], False
+    for p in parameters:
+        words += ["*"] if p.kind is p.KEYWORD_ONLY and not star else []
+        star |= p.kind is p.KEYWORD_ONLY
+        words.append(p.name if p.default is p.empty else f"{p.name}=defaults[{p.name!r}]")
+    # with the names that it had: torch.fx and torch.export read them
+    code = f"def forward({', '.join(words)}): return {own.name}.run_traced({', '.join(p.name for p in parameters)})"
+    space: dict[str, Any] = {"defaults": {p.name: p.default for p in parameters}}
+    exec(code, space)
+    body = {
+        "plain": plain, "as_written": plain.forward, "forward": space["forward"], "arguments": tuple(parameters),
+        "__module__": plain.__module__, "__qualname__": plain.__qualname__, "__doc__": plain.__doc__,
+    }  # fmt: skip
+    return type(plain.__name__, (Rewritten, plain), body)  # pyright: ignore[reportReturnType]
+
+
+def _empty(plain: type[nn.Module]) -> nn.Module:
+    kind = _rewritten(plain)
+    return kind.__new__(kind)
+
+
+def traces(module: nn.Module) -> fx.Graph:
+    """The trace of a module's forward with its default arguments. Raises Untraceable."""
+    parameters = inspect.signature(getattr(type(module), "plain", type(module)).forward).parameters.values()
+    if any(p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD) for p in parameters):
+        raise Untraceable("its forward takes any arguments (*args or **kwargs)")
+    settled = {p.name: p.default for p in parameters if p.default is not p.empty and _settles(p.default)}
+    both = trace(module, True, settled), trace(module, False, settled)
+    training, evaluation = ([call.name for call in functions_in(graph)] for graph in both)
+    if training != evaluation:
+        raise Untraceable("its forward calls other activations in training than in evaluation")
+    return both[1]
+
+
+def rewrite(module: nn.Module, module_of_call: dict[tuple[str, int], str]) -> None:
+    """Lets calls of a module's forward go to children of it instead. module_of_call: by key, the child's name."""
+    known = vars(module).get("module_of_call", {})
+    if not isinstance(module, Rewritten):
+        module.__class__ = _rewritten(type(module))
+    assert isinstance(module, Rewritten)
+    module.module_of_call = {**known, **module_of_call}
+    module.trace_defaults()
+
+
+def _compiled(module: Rewritten, training: bool, settled: tuple) -> Callable[..., Any]:
+    graph = trace(module, training, dict(settled))
+    names = dict(module.module_of_call)
+    calls = functions_in(graph) + [c for child in {key[0] for key in names} if child for c in modules_in(graph, child)]
+    place = {node: i for i, node in enumerate(graph.nodes)}
+    written: dict[fx.Node, fx.Node] = {}  # what a value became in place
+    for call in calls:
+        name = names.pop(call.key, None)
+        if name is None:
+            continue
+        given = call.given
+        while given in written:
+            given = written[given]
+        with graph.inserting_before(call.node):
+            new = graph.call_module(name, (given,))
+        if _in_place(call.node):  # whoever reads the input later reads what was written into it
+            given.replace_all_uses_with(new, lambda user, at=call.node: place.get(user, -1) > place[at])
+            written[given] = new
+        call.node.replace_all_uses_with(new)
+        for old in (call.node, *call.inside):
+            if not old.users:
+                graph.erase_node(old)
+    if names:
+        raise Untraceable(f"its forward does not call {', '.join(names.values())}")
+    code = graph.python_code("self")
+    space = dict(code.globals)
+    exec(compile(code.src, f"<{type(module).__name__}.forward, its activations swapped>", "exec"), space)
+    return space["forward"]
+
+
+def _in_place(node: fx.Node) -> bool:
+    spelt = str(node.target) if node.op == "call_method" else getattr(node.target, "__name__", "")
+    return spelt.endswith("_") or node.kwargs.get("inplace") is True or node.target is operator.imul

@@ -1,0 +1,193 @@
+"""The activations of a net: where, what they are, how wide; and what cannot be reached."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from torch import fx, nn
+
+from actsearch.swap.functions import GATE_NAMES, HIDDEN_NAMES, function_name, names_called
+from actsearch.swap.kinds import GATES, HIDDEN, INSIDE, kind_of
+from actsearch.swap.rewrite import Call, functions_in, modules_in, traces
+from actsearch.swap.tracing import Untraceable
+from actsearch.swap.widths import Width, runs_in_sequence, width_after, widths_in
+
+LISTS = (nn.ModuleList, nn.ModuleDict)
+_HIDDEN_WORDS = {*HIDDEN_NAMES, *(kind.__name__ for kind in HIDDEN), "?"}
+_GATE_WORDS = {*GATE_NAMES, *(kind.__name__ for kind in GATES)}
+
+
+@dataclass
+class Found:
+    """An activation in a net. path: of a function called in forward, the one its module would get. was: `ReLU`, or
+    `relu()` of a function. owner: the module that holds or calls it, under `name`. gate: a sigmoid or softmax.
+    channels, dim: where they are certain, else None and 1. module: what is there now, None for a function. call: its
+    key among the calls of the owner's forward, where that must be rewritten; after: children that are called before it.
+    """
+
+    path: str
+    was: str
+    owner: nn.Module
+    name: str
+    gate: bool = False
+    module: nn.Module | None = None
+    call: tuple[str, int] | None = None
+    after: tuple[str, ...] = ()
+    channels: int | None = None
+    dim: int = 1
+
+
+def survey(net: nn.Module, per_call: bool) -> tuple[list[Found], dict[str, str]]:
+    """All activations, gates among them, and by path what could not be reached, with the reason."""
+    walk = _Walk(per_call)
+    walk.visit("", net)
+    together: dict[object, set[Width | None]] = defaultdict(set)  # a shared module has all its calls' widths
+
+    def key(f: Found) -> object:
+        return f.path if per_call or f.module is None else id(f.module)
+
+    for f in walk.found:
+        together[key(f)].update(walk.widths.get(f.path, [None]))
+    for f in walk.found:
+        (width, *others) = together[key(f)]
+        if width is not None and not others:
+            f.channels, f.dim = width
+    return walk.found, walk.left
+
+
+class _Walk:
+    def __init__(self, per_call: bool) -> None:
+        self.per_call = per_call
+        self.found: list[Found] = []
+        self.left: dict[str, str] = {}
+        self.widths: dict[str, list[Width | None]] = defaultdict(list)  # by path, of each call
+        self._seen: set[int] = set()
+        self._placed: set[str] = set()
+
+    def visit(self, path: str, owner: nn.Module, before: Width | None = None) -> None:
+        """Notes what an owner holds and calls, in order of computation. before: of what goes into it."""
+        if id(owner) in self._seen:
+            return
+        self._seen.add(id(owner))
+        if type(owner) in INSIDE:
+            self.left[path or "net"] = f"{type(owner).__name__}: {INSIDE[type(owner)]} inside torch's kernel"
+        if runs_in_sequence(owner):
+            for name, child in _children(owner).items():
+                self.widths[_join(path, name)].append(before)
+                self._place(path, owner, name, before)
+                before = width_after(child, before)
+            return
+        graph, calls = self._trace(path, owner)
+        widths = widths_in(graph, owner) if graph is not None else {}
+        called: list[str] = []
+        for n in graph.nodes if graph is not None else ():
+            width = widths[n.all_input_nodes[0]] if n.all_input_nodes else None
+            call = calls.get(n, str(n.target))
+            if isinstance(call, Found):
+                call.after = tuple(called)
+                called.append(call.name)
+                self.found.append(call)
+                self._placed.add(call.path)
+                self.widths[call.path] = [width]
+            elif n.op == "call_module" or n in calls:
+                called.append(call.partition(".")[0])
+                self.widths[_join(path, call)].append(width)
+                self._place(path, owner, call, width)
+        for name in [*_functions(owner), *_children(owner)]:
+            if graph is None:
+                self.widths[_join(path, name)].append(_width_inside(owner))
+            self._place(path, owner, name)
+
+    def _place(self, path: str, owner: nn.Module, target: str, before: Width | None = None) -> None:
+        """What stands in one place: an activation, or another owner."""
+        full = _join(path, target)
+        if full in self._placed:
+            return
+        self._placed.add(full)
+        if target in _functions(owner):
+            was = function_name(vars(owner)[target]) or ""
+            self.found.append(Found(full, f"{was}()", owner, target, was not in HIDDEN_NAMES))
+            return
+        child = owner.get_submodule(target)
+        parent, _, name = target.rpartition(".")
+        kind = kind_of(child)
+        if kind is not None:
+            home = owner.get_submodule(parent)
+            self.found.append(Found(full, type(child).__name__, home, name, kind == "gate", child))
+        else:
+            self.visit(full, child, before)
+
+    def _trace(self, path: str, owner: nn.Module) -> tuple[fx.Graph | None, dict[fx.Node, Found | str]]:
+        """An owner's graph, where something in it is wanted, and those of its calls that rewriting makes modules."""
+        words = names_called(owner)
+        hidden, gates = words & _HIDDEN_WORDS, words & _GATE_WORDS
+        holds = any(kind_of(child) for child in _reached(owner)) or bool(_functions(owner))
+        if not hidden and not gates and (not holds or _width_inside(owner) is not None):
+            return None, {}
+        try:
+            graph = traces(owner)
+        except Untraceable as why:
+            if hidden - {"?"}:
+                self.left[_join(path, "forward")] = f"{', '.join(sorted(hidden - {'?'}))} in forward: {why}"
+            elif gates:
+                self.left[_join(path, "forward")] = f"{', '.join(sorted(gates))}: a gate or an output, and {why}"
+            return None, {}
+        calls = functions_in(graph)
+        for name, child in _children(owner).items() if self.per_call else ():
+            several = modules_in(graph, name)
+            if len(several) > 1 and kind_of(child) is not None:
+                calls += several
+        return graph, self._calls(path, owner, calls)
+
+    def _calls(self, path: str, owner: nn.Module, calls: list[Call]) -> dict[fx.Node, Found | str]:
+        """Each call as the activation that it is to become; those that are modules already by their name."""
+        known = vars(owner).get("module_of_call", {})
+        noted: dict[fx.Node, Found | str] = {}
+        taken: Counter[str] = Counter()
+        for call in calls:
+            target = call.key[0]
+            base = target or (call.name if call.name.isidentifier() else "product")
+            taken[base] += 1
+            name = base if target and taken[base] == 1 else f"{base}_{taken[base]}"
+            if call.key in known:
+                noted[call.node] = known[call.key]
+                continue
+            while name != target and hasattr(owner, name):
+                name += "_"
+            old = owner._modules[target] if target else None
+            was = type(old).__name__ if old is not None else call.name if call.inside else f"{call.name}()"
+            gate = kind_of(old) == "gate" if old is not None else call.name in GATE_NAMES
+            noted[call.node] = Found(_join(path, name), was, owner, name, gate, old, call.key)
+        return noted
+
+
+def _join(path: str, name: str) -> str:
+    return f"{path}.{name}" if path else name
+
+
+def _children(owner: nn.Module) -> dict[str, nn.Module]:
+    """By every name: named_children() gives a shared one once."""
+    return {name: child for name, child in owner._modules.items() if child is not None}
+
+
+def _functions(owner: nn.Module) -> list[str]:
+    """The attributes that are functions such as F.relu."""
+    return [name for name, value in vars(owner).items() if function_name(value) is not None]
+
+
+def _reached(owner: nn.Module) -> Iterator[nn.Module]:
+    """The children that an owner's forward calls: its own and those in its lists."""
+    for child in owner.children():
+        if isinstance(child, LISTS):
+            yield from _reached(child)
+        else:
+            yield child
+
+
+def _width_inside(owner: nn.Module) -> Width | None:
+    """Where an owner that is not traced calls its activation: a norm on what it normed, torch's transformer layer."""
+    if isinstance(owner, nn.TransformerEncoderLayer | nn.TransformerDecoderLayer):
+        return owner.linear1.out_features, -1
+    return width_after(owner, None)
