@@ -1,6 +1,6 @@
 """swap_activations over every classifier of torchvision and 40 nets of timm, each of another family.
 
-    python benchmarks/swap.py                          # all, into swap.md; half an hour on one core
+    python benchmarks/swap.py                          # all, into swap.md; a quarter of an hour on one core
     python benchmarks/swap.py --only resnet18 vgg11    # some, printed
 
 Weights are random, so nothing is downloaded. What each column says stands above the table in swap.md.
@@ -51,6 +51,7 @@ ABOUT = """# Swapping the activations of other people's nets
 were swapped for x·cos(x) |
 | changed | x·cos(x) gives other outputs |
 | keys | the state dict from before loads strictly |
+| s | seconds that finding and swapping took, on one core that had other work too |
 
 """
 HEAD = "| net | activations | swapped | left | like for like | missed | changed | keys | s |\n" + "| --- " * 9 + "|\n"
