@@ -17,7 +17,7 @@ from actsearch.comparison import ConfirmOptions
 from actsearch.data import Data, Source, as_source
 from actsearch.errors import ActSearchError, unknown
 from actsearch.job import Job
-from actsearch.models import Model, cnn1d, cnn2d, mlp, resnet
+from actsearch.models import Model, cnn1d, cnn2d, mlp, resnet, transformer
 from actsearch.pipeline import run
 from actsearch.recipe import Recipe
 from actsearch.report.result import Result
@@ -26,7 +26,13 @@ from actsearch.samplers import SamplerFactory
 from actsearch.search_space import SearchSpace
 from actsearch.study import StudyOptions, study_name
 
-MODELS: dict[str, Callable[..., nn.Module]] = {"mlp": mlp, "cnn1d": cnn1d, "cnn2d": cnn2d, "resnet": resnet}
+MODELS: dict[str, Callable[..., nn.Module]] = {
+    "mlp": mlp,
+    "cnn1d": cnn1d,
+    "cnn2d": cnn2d,
+    "resnet": resnet,
+    "transformer": transformer,
+}
 
 
 def search(
@@ -51,7 +57,7 @@ def search(
 ) -> Result:
     """Which activation for this model and data? The same as the command `actsearch`.
 
-    model: mlp, cnn1d, cnn2d or resnet; a model function (see actsearch.models); or an nn.Module, whose
+    model: mlp, cnn1d, cnn2d, resnet or transformer; a model function (see actsearch.models); or an nn.Module, whose
     activations are swapped in copies with fresh weights. data: mnist1d, digits, text, image …; arrays
     (x, y, x_test, y_test) with classes in y; a Data; or a Source, whose goal says with which loss nets are trained on
     it and by which metric they are judged (see actsearch.goal). activations: as in a search space's YAML. confirm:

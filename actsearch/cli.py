@@ -35,7 +35,7 @@ QUOTED = (
     "On the command line a list stands in brackets, and a spec with parentheses in quotes inside quotes: "
     "'search_space.activations=[relu,\"leaky_relu(negative_slope=0.02)\"]'."
 )
-TASKS = ("search", "list", "properties", "cost", "deliver", "report")
+TASKS = ("search", "list", "properties", "cost", "export", "deliver", "report")
 NOT_IN_RESULT = ("root", "download")  # of data: where it lies, not what it is
 
 exit_code = 0
@@ -118,7 +118,7 @@ def _do(cfg: DictConfig, folder: Path) -> None:
     name, words = config.task.get("name"), {key: value for key, value in config.task.items() if key != "name"}
     if name not in TASKS:
         raise unknown("task", name, TASKS)
-    alone: dict[str, Callable[..., None]] = {"list": _list, "properties": _properties}
+    alone: dict[str, Callable[..., None]] = {"list": _list, "properties": _properties, "export": _export}
     takes = {**alone, "cost": _cost}
     known = (
         [p.name for p in inspect.signature(takes[name]).parameters.values() if p.kind is p.KEYWORD_ONLY]
@@ -381,6 +381,33 @@ def _cost(
     terminal.line(f"\ncosts        {_shown(job.folder)}/ (cost.csv, training_step.csv, cost.png)")
 
 
+def _export(
+    *, activation: Any = None, path: Any = None, channels: Any = None, dim: Any = 1, onnx: Any = None,
+    overwrite: Any = False,
+) -> None:  # fmt: skip
+    from actsearch.activations import Spec
+    from actsearch.export import export
+    from actsearch.report.terminal import Terminal
+
+    text = "'task.activation=\"leaky_relu6(negative_slope=0.02)\"'"
+    for key, value, right, cure in (
+        ("activation", activation, isinstance(activation, str), f"it must be one spec, e.g. {text}"),
+        ("path", path, path is None or isinstance(path, str), "it must be a .py file or a folder"),
+        ("channels", channels, channels is None or (type(channels) is int and channels > 0), "it must be 1 or more"),
+        ("dim", dim, dim in (1, -1), "channels stand in dimension 1 or -1"),
+        ("onnx", onnx, onnx is None or isinstance(onnx, bool), "it must be true, false or null"),
+        ("overwrite", overwrite, isinstance(overwrite, bool), "it must be true or false"),
+    ):
+        if not right:
+            shown = "null" if value is None else value
+            raise ActSearchError(f"task.{key}={shown}: {cure}.")
+    if "|" in activation:
+        raise ActSearchError(f"task.activation={activation}: a file holds one activation. Export each of them.")
+    terminal = Terminal()
+    for what, said in export(Spec.parse(activation), path, channels, dim, onnx, overwrite):
+        terminal.line(f"{what:<12} {said}")
+
+
 def _specs(activations: Any) -> list[Spec]:
     from actsearch.activations import Spec
 
@@ -413,7 +440,7 @@ def _explain(error: BaseException) -> str:
             return str(unknown(f"{group}={option}:", option, known))
     if match := re.search(r"Key '([^']*)' (?:is )?not in '?([\w]*)|Key '([^']*)' is not in struct", text):
         key = next((m[1] for m in [re.search(r"full_key: (\S+)", text)] if m), match[1] or match[3])
-        known = [name for name in _known_keys() if name != key]  # of the default model or data, not of this one
+        known = [name for name in _known_keys() if name != key]
         return str(unknown("config key", key, known, see="'actsearch --cfg job' shows all keys."))
     if match := re.search(r"Could not override '([^']*)'", text):
         key = match[1]
@@ -450,8 +477,9 @@ def _known_keys() -> list[str]:
     from actsearch.study import flatten
 
     GlobalHydra.instance().clear()  # it is still set where the first composition failed
+    chosen = [word for word in sys.argv[1:] if (CONF / f"{word.replace('=', '/', 1)}.yaml").is_file()]  # model=cnn1d
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        plain: Any = OmegaConf.to_container(hydra.compose("config"), resolve=False)
+        plain: Any = OmegaConf.to_container(hydra.compose("config", chosen), resolve=False)
         return [*plain, *flatten(plain)]
 
 

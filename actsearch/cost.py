@@ -7,6 +7,7 @@ import copy
 import math
 import statistics
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -340,7 +341,7 @@ def _compiling(device: torch.device) -> Iterator[None]:
     limits = torch._dynamo.config.patch(
         recompile_limit=10_000, accumulated_recompile_limit=100_000, fail_on_recompile_limit_hit=True
     )
-    with torch._inductor.utils.fresh_cache(), limits:
+    with torch._inductor.utils.fresh_cache(), limits, warnings.catch_warnings(action="ignore"):
         with contextlib.suppress(Exception):  # what the first one pays for all; if it fails, each will say so
             torch.compile(torch.neg)(torch.zeros(8, device=device))
         yield

@@ -33,7 +33,7 @@ from actsearch.training import Run, Trainer, TrainingBatch
 
 OWN_VAL = "val_metric"  # stands for the data set's own metric, on the validation examples
 ASKS, OF_SAMPLER = 16, 4  # proposals for one trial, from the sampler and then at random, until one is new
-MOST_ASKS = 2000  # until one of a grammar is usable
+MOST_ASKS, PATIENCE = 2000, 32  # proposals of a grammar until one is usable; unusable ones that a sampler may make
 FRESH_SEED = 1000  # finalists' seeds start here; the search's at 0
 
 
@@ -273,20 +273,21 @@ class Mirror:
         refused: dict[str, str] = {}
         for attempt in range(MOST_ASKS):
             self.study.sampler = self.make_sampler(number, attempt)
-            if attempt >= OF_SAMPLER:
+            if attempt >= OF_SAMPLER + min(len(refused), PATIENCE):
                 self.study.sampler = optuna.samplers.RandomSampler(seed=self.make_sampler.seed_of(number, attempt))
             if first:
                 self.study.enqueue_trial(dict(first))
-            trial = self.study.ask()
             try:
-                candidate = space.suggest(trial)
-            except Unusable as unusable:
-                refused[unusable.text] = unusable.reason
-                trial.storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
-                continue
+                trial = self.study.ask()
+                try:
+                    candidate = space.suggest(trial)
+                except Unusable as unusable:
+                    refused[unusable.text] = unusable.reason
+                    trial.storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
+                    continue
             except (ValueError, NotImplementedError, RuntimeError) as error:  # a sampler that is not for such a space
                 raise ActSearchError(f"sampler: it cannot propose: {one_line(error)} Try sampler=tpe.") from error
-            if candidate.training_key not in known or attempt >= ASKS - 1:
+            if candidate.training_key not in known or attempt >= ASKS + len(refused) - 1:
                 break
             trial.storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
         else:

@@ -377,7 +377,7 @@ BAD = {
     "sampler's key": (["+sampler.n_strtup=3"], "n_strtup", "n_startup_trials"),
     "pruner's key": (["pruner=median", "+pruner.n_strtup=3"], "n_strtup", "n_startup_trials"),
     "task": (["task=lsit"], "task=lsit", "'list'"),
-    "task's key": (["task=properties", "task.activation=[relu]"], "task.activation", "search_space.activations"),
+    "task's key": (["task=properties", "task.activation=[relu]"], "task.activation", "'task.activations'"),
     "key of another task": (["task=list", "+task.activations=[relu]"], "task.activations", "task.name"),
     "one of a task's list": (["task=properties", "task.activations=[rellu]"], "rellu", "'relu'"),
     "no list for a task": (["task=properties", "task.activations=relu"], "task.activations=relu", "[relu,gelu]"),

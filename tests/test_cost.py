@@ -192,11 +192,11 @@ def test_an_activation_that_does_not_fit_fails_alone(quick):
 
 
 @pytest.mark.slow  # torch's compiler takes seconds to import
-def test_a_compiler_that_is_missing_is_said(quick, monkeypatch):
+def test_a_compiler_that_is_missing_is_said(quick):
     import torch._inductor.config
 
-    monkeypatch.setattr(torch._inductor.config.cpp, "cxx", ("no-such-compiler",))
-    found = costs_of(["relu"], replace(SMALL, compiled=True))
+    with torch._inductor.config.patch({"cpp.cxx": ("no-such-compiler",)}):
+        found = costs_of(["relu"], replace(SMALL, compiled=True))
     assert "ompiler" in found["relu"].failure
     assert found["relu"].compile_s is None
 

@@ -91,7 +91,8 @@ def test_shares_of_a_step():
 def test_no_labels_overlap_and_none_is_cut_off(names, factor):
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-    figure = cost_figure(made(names, factor), STEPS)
+    figure = cost_figure(made(["identity", *names], factor), STEPS)
+    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == names  # the identity costs nothing
     renderer = FigureCanvasAgg(figure).get_renderer()
     figure.draw(renderer)
     for axes in figure.axes:

@@ -11,11 +11,12 @@ import torch
 from fake_trainer import N_CLASSES, FakeTrainer, Killed, draw, evaluation
 from optuna.trial import TrialState
 
+from actsearch.activations.spec import parse_net
 from actsearch.errors import ActSearchError
 from actsearch.goal import ACCURACY
 from actsearch.models import Model, mlp
 from actsearch.recipe import Recipe
-from actsearch.samplers import SamplerFactory
+from actsearch.samplers import EvolutionSampler, SamplerFactory
 from actsearch.search_space import SearchSpace
 from actsearch.study import (
     GenerationFinished,
@@ -36,6 +37,8 @@ RECIPE = Recipe(steps=30, eval_every=10, batch_size=15)
 ENTRIES = ["relu", {"leaky_relu": {"negative_slope": "search"}}, {"elu": {"alpha": [0.5, 1, 2]}}]
 SPACE = SearchSpace(ENTRIES, {"lr": {"low": 1e-3, "high": 3e-2, "log": True}}, n_slots=2, base=RECIPE)
 DISCRETE = SearchSpace(["relu", "tanh", "gelu"], n_slots=2, base=RECIPE)
+GRAMMAR = {"grammar": {"unary": ["x", "tanh(x)", "-x", "0", "1 / x"], "binary": ["a + b", "a * b"]}}
+FUNCTIONS = SearchSpace(["relu", GRAMMAR], n_slots=2, base=RECIPE)
 DIVERGING = SearchSpace(["relu", "softmax"], n_slots=2, base=RECIPE)
 WRITES = (
     "create_new_trial",
@@ -50,6 +53,7 @@ SAMPLERS = {
     "random": (optuna.samplers.RandomSampler, {}),
     "nsga2": (optuna.samplers.NSGAIISampler, {"population_size": 4}),
     "gp": (optuna.samplers.GPSampler, {"n_startup_trials": 6}),
+    "evolution": (EvolutionSampler, {"population": 4, "tournament": 2}),
     "cmaes": (optuna.samplers.CmaEsSampler, {"n_startup_trials": 2, "warn_independent_sampling": False}),
 }
 PRUNERS = {
@@ -489,3 +493,20 @@ def test_real_training_repeats_digit_for_digit_also_after_a_kill(blobs):
         run(trainer, killed)
     same(killed.outcome(), whole.outcome())
     assert len({tuple(r.values) for r in records(whole.study)}) > 2
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "random", "evolution"])
+def test_of_a_grammar_the_unusable_is_turned_away_and_equal_functions_are_trained_once(sampler):
+    """x + tanh(x) and tanh(x) + x are one function; −x·−x and x·x are another. Constants and 1/x are not trained."""
+    case = Case(sampler, space=FUNCTIONS, n_trials=30).run()
+    trained = {" | ".join(map(str, run.specs)) for run in case.trained}
+    assert len(trained) > 5
+    x = torch.linspace(-3, 3, 31, dtype=torch.float64).view(1, -1)
+    values = [tuple(f"{v:.6f}" for v in parse_net(text)[0](x)[0].tolist()) for text in trained]
+    assert len(set(values)) == len(values)
+    assert all(len(set(row)) > 1 for row in values)
+    refused = {k: v for t in case.study.trials for k, v in t.user_attrs.get("refused", {}).items()}
+    assert {"constant", "not finite"} >= set(refused.values())
+    assert refused
+    assert not set(refused) & trained
+    same(Case(sampler, space=FUNCTIONS, n_trials=30).run().outcome(), case.outcome())

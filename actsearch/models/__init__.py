@@ -25,9 +25,10 @@ from actsearch.models.mlp import mlp
 from actsearch.models.resnet import resnet
 from actsearch.models.timm import timm
 from actsearch.models.torchvision import torchvision
+from actsearch.models.transformer import transformer
 from actsearch.swap import swap_activations
 
-__all__ = ["Model", "cnn1d", "cnn2d", "mlp", "resnet", "timm", "torchvision"]
+__all__ = ["Model", "cnn1d", "cnn2d", "mlp", "resnet", "timm", "torchvision", "transformer"]
 
 
 class Model:

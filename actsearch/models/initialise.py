@@ -9,6 +9,7 @@ from torch import nn
 
 from actsearch.activations.spec import ActivationModule, gain
 
+NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 WEIGHT_LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
@@ -18,7 +19,7 @@ def initialise(net: nn.Module, init: str, seed: int) -> None:
     torch: each layer's own reset_parameters, PyTorch's default.
     kaiming_relu: N(0, 2 / fan_in) whatever the activation (He et al. 2015), biases 0.
     gain: N(0, g² / fan_in), g the gain of the activation registered before the layer (1 before the first
-    one), so that signals keep their size for each activation alike; biases 0.
+    one, and after a norm), so that signals keep their size for each activation alike; biases 0.
     Norms, other layers, and weights inside activations keep torch's own in all three.
     """
     with torch.random.fork_rng(devices=[]):
@@ -38,6 +39,8 @@ def initialise(net: nn.Module, init: str, seed: int) -> None:
             continue
         if isinstance(module, ActivationModule) and init == "gain":
             factor = gain(module.spec)
+        elif isinstance(module, NORMS) and init == "gain":
+            factor = 1.0
         elif isinstance(module, WEIGHT_LAYERS):
             fan_in = module.weight[0].numel()
             nn.init.normal_(module.weight, std=factor / math.sqrt(fan_in), generator=generator)

@@ -168,7 +168,7 @@ def cost_figure(costs: Sequence[ActivationCost], steps: Mapping[str, Cost]) -> F
     """Forward and backward against relu for the last shape measured, and the share of a training step."""
     shape = costs[-1].setting.shape
     here = [c for c in costs if c.setting.shape == shape and not c.failure]
-    names = list(dict.fromkeys(c.activation for c in costs))
+    names = list(dict.fromkeys(c.activation for c in costs if c.activation != NOTHING))
     kinds = list(dict.fromkeys((c.setting.dtype, c.setting.memory_format) for c in here))
     settings = list(dict.fromkeys(c.setting for c in here))
     figure = _figure(10.5, 1.9 + 0.2 * len(names) + 0.05 * len(names) * len(settings))
@@ -179,7 +179,7 @@ def cost_figure(costs: Sequence[ActivationCost], steps: Mapping[str, Cost]) -> F
             look = kinds.index((setting.dtype, setting.memory_format))
             label = str(setting).partition(", ")[2]
             for c in here:
-                if c.setting != setting:
+                if c.setting != setting or c.activation == NOTHING:
                     continue
                 centre, low, high = middle(in_relus(c, part))
                 aside = 0.6 * (i - (len(settings) - 1) / 2) / max(1, len(settings))

@@ -1,0 +1,105 @@
+"""A small transformer whose feed-forward layers have the activations: where gated pairs are at home."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from actsearch.activations.spec import ActivationModule
+from actsearch.errors import ActSearchError
+from actsearch.models.blocks import check_sizes, input_width
+
+
+class Block(nn.Module):
+    """Pre-norm: x + attention(norm(x)), then x + feed-forward(norm(x)). x: (N, tokens, width).
+
+    feed_forward: linear to `hidden`, activation, linear back. causal: a token sees itself and those before it.
+    """
+
+    def __init__(self, width: int, heads: int, hidden: int, activation: nn.Module, causal: bool) -> None:
+        super().__init__()
+        self.heads, self.causal = heads, causal
+        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.up = nn.Linear(width, input_width(activation, hidden))
+        self.activation = activation
+        self.down = nn.Linear(hidden, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.qkv(self.norm1(x)).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        attended = F.scaled_dot_product_attention(q, k, v, is_causal=self.causal)
+        x = x + self.out(attended.transpose(1, 2).flatten(2))
+        return x + self.down(self.activation(self.up(self.norm2(x))))
+
+
+class Transformer(nn.Module):
+    """A sequence (N, length), or images (N, C, H, W), to n_classes. Tokens: patches of `patch` values side by side; of
+    an image, its rows.
+    """
+
+    def __init__(self, tokens: int, features: int, n_classes: int, width: int, blocks: list[Block]) -> None:
+        super().__init__()
+        self.tokens, self.features = tokens, features
+        self.embed = nn.Linear(features, width)
+        self.position = nn.Parameter(torch.randn(tokens, width) * 0.02)
+        self.blocks = nn.Sequential(*blocks)
+        self.norm = nn.LayerNorm(width)
+        self.head = nn.Linear(width, n_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.dim() == 4:
+            x = x.movedim(1, -2)  # a row of all channels
+        x = x.flatten(1)
+        x = F.pad(x, (0, self.tokens * self.features - x.shape[1])).unflatten(1, (self.tokens, self.features))
+        return self.head(self.norm(self.blocks(self.embed(x) + self.position)).mean(1))
+
+
+def hidden_width(activation: Callable[..., nn.Module], hidden: int, equal_parameters: bool) -> tuple[nn.Module, int]:
+    """The next activation and the hidden width for it. equal_parameters: where it takes more than it gives, as gated
+    pairs do, the width is such that both linear layers together keep their weights (2/3 for pairs, Shazeer 2020).
+    """
+    module = activation(hidden, dim=-1)
+    wide = input_width(module, hidden)
+    if wide == hidden or not equal_parameters:
+        return module, hidden
+    hidden = max(2, 2 * round(hidden / (1 + wide / hidden)))
+    if isinstance(module, ActivationModule):
+        place = module.place
+        module = module.spec.module(hidden, -1)
+        module.place = place
+    return module, hidden
+
+
+def transformer(
+    activation: Callable[..., nn.Module],
+    in_shape: tuple[int, ...],
+    n_classes: int,
+    width: int = 64,
+    depth: int = 2,
+    heads: int = 4,
+    hidden: int | None = None,
+    patch: int = 4,
+    equal_parameters: bool = True,
+) -> nn.Module:
+    """`depth` blocks of attention and feed-forward, the mean over tokens, one linear layer.
+
+    in_shape: (length,), cut into patches of `patch` values, or an image (channels, height, width), a token a row.
+    hidden: of the feed-forward, None: 4 × width. equal_parameters: see hidden_width.
+    """
+    hidden = 4 * width if hidden is None else hidden
+    check_sizes(width=width, depth=depth, heads=heads, hidden=hidden, patch=patch)
+    if width % heads:
+        raise ActSearchError(f"model.width={width} is no multiple of model.heads={heads}.")
+    if len(in_shape) == 3:
+        tokens, features = in_shape[1], in_shape[0] * in_shape[2]
+    else:
+        tokens, features = math.ceil(math.prod(in_shape) / patch), patch
+    blocks = []
+    for _ in range(depth):
+        module, n = hidden_width(activation, hidden, equal_parameters)
+        blocks.append(Block(width, heads, n, module, causal=False))
+    return Transformer(tokens, features, n_classes, width, blocks)
