@@ -142,10 +142,13 @@ def _data(data: Any, n_validation: int | None) -> Data:
             "digits": (sets.digits, 288),
             "fashion_mnist": (sets.fashion_mnist, 6000),
             "cifar10": (sets.cifar10, 5000),
+            "text": (sets.text, 200),
+            "image": (sets.image, 2000),
         }
         if data not in known:
             raise ActSearchError(f"unknown data set '{data}'. Choose one of: {', '.join(known)}, or give arrays.")
         function, n = known[data]
         return Data(function(), data, n_validation or n)
     source = as_source(data, "data")
-    return Data(source, "data", n_validation or max(1, len(source.x) // 5))
+    most = len(source.x) // 5 if source.validation is None else len(source.validation[0])
+    return Data(source, "data", n_validation or max(1, most))

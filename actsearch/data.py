@@ -13,6 +13,7 @@ import random
 import subprocess
 import sys
 import tempfile
+import warnings
 import zipfile
 import zlib
 from collections.abc import Callable, Sequence
@@ -41,7 +42,8 @@ class Source:
 
     test: gives (x_test, y_test), called once, by the finalists' stage alone. prepare_test: begins, without
     waiting, whatever slow work `test` would have to do. goal: the loss and the metric; None: y has classes, which
-    are to be told apart. validation: (x, y) of which some validate; None: some of x and y do.
+    are to be told apart. validation: (x, y) of which some validate; None: some of x and y do. n_tokens: of how many
+    kinds tokens are; None: as many as are seen here.
     """
 
     x: Tensor
@@ -50,6 +52,7 @@ class Source:
     prepare_test: Callable[[], None] = _nothing
     goal: Goal | None = None
     validation: Pair | None = None
+    n_tokens: int | None = None
 
 
 @dataclass(frozen=True)
@@ -107,7 +110,9 @@ class Data:
         self.n_validation, self._subset = n_validation, subset
         self.n_train = most if subset is None else subset
         self.goal = source.goal or classification(int(source.y.max()) + 1)
-        self.n_tokens = None if source.x.is_floating_point() else int(source.x.max()) + 1
+        seen = [source.x] if source.validation is None else [source.x, source.validation[0]]
+        counted = None if source.x.is_floating_point() else 1 + max(int(x.max()) for x in seen)
+        self.n_tokens = source.n_tokens or counted
         self.in_shape = tuple(source.x.shape[1:])
         self._fixed: Split | None = None
 
@@ -168,6 +173,8 @@ def as_source(made: Any, name: str) -> Source:
     """A Source from itself or from (x, y, x_test, y_test): arrays or tensors."""
     if isinstance(made, Source):
         _check(made.x, made.y, name, "x, y", classes=made.goal is None)
+        if made.goal is not None:
+            _check_goal(made.goal, made.y[:2], name)
         return made
     if not (isinstance(made, tuple) and len(made) == 4):
         raise ActSearchError(
@@ -208,6 +215,26 @@ def _check(x: Tensor, y: Tensor, name: str, where: str, classes: bool = True) ->
             )
     if classes and int(y.min()) < 0:
         raise ActSearchError(f"the data set '{name}': {where} have class {int(y.min())}; classes are numbered from 0.")
+
+
+def _check_goal(goal: Goal, y: Tensor, name: str) -> None:
+    """Tries the loss and the score on outputs of nothing."""
+    outputs = torch.zeros(len(y), *goal.out_shape)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # torch's, that shapes are broadcast: (n, 1) with (n,) is a mistake
+            loss = goal.loss(outputs, y)
+        scores = torch.zeros(len(y)) if goal.score is None else goal.score(outputs, y)
+    except Exception as error:  # whatever a user's function raises
+        raise ActSearchError(
+            f"the data set '{name}': its goal does not take outputs {tuple(outputs.shape)} with y {tuple(y.shape)}: "
+            f"{one_line(error)}"
+        ) from error
+    if loss.dim() or scores.shape != (len(y),):
+        raise ActSearchError(
+            f"the data set '{name}': for {len(y)} examples its goal gives a loss {tuple(loss.shape)} and scores "
+            f"{tuple(scores.shape)}. Wanted: one number, and ({len(y)},)."
+        )
 
 
 def cache_folder(root: str | None) -> Path:
@@ -371,7 +398,7 @@ def text(path: str | None = None, context: int = 64, n_test: int = 500) -> Sourc
         return [written[start : start + context + 1] for start in starts]
 
     train = windows(0, most)
-    number_of = {c: i for i, c in enumerate(sorted({c for w in train for c in w[:-1]}), start=UNKNOWN + 1)}
+    number_of = {c: i for i, c in enumerate(sorted(set("".join(train))), start=UNKNOWN + 1)}
 
     def numbered(parts: list[str]) -> Pair:
         tokens = torch.tensor([[number_of.get(c, UNKNOWN) for c in w] for w in parts])
@@ -380,13 +407,13 @@ def text(path: str | None = None, context: int = 64, n_test: int = 500) -> Sourc
     x, y = numbered(train)
     return Source(
         x, y, lambda: numbered(windows(2, n_test)), goal=next_token(y, len(number_of) + 1),
-        validation=numbered(windows(1, most)),
+        validation=numbered(windows(1, most)), n_tokens=len(number_of) + 1,
     )  # fmt: skip
 
 
 def image(picture: str = "china", size: int = 128) -> Source:
-    """Implicit fitting of one of scikit-learn's sample images, by PSNR. x: (n, 2) the row and the column of a pixel, from
-    -1 to 1; y: (n, 3) its red, green and blue, from 0 to 1.
+    """Implicit fitting of one of scikit-learn's sample images, by PSNR. x: (n, 2) the row and the column of a pixel,
+    from -1 to 1; y: (n, 3) its red, green and blue, from 0 to 1.
 
     size: pixels of the longer side; each is the mean over the area that it covers. A fifth of them, drawn once, tests.
     """

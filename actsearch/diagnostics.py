@@ -105,8 +105,9 @@ def diagnose(net: nn.Module, x: Tensor) -> Diagnostics:
         with torch.no_grad(), torch.random.fork_rng([x.device] if x.is_cuda else []):
             net(x)
             parameters = dict(net.named_parameters())
-            gradients = [parameters[name].grad for name in weight_layers(net)]
-            (found,) = collect(slots, [x.new_full((1,), math.nan) if g is None else g.norm()[None] for g in gradients])
+            weights = [parameters[name] for name in weight_layers(net)]
+            norms = [p.new_full((), math.nan) if p.grad is None else p.grad.norm() for p in weights]
+            (found,) = collect(slots, [norm[None] for norm in norms])
     finally:
         for hook in hooks:
             hook.remove()

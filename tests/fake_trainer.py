@@ -18,9 +18,9 @@ class Killed(BaseException):
     """Stands for kill -9: nothing but a test catches it."""
 
 
-def confirmation(**options):
-    """The options of a comparison of classifiers."""
-    return ConfirmOptions(**options).settled(ACCURACY)
+def confirmation(own=ACCURACY, **options):
+    """The options of a comparison, of classifiers if nothing is said."""
+    return ConfirmOptions(**options).settled(own)
 
 
 def draw(*what):

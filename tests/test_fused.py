@@ -9,16 +9,18 @@ from dataclasses import replace
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from actsearch.activations import CATALOG
 from actsearch.activations.spec import parse_net
 from actsearch.data import Data, Source
-from actsearch.goal import cross_entropy
+from actsearch.goal import Goal, Metric, cross_entropy, pixels
 from actsearch.models import Model, cnn1d, cnn2d, mlp, resnet
 from actsearch.recipe import OPTIMIZERS, SCHEDULES, Recipe
 from actsearch.training.fused import Fused, Rows, trace
 from actsearch.training.layers import NotFusable
+from actsearch.training.losses import CLOSED_FORMS
 from actsearch.training.reference import NOISE, WEIGHTS, Run, batch_order, score, stream, train
 
 CPU = torch.device("cpu")
@@ -97,10 +99,10 @@ def assert_equal(program, index, net, tolerance=1e-9):
             )
 
 
-def check(name, runs, vectorised=False, tolerance=1e-9, resample=False, device=CPU):
+def check(name, runs, vectorised=False, tolerance=1e-9, resample=False, device=CPU, d=None):
     """Weights, buffers and every rung of each run."""
     m = model(name)
-    d = data(m.in_shape, resample)
+    d = d or data(m.in_shape, resample)
     program = fused(m, d, runs, vectorised, device=device)
     rungs = [dict(program.advance(set())) for _ in runs[0].recipe.rungs()]
     for i, run in enumerate(runs):
@@ -108,12 +110,69 @@ def check(name, runs, vectorised=False, tolerance=1e-9, resample=False, device=C
         assert_equal(program, i, net, tolerance)
         for rung, wanted in zip(rungs, evaluations, strict=True):
             assert rung[i].step == wanted.step
-            assert rung[i].val_metric == pytest.approx(wanted.val_metric, abs=1e-12)
+            assert rung[i].val_metric == pytest.approx(wanted.val_metric, rel=1e-6, abs=1e-6)  # it adds in float32
             assert rung[i].val_loss == pytest.approx(wanted.val_loss, rel=1e-6)
             assert rung[i].train_loss == pytest.approx(wanted.train_loss, rel=1e-5)
 
 
 # --- equal to the plain loop ----------------------------------------------------------------------
+
+
+def regression(shape, goal, resample=False):
+    """Three smooth functions of the inputs in place of three blobs' classes."""
+    d = data(shape, resample)
+    answer = lambda x: torch.sigmoid(x.flatten(1)[:, :3])  # noqa: E731
+    x_test, _ = d.test()
+    source = replace(d.source, y=answer(d.source.x), test=lambda: (x_test, answer(x_test)))
+    return Data(replace(source, goal=goal(source.y)), "smooth", 30, None, resample)
+
+
+def mean_error(y):
+    """Mean squared error, judged by a score of each example."""
+    score = lambda outputs, y: (outputs - y).abs().amax(-1)  # noqa: E731
+    return Goal(Metric("worst", "worst error"), F.mse_loss, tuple(y.shape[1:]), (1.0, 1.0), score=score)
+
+
+@pytest.mark.parametrize("goal", [pixels, mean_error])
+@pytest.mark.parametrize("vectorised", [False, True], ids=["host", "vectorised"])
+@pytest.mark.parametrize("name", ["mlp", "cnn1d"])
+def test_squared_errors(name, vectorised, goal):
+    d = regression(MODELS[name][1], goal, resample=vectorised)
+    check(name, runs_of(FEW, replace(RECIPE, lr=0.005)), vectorised, d=d)
+
+
+def test_squared_errors_on_test_are_the_nets():
+    m, runs = model(), runs_of(FEW)
+    d = regression(m.in_shape, pixels)
+    program = fused(m, d, runs)
+    for _ in RECIPE.rungs():
+        list(program.advance(set()))
+    x, y = d.test()
+    scores = dict(program.score(x[:53], y[:53]))  # batches of 15: the last is not full
+    for i, run in enumerate(runs):
+        assert scores[i] == pytest.approx(score(plain(m, d, run)[0], x[:53].double(), y[:53], d.goal), rel=1e-6)
+
+
+def test_every_loss_of_the_table_has_its_gradient():
+    """Against autograd, and the sums by both ways."""
+    generator = torch.Generator().manual_seed(0)
+    outputs = torch.randn(2, 3, 5, generator=generator, dtype=torch.float64)  # runs, outputs, batch
+    answers = {
+        cross_entropy: torch.arange(10).view(2, 5) % 3,
+        F.mse_loss: torch.randn(2, 5, 3, generator=generator).double(),
+    }
+    assert set(answers) == set(CLOSED_FORMS)
+    for loss, y in answers.items():
+        targets = torch.stack([CLOSED_FORMS[loss].rows(each, 3).T.double() for each in y])
+        gradient = torch.empty_like(outputs)
+        sums = CLOSED_FORMS[loss].step(outputs, targets, gradient)
+        torch.testing.assert_close(CLOSED_FORMS[loss].total(outputs, y), sums)
+        for k in range(2):
+            leaf = outputs[k].T.clone().requires_grad_()
+            mean = loss(leaf, y[k])
+            mean.backward()
+            torch.testing.assert_close(sums[k] / 5, mean.detach())
+            torch.testing.assert_close(gradient[k].T, leaf.grad)
 
 
 @pytest.fixture(scope="module", params=[False, True], ids=["host", "vectorised"])

@@ -13,7 +13,7 @@ from fake_trainer import confirmation
 from actsearch.comparison import FinalistRun, compare
 from actsearch.cost import Cost
 from actsearch.finalists import as_records
-from actsearch.goal import ACCURACY
+from actsearch.goal import ACCURACY, PERPLEXITY, PSNR
 from actsearch.report import plots
 from actsearch.report.files import leaderboard_rows
 from actsearch.report.page import limits, write_page
@@ -47,7 +47,7 @@ def curves(rng, level, with_inside=True):
     return Curves([10, 20, 30, 40], noisy, [[2 - v] for (v,) in noisy], noisy, 0, inside(rng) if with_inside else [])
 
 
-def made(names, folder, searched=True, seeds=8, with_costs=True, **options):
+def made(names, folder, searched=True, seeds=8, with_costs=True, own=ACCURACY, **options):
     """A result of these finalists; of its trials too, with parameters over three decades."""
     rng = np.random.default_rng(len(names))
     if "relu" not in names:
@@ -68,14 +68,14 @@ def made(names, folder, searched=True, seeds=8, with_costs=True, **options):
         TrialRecord(i, name, {}, "complete", [0.5], curves(rng, 0.5 + i / 100, with_inside=False))
         for i, name in enumerate([*names, *slopes, *betas])
     ]
-    chosen = confirmation(seeds=seeds, **options)
+    chosen = confirmation(own, seeds=seeds, **options)
     costs = {name: Cost((40 + 5 * rng.random(6)).tolist(), (9 + rng.random(6)).tolist()) for name in names}
     found = compare(runs, chosen, target, costs if with_costs else None)
-    rows = leaderboard_rows(records if searched else as_records(runs, "val_accuracy"), ["val_accuracy"], ACCURACY)
+    rows = leaderboard_rows(records if searched else as_records(runs, f"val_{own.name}"), [f"val_{own.name}"], own)
     return Result(
         name="s", leaderboard=rows, records=records if searched else [], comparisons=found, runs=runs,
         summary=sentence(found, "digits's test set", chosen), folder=folder, test_name="digits's test set",
-        searched=searched, objective="val_accuracy", options=chosen, n_test=360, target=target,
+        searched=searched, objective=f"val_{own.name}", options=chosen, n_test=360, target=target,
         about={"model": "mlp, 9 parameters", "command": "actsearch"}, config_yaml="a: 1\n",
     )  # fmt: skip
 
@@ -118,6 +118,25 @@ def test_every_axis_says_what_it_is(result):
                 assert axes.get_xlabel(), name
         left = next(axes for axes in figure.axes if axes.get_visible())
         assert left.get_ylabel() or left.get_title() or name in ("differences", "layers"), name
+
+
+def test_where_less_is_better_the_pictures_say_so(tmp_path):
+    """The same numbers as accuracies and as perplexities: what led is then last."""
+    result = made(SETS["layers"], tmp_path, own=PERPLEXITY)
+    figures = drawn(result)
+    assert "better is left" in figures["differences"].axes[0].get_xlabel()
+    assert figures["cost"].axes[0].get_ylabel() == "test perplexity"
+    assert (
+        "Left and down is better" in dict((name, draw(result)[1]) for name, _, draw in FIGURES if draw(result))["cost"]
+    )
+    assert figures["curves"].axes[0].get_ylabel() == "validation perplexity"
+    names = lambda r: [t.get_text() for t in drawn(r)["layers"].axes[0].get_yticklabels()]  # noqa: E731
+    led = names(made(SETS["layers"], tmp_path))
+    assert (names(result)[0], names(result)[-1]) == (led[-1], led[0])
+    means = [c.mean for c in result.comparisons]
+    assert means == sorted(means)
+    decibels = drawn(made(SETS["few"], tmp_path, own=PSNR))["differences"].axes[0]
+    assert "PSNR (dB; better is right)" in decibels.get_xlabel()
 
 
 def test_what_has_nothing_to_show_is_not_drawn(tmp_path):
@@ -237,3 +256,7 @@ def test_the_limits_name_what_was_tried_the_test_set_and_the_smallest_effect(tmp
     worst = max(c.verdict.minimum_detectable_effect for c in result.comparisons if c.verdict)
     assert f"a true difference of {100 * worst:.2f} points is found in 80 %" in said
     assert "same recipe" in said
+
+
+def test_a_front_of_what_should_be_small():
+    assert pareto([(1, 5.0), (2, 6.0), (3, 4.0), (3, 4.5)], higher_is_better=False) == [(1, 5.0), (3, 4.0)]

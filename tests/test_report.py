@@ -3,13 +3,14 @@
 import csv
 import io
 import re
+from dataclasses import replace
 
 import pytest
 from fake_trainer import confirmation
 from rich.console import Console
 
 from actsearch.comparison import FinalistRun, compare
-from actsearch.goal import ACCURACY
+from actsearch.goal import ACCURACY, PERPLEXITY, PSNR
 from actsearch.report.files import finalist_rows, leaderboard_rows, write_csv, write_text
 from actsearch.report.sentence import sentence
 from actsearch.report.terminal import Terminal
@@ -158,6 +159,35 @@ def test_the_sentence_speaks_of_the_best_of_failures_and_of_one_seed():
     assert "nothing can be said of chance" in one
     assert "nan" not in one
     assert sentence(compared(BASE), "t", OPTIONS) == "Only the baseline was trained: relu reaches 55.45 % on t."
+
+
+@pytest.mark.parametrize(
+    ("own", "values", "words"),
+    [
+        (PSNR, [v + 20.31 for v in TEN], ["gelu is better", "test PSNR 20.86 dB against 0.55 dB", "+20.31 dB"]),
+        (PSNR, [v + 0.01 for v in TEN], ["by less than the margin of 0.1 dB", "Difference +0.01 dB"]),
+        (PERPLEXITY, [0.9 * v for v in TEN], ["gelu is better", "test perplexity 0.499 against 0.554", "-10.0 %"]),
+        (PERPLEXITY, [1.1 * v for v in TEN], ["gelu is worse than relu", "+10.0 %"]),
+        (replace(PSNR, unit="", name="r2", words="R²"), [v + 0.2 for v in TEN], ["+0.20, 95 %", "R² 0.75 against"]),
+    ],
+)
+def test_other_metrics_have_their_units_and_their_direction(own, values, words, capsys):
+    all_runs = [*runs("gelu", [v + 1e-5 * (-1) ** i for i, v in enumerate(values)]), *BASE]
+    found = compared(all_runs, own=own)
+    said = sentence(found, "t", confirmation(own))
+    for word in words:
+        assert word in said
+    assert found[0].activation == ("relu" if "worse" in said else "gelu")
+    rows = leaderboard_rows(DONE, [f"val_{own.name}"], own)
+    assert [row["rank"] for row in rows if row["rank"]] == [1, 2, 3]
+    values = [float(row[f"val_{own.name}_mean"]) for row in rows if row["rank"]]
+    assert values == sorted(values, reverse=own.higher_is_better)
+    terminal = Terminal()
+    terminal.leaderboard(rows, own, searched=True)
+    terminal.finalists(found, "t", confirmation(own))
+    out = capsys.readouterr().out
+    assert f"val {own.words}" in out and f"test {own.words} ± sd" in out
+    assert "accuracy" not in out and "%" not in out.replace("95 % interval", "").replace("difference (%)", "")
 
 
 def test_a_test_that_disagrees_is_named():
