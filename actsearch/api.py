@@ -14,7 +14,7 @@ from torch import nn
 
 from actsearch.activations.spec import Spec
 from actsearch.comparison import ConfirmOptions
-from actsearch.data import Data, as_source
+from actsearch.data import Data, Source, as_source
 from actsearch.errors import ActSearchError, unknown
 from actsearch.job import Job
 from actsearch.models import Model, cnn1d, cnn2d, mlp, resnet, transformer
@@ -37,7 +37,7 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
 
 def search(
     model: str | Callable[..., nn.Module] | nn.Module,
-    data: str | Data | tuple[Any, Any, Any, Any],
+    data: str | Data | Source | tuple[Any, Any, Any, Any],
     activations: Sequence[Any] = ("relu", "leaky_relu", "elu", "gelu", "silu", "tanh"),
     *,
     n_trials: int | None = 40,
@@ -58,10 +58,11 @@ def search(
     """Which activation for this model and data? The same as the command `actsearch`.
 
     model: mlp, cnn1d, cnn2d, resnet or transformer; a model function (see actsearch.models); or an nn.Module, whose
-    activations are swapped in copies with fresh weights. data: mnist1d, digits, a Data, or arrays
-    (x, y, x_test, y_test). activations: as in a search space's YAML. confirm: what else the command has under that
-    name, e.g. {"metric": "test_loss", "margin": {"test_loss": 0.02}, "until_decided": True}. tracking_uri: MLflow's,
-    None for none.
+    activations are swapped in copies with fresh weights. data: mnist1d, digits, text, image …; arrays
+    (x, y, x_test, y_test) with classes in y; a Data; or a Source, whose goal says with which loss nets are trained on
+    it and by which metric they are judged (see actsearch.goal). activations: as in a search space's YAML. confirm:
+    what else the command has under that name, e.g. {"metric": "test_loss", "margin": {"test_loss": 0.02},
+    "until_decided": True}. tracking_uri: MLflow's, None for none.
     Raises ActSearchError for what a user can put right.
     """
     if not isinstance(recipe, Recipe):
@@ -80,11 +81,14 @@ def search(
         if model not in MODELS:
             raise ActSearchError(f"unknown model '{model}'. Choose one of: {', '.join(MODELS)}, or give a function.")
         model = MODELS[model]
-    made = Model(model, label, data.in_shape, data.n_classes)  # pyright: ignore[reportArgumentType]
-    options = StudyOptions(name=name, n_trials=n_trials, seeds=seeds)
+    goal = data.goal
+    confirmed = ConfirmOptions(finalists, finalist_seeds, baseline, **(confirm or {})).settled(goal.metric)
+    made = Model(model, label, data.in_shape, goal.out_shape, n_tokens=data.n_tokens)  # pyright: ignore[reportArgumentType]
+    options = StudyOptions(name=name, n_trials=n_trials, seeds=seeds).settled(goal.metric)
     identity = {
         "data": {"name": data.name, "contents": contents, "n_train": data.n_train,
-                 "n_validation": data.n_validation, "resample": data.resample},
+                 "n_validation": data.n_validation, "resample": data.resample, "metric": goal.metric.name,
+                 "loss": getattr(goal.loss, "__name__", "")},
         "model": {"name": label, "layers": repr(made.build([Spec.of("relu")], 0, "torch"))},
         "recipe": vars(recipe),
         "activations": list(activations),
@@ -95,7 +99,7 @@ def search(
     target = Path(folder) / title
     job = Job(
         model=made, data=data, space=SearchSpace(list(activations), n_slots=made.n_slots, base=recipe), recipe=recipe,
-        study=options, confirm=ConfirmOptions(finalists, finalist_seeds, baseline, **(confirm or {})),
+        study=options, confirm=confirmed,
         sampler=SamplerFactory(optuna.samplers.TPESampler, {}, 0), pruner=optuna.pruners.NopPruner(), identity=identity,
         folder=target, storage_url=f"sqlite:///{target / 'study.db'}", tracking_uri=tracking_uri, device=device,
         engine=engine, params={"model": label, "data": data.name},
@@ -118,7 +122,8 @@ def _digest(data: Any) -> str:
     """
     if isinstance(data, str):
         return data
-    parts = (data.source.x, data.source.y) if isinstance(data, Data) else data if isinstance(data, tuple) else ()
+    source = data.source if isinstance(data, Data) else data
+    parts = (source.x, source.y) if isinstance(source, Source) else source if isinstance(source, tuple) else ()
     digest = hashlib.sha256()
     for part in parts:
         with contextlib.suppress(TypeError, ValueError, RuntimeError):  # what is no array is refused after this

@@ -170,14 +170,15 @@ def _job(config: Config, folder: Path, config_yaml: str) -> Job:
     model_label = _label("model", model_keywords.get("name"), model_function)
     if "name" not in inspect.signature(model_function).parameters:
         model_keywords.pop("name", None)
-    model = Model(model_function, model_label, data.in_shape, data.n_classes, model_keywords)
+    model = Model(model_function, model_label, data.in_shape, data.goal.out_shape, model_keywords, data.n_tokens)
     space = SearchSpace(
         config.search_space.activations, config.search_space.recipe, config.search_space.scope,
         n_slots=model.n_slots, base=config.recipe,
     )  # fmt: skip
     uri = config.tracking.uri
     return Job(
-        model=model, data=data, space=space, recipe=config.recipe, study=config.study, confirm=config.confirm,
+        model=model, data=data, space=space, recipe=config.recipe,
+        study=config.study.settled(data.goal.metric), confirm=config.confirm.settled(data.goal.metric),
         sampler=SamplerFactory(*_target("sampler", config.sampler), config.study.seed),
         pruner=make_pruner(*_target("pruner", config.pruner)), identity=_identity(OmegaConf.structured(config)),
         folder=folder, config_yaml=config_yaml, storage_url=config.storage.url, tracking_uri=uri,
@@ -365,7 +366,9 @@ def _cost(
             terminal.line(f"measuring {len(specs)} activations: {setting}")
             found += cost.activation_costs(specs, setting, device)
         terminal.line(f"measuring training steps of {job.model.name}")
-        steps, left_out = cost.step_costs(job.model, list(dict.fromkeys([nothing, *specs])), job.recipe, x, y)
+        steps, left_out = cost.step_costs(
+            job.model, list(dict.fromkeys([nothing, *specs])), job.recipe, x, y, split.goal.loss
+        )
     for title, heads, rows, legend in (*report.cost_tables(found), report.step_table(steps, job.model.name)):
         terminal.line(f"\n{title}")
         terminal.table(heads, rows)

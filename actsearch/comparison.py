@@ -10,23 +10,22 @@ import json
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
-
-import torch
-from torch import Tensor
 
 from actsearch.activations.spec import parse_net, print_net
 from actsearch.cost import Cost
 from actsearch.errors import ActSearchError, unknown
+from actsearch.goal import ACCURACY, PERPLEXITY, PSNR, Metric
 from actsearch.recipe import Recipe
 from actsearch.search_space import candidate_key
 from actsearch.statistics import MOST_SEEDS, mean, std
 from actsearch.study import Curves
-from actsearch.verdict import METRICS, Arm, Rules, Verdict, judge
+from actsearch.verdict import Arm, Rules, Verdict, judge, metrics_of
 
 LOOKS = (10, 20, 40, 80, 160)
-MARGINS = {m.name: m.margin for m in METRICS.values()}
+OWN_TEST = "test_metric"  # stands for the data set's own metric, on the test set
+KNOWN = {name: m for own in (ACCURACY, PERPLEXITY, PSNR) for name, m in metrics_of(own).items()}
 SPEED = ("learning_speed", "steps_to_accuracy", "time_to_accuracy_s")  # read off the validation curve
 COST = ("training_step_us", "latency_us")  # measured, not trained
 SPEED_RUNGS = 50  # evaluations that a curve needs to tell speed
@@ -36,18 +35,21 @@ TARGET = 0.95  # of the baseline's accuracy on the search seeds: what "steps to 
 
 @dataclass
 class ConfirmOptions:
-    """finalists: how many, or `all`: no search, every candidate of the space is compared. seeds: fresh ones.
+    """How finalists are compared, as it is asked for; `settled` makes of it what a data set's metric has to it.
+
+    finalists: how many, or `all`: no search, every candidate of the space is compared. seeds: fresh ones.
     baseline: what all are compared with. tune_trials: recipe values tried for each, where they are searched.
-    metric: the one that the verdict is about. margin: by metric, differences that do not matter. alpha: the chance
-    of any false better or worse. until_decided: more seeds, up to the last of `looks`, while something is undecided.
+    metric: the one that the verdict is about. margin: by metric, differences that do not matter; those of metrics that
+    a data set does not have are not looked at. alpha: the chance of any false better or worse. until_decided: more
+    seeds, up to the last of `looks`, while something is undecided.
     """
 
     finalists: int | str = 3
     seeds: int = 20
     baseline: str = "relu"
     tune_trials: int = 6
-    metric: str = "test_accuracy"
-    margin: dict[str, float] = field(default_factory=lambda: dict(MARGINS))
+    metric: str = OWN_TEST
+    margin: dict[str, float] = field(default_factory=lambda: {name: m.margin for name, m in KNOWN.items()})
     alpha: float = 0.05
     until_decided: bool = False
     looks: list[int] = field(default_factory=lambda: list(LOOKS))
@@ -59,17 +61,6 @@ class ConfirmOptions:
             value = getattr(self, key)
             if value != "all" and (not isinstance(value, int) or not 1 <= value <= MOST_SEEDS):
                 raise ActSearchError(f"confirm.{key}={value}: it must be a whole number, at least 1.")
-        if self.metric not in METRICS:
-            raise unknown("metric in confirm.metric:", self.metric, METRICS)
-        self.margin = {**MARGINS, **self.margin}
-        for name, margin in self.margin.items():
-            if name not in METRICS:
-                raise unknown("metric in confirm.margin:", name, METRICS)
-            if not 0 < margin < 1:
-                example = "0.005 for half a percentage point" if not METRICS[name].ratio else "0.05 for 5 %"
-                raise ActSearchError(
-                    f"confirm.margin.{name}={margin:g}: write a share between 0 and 1, e.g. {example}."
-                )
         if not 1e-6 <= self.alpha < 0.5:
             raise ActSearchError(f"confirm.alpha={self.alpha:g}: write a chance from 0.000001 to 0.5, e.g. 0.05.")
         good = self.looks and self.looks[0] > 1 and self.looks[-1] <= MOST_SEEDS
@@ -87,6 +78,10 @@ class ConfirmOptions:
         except ActSearchError as error:
             raise ActSearchError(f"confirm.baseline: {error}") from None
 
+    def settled(self, own: Metric) -> Confirmation:
+        """For nets that are judged by `own`. Raises ActSearchError for a metric that they do not have."""
+        return Confirmation(**{field.name: getattr(self, field.name) for field in fields(ConfirmOptions)}, own=own)
+
     @property
     def seeds_at_looks(self) -> list[int]:
         """After how many seeds the verdicts are taken."""
@@ -103,9 +98,53 @@ class ConfirmOptions:
 
 
 @dataclass
+class Confirmation(ConfirmOptions):
+    """The options for one data set: `metric` and `margin` name only what its nets are judged by. own: its metric."""
+
+    own: Metric = ACCURACY
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.metric == OWN_TEST:
+            self.metric = f"test_{self.own.name}"
+        if self.metric not in self.metrics:
+            raise unknown("metric in confirm.metric:", self.metric, self.metrics, see=self._whose)
+        for name in self.margin:
+            if name not in {**self.metrics, **KNOWN, OWN_TEST: self.own}:
+                raise unknown("metric in confirm.margin:", name, self.metrics, see=self._whose)
+        given = (
+            {**self.margin, f"test_{self.own.name}": self.margin[OWN_TEST]} if OWN_TEST in self.margin else self.margin
+        )
+        self.margin = {name: given.get(name, m.margin) for name, m in self.metrics.items()}
+        for name, margin in self.margin.items():
+            m = self.metrics[name]
+            share = m.ratio or m.unit == "%"
+            if not 0 < margin < (1 if share else math.inf):
+                what = "a share between 0 and 1" if share else "a number above 0"
+                example = (
+                    "0.05 for 5 %" if m.ratio else "0.005 for half a percentage point" if share else f"{m.margin:g}"
+                )
+                raise ActSearchError(f"confirm.margin.{name}={margin:g}: write {what}, e.g. {example}.")
+
+    @property
+    def _whose(self) -> str:
+        return "" if self.own == ACCURACY else f"The data set's metric is {self.own.name}."
+
+    @property
+    def metrics(self) -> dict[str, Metric]:
+        """All that verdicts can be about, by name."""
+        return metrics_of(self.own)
+
+    @property
+    def primary(self) -> Metric:
+        """What the verdict is about."""
+        return self.metrics[self.metric]
+
+
+@dataclass
 class FinalistRun:
     """One training of a finalist and its test score. rate: its learning rate in units of the tuned one. diverged: it
-    scored chance, and is counted as that. collapsed: it ended, but no better than always the commonest class.
+    scored chance, and is counted as that. collapsed: it ended, but no better than an answer that is always the same.
     """
 
     activation: str
@@ -145,8 +184,8 @@ class Comparison:
     is_baseline: bool
     mean: float
     std: float
-    test_accuracy: float
-    test_accuracy_std: float
+    test_metric: float
+    test_metric_std: float
     test_loss: float
     n_seeds: int
     n_failed: int
@@ -158,14 +197,8 @@ class Comparison:
     latency_us: float
 
 
-def at_chance(y: Tensor) -> float:
-    """The accuracy up to which a net may be guessing: always the commonest class, and three standard errors."""
-    share = torch.bincount(y.cpu()).max().item() / len(y)
-    return share + 3 * math.sqrt(share * (1 - share) / len(y))
-
-
 def primary_verdicts(
-    runs: Sequence[FinalistRun], options: ConfirmOptions, target: float | None, costs: Mapping[str, Cost]
+    runs: Sequence[FinalistRun], options: Confirmation, target: float | None, costs: Mapping[str, Cost]
 ) -> dict[tuple[str, float], Verdict]:
     """By options.metric, of each (activation, rate) but the baseline's."""
     home = print_net(parse_net(options.baseline))
@@ -183,7 +216,7 @@ def primary_verdicts(
 
 def compare(
     runs: Sequence[FinalistRun],
-    options: ConfirmOptions,
+    options: Confirmation,
     target: float | None = None,
     costs: Mapping[str, Cost] | None = None,
 ) -> list[Comparison]:
@@ -196,7 +229,7 @@ def compare(
     main = [group for group in by_candidate(runs) if group[0].rate == 1.0]
     base = next(group for group in main if group[0].activation == home)
     verdicts = primary_verdicts(runs, options, target, costs)
-    others = [name for name in METRICS if name != options.metric and _is_known(name, target, costs)]
+    others = [name for name in options.metrics if name != options.metric and _is_known(name, target, costs)]
     rules = Rules(options.alpha, max(1, len(main) - 1), len(options.seeds_at_looks))
     out = []
     for group in main:
@@ -205,14 +238,14 @@ def compare(
         secondary = [] if group is base else [
             _verdict(name, group, base, rules, options, target, costs) for name in others
         ]  # fmt: skip
-        values = _arm(options.metric, group, target, costs).values
+        values = _arm(options.primary, group, target, costs).values
         centre = statistics.geometric_mean(values) if options.metric in COST else mean(values)
         cost = costs.get(activation)
-        accuracies = [run.test_metric for run in group]
+        scores = [run.test_metric for run in group]
         out.append(
             Comparison(
                 activation=activation, recipe=group[0].recipe, is_baseline=group is base,
-                mean=centre, std=std(values), test_accuracy=mean(accuracies), test_accuracy_std=std(accuracies),
+                mean=centre, std=std(values), test_metric=mean(scores), test_metric_std=std(scores),
                 test_loss=mean([run.test_loss for run in group]), n_seeds=len(group),
                 n_failed=sum(run.failed for run in group), verdict=mine.pop(1.0, None), at_rates=mine,
                 secondary=secondary,
@@ -221,7 +254,7 @@ def compare(
                 latency_us=statistics.geometric_mean(cost.latency_us) if cost else math.nan,
             )
         )  # fmt: skip
-    sign = -1 if METRICS[options.metric].higher_is_better else 1
+    sign = -1 if options.primary.higher_is_better else 1
     return sorted(out, key=lambda c: sign * c.mean)
 
 
@@ -235,28 +268,29 @@ def _is_known(name: str, target: float | None, costs: Mapping[str, Cost]) -> boo
 
 
 def _verdict(
-    name: str, group: Sequence[FinalistRun], base: Sequence[FinalistRun], rules: Rules, options: ConfirmOptions,
+    name: str, group: Sequence[FinalistRun], base: Sequence[FinalistRun], rules: Rules, options: Confirmation,
     target: float | None, costs: Mapping[str, Cost],
 ) -> Verdict:  # fmt: skip
     paired = base if name in COST else [run for run in base if run.seed in {r.seed for r in group}]
-    arms = (_arm(name, group, target, costs), _arm(name, paired, target, costs))
-    found = judge(METRICS[name], *arms, rules, options.margin[name])
+    metric = options.metrics[name]
+    arms = (_arm(metric, group, target, costs), _arm(metric, paired, target, costs))
+    found = judge(metric, *arms, rules, options.margin[name])
     return replace(found, seeds_to_decide=None) if name in COST else found  # it would count repetitions
 
 
-def _arm(name: str, group: Sequence[FinalistRun], target: float | None, costs: Mapping[str, Cost]) -> Arm:
+def _arm(metric: Metric, group: Sequence[FinalistRun], target: float | None, costs: Mapping[str, Cost]) -> Arm:
     """The numbers by which a candidate is compared: one per seed, or per repetition of a measurement."""
-    cost = costs.get(group[0].activation)
+    cost, name = costs.get(group[0].activation), metric.name
     if name in COST:
         assert cost is not None
         values = getattr(cost, name)
         return Arm(values, [False] * len(values))
-    if name == "test_accuracy":
-        values = [run.test_metric for run in group]
-    elif name == "test_loss":
+    if name == "test_loss":
         values = [run.test_loss for run in group]
     elif name == "learning_speed":
         values = [mean([row[0] for row in run.curves.val_loss]) for run in group]
+    elif name not in SPEED:
+        values = [run.test_metric for run in group]
     else:
         assert target is not None
         values = [steps_to(run.curves, target) for run in group]

@@ -16,7 +16,6 @@ import torch
 from torch import Tensor, nn
 
 from actsearch.activations.spec import ActivationModule, Spec
-from actsearch.data import loss
 from actsearch.errors import ActSearchError, one_line, unknown
 from actsearch.models import Model
 from actsearch.recipe import Recipe, make_optimizer
@@ -25,6 +24,7 @@ REPETITIONS = 20
 BLOCKS = 3  # of a repetition: the least of them counts
 SECONDS_EACH = 0.0015  # of a block: long beside the clock's grain
 LEAST_WARM = 3  # calls before any is timed
+Loss = Callable[[Tensor, Tensor], Tensor]
 HELD_BYTES = 16 * 2**20  # of graphs that are built before the first is walked back
 LARGE = (16, 64, 32, 32)  # a batch of a convolution's outputs: 4 MiB in float32, beyond a core's own caches
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
@@ -81,19 +81,23 @@ def latency_us(net: nn.Module, x: Tensor, blocks: int = 5, repeats: int = 20) ->
     return min(medians)
 
 
-def measure(nets: Sequence[nn.Module], recipe: Recipe, x: Tensor, y: Tensor, budget_s: float = 6.0) -> list[Cost]:
+def measure(
+    nets: Sequence[nn.Module], recipe: Recipe, x: Tensor, y: Tensor, loss: Loss, budget_s: float = 6.0
+) -> list[Cost]:
     """The costs of nets that differ in their activations: plain PyTorch, as the plain loop trains, taking turns.
 
-    x: (batch, …) on the device to measure on, y: (batch,). On a CPU, in `one_thread`. budget_s: about how long it may
-    take in all; nets that are too slow for it have fewer repetitions, two at least. Global random states are left as
-    they are.
+    x: (batch, …) on the device to measure on, y: (batch, …). loss: of the data set. On a CPU, in `one_thread`.
+    budget_s: about how long it may take in all; nets that are too slow for it have fewer repetitions, two at least.
+    Global random states are left as they are.
     """
     with torch.random.fork_rng([x.device] if x.is_cuda else []):  # dropout draws
-        return _measured(nets, recipe, x, y, budget_s)
+        return _measured(nets, recipe, x, y, loss, budget_s)
 
 
-def _measured(nets: Sequence[nn.Module], recipe: Recipe, x: Tensor, y: Tensor, budget_s: float) -> list[Cost]:
-    work = [_work(copy.deepcopy(net).to(x.device), recipe, x, y) for net in nets]
+def _measured(
+    nets: Sequence[nn.Module], recipe: Recipe, x: Tensor, y: Tensor, loss: Loss, budget_s: float
+) -> list[Cost]:
+    work = [_work(copy.deepcopy(net).to(x.device), recipe, x, y, loss) for net in nets]
     watches = [_watch(call, x.device) for step, forward, _ in work for call in (step, forward)]
     times = [parts[0] for parts in _in_turns(watches, budget_s)]
     return [Cost(times[2 * i], times[2 * i + 1], saved_mib) for i, (_, _, saved_mib) in enumerate(work)]
@@ -121,7 +125,9 @@ def _in_turns(watches: Sequence[Watch], budget_s: float) -> list[list[list[float
     return [[list(part) for part in zip(*mine, strict=True)] for mine in rows]
 
 
-def _work(net: nn.Module, recipe: Recipe, x: Tensor, y: Tensor) -> tuple[Callable[[], None], Callable[[], None], float]:
+def _work(
+    net: nn.Module, recipe: Recipe, x: Tensor, y: Tensor, loss: Loss
+) -> tuple[Callable[[], None], Callable[[], None], float]:
     """A training step, and a forward pass in eval mode, as functions to time; MiB that a step keeps."""
     optimizer = make_optimizer(net, replace(recipe, lr=1e-12))  # a net that learns this one batch would be another net
     inference = copy.deepcopy(net).eval()
@@ -150,7 +156,7 @@ def _work(net: nn.Module, recipe: Recipe, x: Tensor, y: Tensor) -> tuple[Callabl
 
 
 def step_costs(
-    model: Model, specs: Sequence[Spec], recipe: Recipe, x: Tensor, y: Tensor, budget_s: float = 12.0
+    model: Model, specs: Sequence[Spec], recipe: Recipe, x: Tensor, y: Tensor, loss: Loss, budget_s: float = 12.0
 ) -> tuple[dict[str, Cost], dict[str, str]]:
     """The costs of a model with each activation, by its text, taking turns; and why some are left out."""
     nets: dict[str, nn.Module] = {}
@@ -163,7 +169,7 @@ def step_costs(
             nets[str(spec)] = net
         except (ActSearchError, RuntimeError) as error:
             left_out[str(spec)] = one_line(error)
-    return dict(zip(nets, measure(list(nets.values()), recipe, x, y, budget_s), strict=True)), left_out
+    return dict(zip(nets, measure(list(nets.values()), recipe, x, y, loss, budget_s), strict=True)), left_out
 
 
 def first_shape(net: nn.Module, x: Tensor) -> tuple[int, ...]:

@@ -1,7 +1,7 @@
 """Data sets as tensors: a pool for training and validation, and a test set that only finalists are scored on.
 
-A data set is a function that returns `Source`, or simply the tuple (x, y, x_test, y_test). `Data` adds what
-is the same for all: the split, a subset, standard checks. Knows nothing of models or activations.
+A data set is a function that returns `Source`, or simply the tuple (x, y, x_test, y_test) where it has classes. `Data`
+adds what is the same for all: the split, a subset, standard checks. Knows nothing of models or activations.
 """
 
 from __future__ import annotations
@@ -16,32 +16,38 @@ import tempfile
 import zipfile
 import zlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from actsearch.errors import ActSearchError, one_line
+from actsearch.goal import Goal, classification
 
 Pair = tuple[Tensor, Tensor]
 
 
+def _nothing() -> None: ...
+
+
 @dataclass(frozen=True)
 class Source:
-    """x: (n, …) float32 standardised inputs; y: (n,) int64 classes from 0.
+    """x: (n, …) float32 standardised inputs, or int64 tokens from 0; y: (n,) int64 classes from 0, or what the goal's
+    loss takes.
 
     test: gives (x_test, y_test), called once, by the finalists' stage alone. prepare_test: begins, without
-    waiting, whatever slow work `test` would have to do.
+    waiting, whatever slow work `test` would have to do. goal: the loss and the metric; None: y has classes, which
+    are to be told apart.
     """
 
     x: Tensor
     y: Tensor
     test: Callable[[], Pair]
-    prepare_test: Callable[[], None] = lambda: None
+    prepare_test: Callable[[], None] = _nothing
+    goal: Goal | None = None
 
 
 @dataclass(frozen=True)
@@ -52,20 +58,21 @@ class Split:
     y_train: Tensor
     x_val: Tensor
     y_val: Tensor
+    goal: Goal
 
     def to(self, device: torch.device) -> Split:
-        return Split(*(t.to(device) for t in (self.x_train, self.y_train, self.x_val, self.y_val)))
+        x_train, y_train, x_val, y_val = (t.to(device) for t in (self.x_train, self.y_train, self.x_val, self.y_val))
+        return Split(x_train, y_train, x_val, y_val, self.goal)
 
 
 class Data:
     """A data set with its split.
 
     n_validation: examples held out of training for every choice. subset: training examples used (None: all
-    the others). resample: draw the split anew for each seed; otherwise one split for all.
+    the others). resample: draw the split anew for each seed; otherwise one split for all. goal: the source's, or
+    classification. n_tokens: of inputs that are tokens; None: inputs are numbers.
     Raises ActSearchError if there are fewer examples than that.
     """
-
-    metric = "accuracy"
 
     def __init__(
         self, source: Source, name: str, n_validation: int, subset: int | None = None, resample: bool = False
@@ -91,7 +98,8 @@ class Data:
             )
         self.n_validation = n_validation
         self.n_train = total - n_validation if subset is None else subset
-        self.n_classes = int(source.y.max()) + 1
+        self.goal = source.goal or classification(int(source.y.max()) + 1)
+        self.n_tokens = None if source.x.is_floating_point() else int(source.x.max()) + 1
         self.in_shape = tuple(source.x.shape[1:])
         self._fixed: Split | None = None
 
@@ -108,12 +116,12 @@ class Data:
         val = order[: self.n_validation]
         train = order[self.n_validation : self.n_validation + self.n_train]
         x, y = self.source.x, self.source.y
-        return Split(x[train], y[train], x[val], y[val])
+        return Split(x[train], y[train], x[val], y[val], self.goal)
 
     def without_test(self) -> Data:
         """The same data without the way to its test set: what training processes get."""
         return Data(
-            Source(self.source.x, self.source.y, _no_test), self.name, self.n_validation,
+            replace(self.source, test=_no_test, prepare_test=_nothing), self.name, self.n_validation,
             None if self.n_train == len(self.source.x) - self.n_validation else self.n_train, self.resample,
         )  # fmt: skip
 
@@ -128,11 +136,6 @@ class Data:
 
 def _no_test() -> Pair:
     raise RuntimeError("the search asked for the test set")
-
-
-def loss(outputs: Tensor, y: Tensor) -> Tensor:
-    """Mean cross-entropy. outputs: (n, n_classes) logits; y: (n,) classes."""
-    return F.cross_entropy(outputs, y)
 
 
 def make_data(
@@ -151,7 +154,7 @@ def make_data(
 def as_source(made: Any, name: str) -> Source:
     """A Source from itself or from (x, y, x_test, y_test): arrays or tensors."""
     if isinstance(made, Source):
-        _check(made.x, made.y, name, "x, y")
+        _check(made.x, made.y, name, "x, y", classes=made.goal is None)
         return made
     if not (isinstance(made, tuple) and len(made) == 4):
         raise ActSearchError(
@@ -177,17 +180,20 @@ def as_source(made: Any, name: str) -> Source:
     return Source(x.float(), y.long(), lambda: test)
 
 
-def _check(x: Tensor, y: Tensor, name: str, where: str) -> None:
-    if x.dim() < 2 or y.dim() != 1 or len(x) != len(y) or len(x) == 0 or y.is_floating_point():
+def _check(x: Tensor, y: Tensor, name: str, where: str, classes: bool = True) -> None:
+    fits = x.dim() > 1 and len(x) == len(y) > 0
+    if not fits or (classes and (y.dim() != 1 or y.is_floating_point())):
+        wanted = "(n,) integer classes, or a Source with another goal" if classes else "as many answers y"
         raise ActSearchError(
             f"the data set '{name}': {where} have shapes {tuple(x.shape)} and {tuple(y.shape)} "
-            f"({y.dtype}). Wanted: (n, …) inputs and (n,) integer classes."
+            f"({y.dtype}). Wanted: (n, …) inputs and {wanted}."
         )
-    if x.is_floating_point() and not torch.isfinite(x).all():
-        raise ActSearchError(
-            f"the data set '{name}': {where} have inputs that are no finite numbers. Clean them first."
-        )
-    if int(y.min()) < 0:
+    for part, numbers in (("inputs", x), ("answers", y)):
+        if not torch.isfinite(numbers).all():
+            raise ActSearchError(
+                f"the data set '{name}': {where} have {part} that are no finite numbers. Clean them first."
+            )
+    if classes and int(y.min()) < 0:
         raise ActSearchError(f"the data set '{name}': {where} have class {int(y.min())}; classes are numbered from 0.")
 
 

@@ -15,21 +15,22 @@ import optuna
 from optuna.trial import TrialState
 
 from actsearch.activations.spec import Spec, parse_net, print_net
-from actsearch.comparison import ConfirmOptions, FinalistRun, at_chance, by_candidate, primary_verdicts
+from actsearch.comparison import Confirmation, ConfirmOptions, FinalistRun, by_candidate, primary_verdicts
 from actsearch.cost import Cost
 from actsearch.data import Data
 from actsearch.diagnostics import entry, mean_entries
+from actsearch.goal import Direction
 from actsearch.recipe import Recipe
 from actsearch.search_space import Candidate, SearchSpace, candidate_key, four_digits
 from actsearch.statistics import mean
 from actsearch.study import (
     FRESH_SEED,
-    OBJECTIVES,
     Curves,
     Event,
     GenerationStarted,
     RungReached,
     TrialRecord,
+    directions_of,
     train_curves,
 )
 from actsearch.training import Run, Trainer, TrainingBatch
@@ -37,15 +38,15 @@ from actsearch.training import Run, Trainer, TrainingBatch
 SEEDS_AT_ONCE = 5  # seeds of all finalists trained together: what a kill can cost
 
 
-def rank_key(objective: str):
+def rank_key(direction: Direction):
     """Sorts records best first; ties by number."""
-    sign = -1 if OBJECTIVES[objective] == "maximize" else 1
+    sign = -1 if direction == "maximize" else 1
     return lambda record: (sign * record.values[0], record.number)
 
 
-def choose(records: Sequence[TrialRecord], k: int, baseline: str, objective: str) -> list[Candidate]:
+def choose(records: Sequence[TrialRecord], k: int, baseline: str, direction: Direction) -> list[Candidate]:
     """The k best distinct specs besides the baseline among the completed trials, each with its best recipe; and it."""
-    done = sorted((r for r in records if r.state == "complete"), key=rank_key(objective))
+    done = sorted((r for r in records if r.state == "complete"), key=rank_key(direction))
     best: dict[str, TrialRecord] = {}
     for record in done:
         best.setdefault(record.activation, record)
@@ -103,7 +104,7 @@ def tune(
     for spec in specs:
         mine = {Candidate(spec, point).key for point in points}
         tried = [r for r in done.values() if r.key in mine]  # not those of another grid, tried before
-        best = min(tried, key=rank_key(objective))
+        best = min(tried, key=rank_key(directions_of(trainer.goal.metric)[objective]))
         tuned.append(Candidate(spec, tuple(best.recipe.items())))
     return tuned
 
@@ -117,7 +118,7 @@ def reference(
     recipe: Recipe,
     seeds: int,
 ) -> Generator[Event, None, float]:
-    """The baseline's mean final validation accuracy on the search seeds: from its tuning, its trial, or trained now."""
+    """The baseline's mean final validation metric on the search seeds: from its tuning, its trial, or trained now."""
     study = _side_study(storage, f"{name}/tuning")
     known = [*_side_records(study, TrialRecord), *(r for r in trials if r.state == "complete")]
     record = next((r for r in known if r.key == baseline.key), None)
@@ -159,7 +160,7 @@ def confirm(
     trainer: Trainer,
     data: Data,
     recipe: Recipe,
-    options: ConfirmOptions,
+    options: Confirmation,
     target: float | None = None,
     costs: Mapping[str, Cost] | None = None,
 ) -> Generator[Event, None, list[FinalistRun]]:
@@ -191,7 +192,7 @@ def standing(
     done: Mapping[Any, FinalistRun],
     candidates: Sequence[Candidate],
     recipe: Recipe,
-    options: ConfirmOptions,
+    options: Confirmation,
     target: float | None,
     costs: Mapping[str, Cost] | None = None,
 ) -> tuple[list[FinalistRun], list[tuple[Entrant, int]]]:
@@ -265,7 +266,7 @@ def _train(
         study.set_user_attr("n_test", len(y))
     for i, run in enumerate(runs):
         run.test_metric, run.test_loss = test_metric[i].item(), test_loss[i].item()
-        run.collapsed = not run.diverged and run.test_metric <= at_chance(y)
+        run.collapsed = not run.diverged and data.goal.is_guessing(run.test_metric, y)
         if _key(run) not in done:
             _add(study, run.to_json(), run.test_metric)
             done[_key(run)] = run

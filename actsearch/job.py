@@ -10,28 +10,31 @@ from typing import Any
 import optuna
 
 from actsearch.activations.spec import parse_net
-from actsearch.comparison import SPEED, SPEED_RUNGS, ConfirmOptions, speed_is_told
+from actsearch.comparison import SPEED, SPEED_RUNGS, Confirmation, speed_is_told
 from actsearch.data import Data
 from actsearch.errors import ActSearchError
+from actsearch.goal import Direction, Metric
 from actsearch.models import Model
 from actsearch.recipe import Recipe
 from actsearch.samplers import SamplerFactory
 from actsearch.search_space import SearchSpace
-from actsearch.study import StudyOptions, check_sampler, fingerprint, study_name
+from actsearch.study import StudyOptions, check_sampler, directions_of, fingerprint, study_name
 from actsearch.tracking import StudyInfo, check_tracking
 from actsearch.training import find_device
 
 
 @dataclass
 class Job:
-    """identity: what the fingerprint covers; params: what MLflow shows of the config."""
+    """study, confirm: settled for the data's metric. identity: what the fingerprint covers; params: what MLflow shows
+    of the config.
+    """
 
     model: Model
     data: Data
     space: SearchSpace
     recipe: Recipe
     study: StudyOptions
-    confirm: ConfirmOptions
+    confirm: Confirmation
     sampler: SamplerFactory
     pruner: optuna.pruners.BasePruner
     identity: Mapping[str, Any]
@@ -51,6 +54,16 @@ class Job:
         return self.study.name or study_name(self.data.name, self.model.name, self.identity)
 
     @property
+    def metric(self) -> Metric:
+        """What the nets are judged by."""
+        return self.data.goal.metric
+
+    @property
+    def directions(self) -> list[Direction]:
+        """Of the objectives."""
+        return [directions_of(self.metric)[objective] for objective in self.study.objectives]
+
+    @property
     def largest_batch(self) -> int:
         searched = dict(self.space.recipe).get("batch_size")
         return max([self.recipe.batch_size] if searched is None else map(int, searched.ends()))
@@ -62,7 +75,9 @@ class Job:
 
     @property
     def study_info(self) -> StudyInfo:
-        return StudyInfo(self.name, fingerprint(self.identity), {"device": self.device, **self.params}, self.tags)
+        return StudyInfo(
+            self.name, fingerprint(self.identity), {"device": self.device, **self.params}, self.tags, self.metric
+        )
 
 
 def check(job: Job) -> None:
@@ -83,7 +98,7 @@ def check(job: Job) -> None:
     else:
         if isinstance(job.sampler(0, 0), optuna.samplers.GridSampler | optuna.samplers.BruteForceSampler):
             job.space.enumerate()
-        check_sampler(job.sampler, job.space, job.study.objectives)
+        check_sampler(job.sampler, job.space, job.directions)
     if job.tracking_uri is not None:
         check_tracking(job.tracking_uri, job.experiment)
     layers = len(parse_net(job.confirm.baseline))

@@ -18,7 +18,7 @@ import torch
 
 from actsearch import finalists as stage
 from actsearch.activations.spec import parse_net
-from actsearch.comparison import TARGET, ConfirmOptions, FinalistRun, compare
+from actsearch.comparison import TARGET, Confirmation, FinalistRun, compare
 from actsearch.cost import Cost, latency_us, measure, one_thread
 from actsearch.environment import environment
 from actsearch.errors import ActSearchError, hide_password, one_line
@@ -102,13 +102,13 @@ def run(job: Job, terminal: Terminal, processes: Processes | None = None, starte
     n_trials = 0 if compare_all else job.study.n_trials or len(job.space.enumerate())
     everything = stage.with_baseline(job.space.nets(), job.confirm.baseline) if compare_all else []
     n_processes = len(devices_of(device, len(processes or ()) or None))
-    plan = choose(job.engine, job.model, job.largest_batch, device, n_processes, job.recipe.precision)
+    plan = choose(job.engine, job.model, job.data.goal, job.largest_batch, device, n_processes, job.recipe.precision)
     make_folder(job.folder)
     with contextlib.ExitStack() as stack:
         stack.enter_context(sole_leader(job.storage_url, job.name))
         storage = open_storage(job.storage_url)
         stack.callback(close_storage, storage)
-        study = open_study(storage, job.name, job.study.objectives, job.identity)
+        study = open_study(storage, job.name, job.directions, job.identity)
         if job.config_yaml:
             write_text(job.folder / "config.yaml", job.config_yaml)
         before = records(study)
@@ -129,7 +129,7 @@ def run(job: Job, terminal: Terminal, processes: Processes | None = None, starte
         n_fresh = n_final * len(job.confirm.rates) * job.confirm.seeds_at_looks[-1]
         n_runs = (max(n_trials - len(before), 0) + n_points * n_final) * job.study.seeds + n_fresh
         stack.callback(terminal.end)
-        terminal.begin(n_runs * job.recipe.steps, job.study.objectives[0])
+        terminal.begin(n_runs * job.recipe.steps, job.study.objectives[0], job.directions[0])
         clock.lap("startup_s")
 
         names: dict[int, str] = {}
@@ -171,9 +171,7 @@ def run(job: Job, terminal: Terminal, processes: Processes | None = None, starte
                     study, trainer, job.space, job.recipe, options, job.sampler, job.pruner, measure, job.worker
                 )
             )
-            chosen = stage.choose(
-                records(study), int(job.confirm.finalists), job.confirm.baseline, job.study.objectives[0]
-            )
+            chosen = stage.choose(records(study), int(job.confirm.finalists), job.confirm.baseline, job.directions[0])
         chosen = drive(
             stage.tune(storage, job.name, chosen, trainer, job.space, job.recipe, job.confirm, job.study.seeds,
                        job.study.objectives[0])
@@ -182,7 +180,7 @@ def run(job: Job, terminal: Terminal, processes: Processes | None = None, starte
         study.set_user_attr("finalists", [[c.activation, dict(c.recipe)] for c in chosen])
         study.set_user_attr("finalists_asked", [job.confirm.finalists, job.confirm.baseline])
         threading.Thread(target=import_for_the_end, daemon=True).start()  # seconds, while the finalists train
-        if job.tells_speed:
+        if job.tells_speed and "steps_to_accuracy" in job.confirm.metrics:
             home = next(c for c in chosen if c.specs == parse_net(job.confirm.baseline))
             accuracy = drive(
                 stage.reference(storage, job.name, home, records(study), trainer, job.recipe, job.study.seeds)
@@ -215,13 +213,13 @@ def run(job: Job, terminal: Terminal, processes: Processes | None = None, starte
     return result
 
 
-def look(options: ConfirmOptions) -> str:
+def look(options: Confirmation) -> str:
     """What verdicts are seen with these options, in words."""
     n, margin = span(options.seeds_at_looks), f"{options.margin[options.metric]:g}"
     return f"{options.metric} against {options.baseline}, {n} seeds, alpha {options.alpha:g}, margin {margin}"
 
 
-def note_look(study: optuna.Study, options: ConfirmOptions) -> None:
+def note_look(study: optuna.Study, options: Confirmation) -> None:
     """Keeps which verdicts a person saw: to ask again because of them is a further chance to err."""
     seen, now = study.user_attrs.get("looked_at", []), look(options)
     if now not in seen:
@@ -249,7 +247,7 @@ def settle_costs(job: Job, study: optuna.Study, chosen: Sequence[Candidate], dev
     split, n = job.data.split(0), job.recipe.batch_size
     nets = [job.model.build(c.specs, 0, job.recipe.init) for c in chosen]
     with one_thread():
-        costs = measure(nets, job.recipe, split.x_train[:n].to(device), split.y_train[:n].to(device))
+        costs = measure(nets, job.recipe, split.x_train[:n].to(device), split.y_train[:n].to(device), split.goal.loss)
     measured = [[list(c.key), dataclasses.asdict(cost)] for c, cost in zip(chosen, costs, strict=True)]
     study.set_user_attr("costs", measured)
 
@@ -333,7 +331,7 @@ def stored(job: Job) -> Iterator[tuple[optuna.Study, Result | None]]:
         where = hide_password(job.storage_url)
         raise ActSearchError(f"there is no study '{job.name}' in {where}. Run it first, without task=.")
     try:
-        study = open_study(storage, job.name, job.study.objectives, job.identity)
+        study = open_study(storage, job.name, job.directions, job.identity)
         chosen = [
             Candidate(parse_net(activation), tuple(values.items()))
             for activation, values in study.user_attrs.get("finalists", [])
@@ -357,16 +355,17 @@ def stored(job: Job) -> Iterator[tuple[optuna.Study, Result | None]]:
 
 
 def deliver_end(delivery: Delivery, result: Result, files: Sequence[Path]) -> None:
-    curves = {(r.activation, str(r.recipe)): r.curves for r in stage.as_records(result.runs, "val_accuracy")}
+    own = result.options.own
+    curves = {(r.activation, str(r.recipe)): r.curves for r in stage.as_records(result.runs, f"val_{own.name}")}
     for comparison in result.comparisons:
         theirs = [r for r in result.runs if (r.activation, r.recipe) == (comparison.activation, comparison.recipe)]
         delivery.finalist(comparison, theirs, curves[comparison.activation, str(comparison.recipe)])
-    best = result.comparisons[0]
+    seen = [float(row[f"val_{own.name}_mean"]) for row in result.leaderboard]
     ends = {
-        "test_accuracy": best.test_accuracy,
-        "val_accuracy": max(float(row["val_accuracy_mean"]) for row in result.leaderboard),
+        f"test_{own.name}": result.comparisons[0].test_metric,
+        f"val_{own.name}": max(seen) if own.higher_is_better else min(seen),
     }
-    table = markdown_table(*finalist_table(result.comparisons, result.options.metric))
+    table = markdown_table(*finalist_table(result.comparisons, result.options))
     delivery.finish(f"{result.summary}\n\n{table}", ends, files)
 
 
@@ -380,9 +379,9 @@ def make_result(
     done = records(study)
     objective = job.study.objectives[0]  # of a comparison without a search: its validation, in the same form
     rows = (
-        leaderboard_rows(done, job.study.objectives)
+        leaderboard_rows(done, job.study.objectives, job.metric)
         if done
-        else leaderboard_rows(stage.as_records(runs, objective), [objective])
+        else leaderboard_rows(stage.as_records(runs, objective), [objective], job.metric)
     )
     target = study.user_attrs.get("target_accuracy")
     comparisons = compare(runs, job.confirm, target, stored_costs(study, chosen))
@@ -415,11 +414,11 @@ def about(job: Job, study: optuna.Study) -> dict[str, str]:
 
 def write_files(result: Result) -> list[Path]:
     """Everything in the output folder but the config and the timing."""
-    folder, metric = result.folder, result.options.metric
+    folder = result.folder
     write_csv(folder / "leaderboard.csv", result.leaderboard)
-    write_csv(folder / "finalists.csv", finalist_rows(result.runs))
+    write_csv(folder / "finalists.csv", finalist_rows(result.runs, result.options.own))
     write_text(folder / "verdict.json", json.dumps(result.verdicts, indent=2, ensure_ascii=False) + "\n")
-    table = finalist_table(result.comparisons, metric)
+    table = finalist_table(result.comparisons, result.options)
     write_text(folder / "finalists.md", markdown_table(*table) + "\n")
     write_text(folder / "finalists.tex", latex_table(*table) + "\n")
     write_page(result, write_plots(result))

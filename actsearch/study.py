@@ -15,14 +15,15 @@ import itertools
 import json
 import math
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any, Literal, Protocol
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Protocol
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from actsearch.diagnostics import entry, mean_diagnostics
 from actsearch.errors import ActSearchError, one_line, unknown
+from actsearch.goal import Direction, Metric
 from actsearch.grammar import Unusable
 from actsearch.recipe import Recipe
 from actsearch.samplers import SamplerFactory
@@ -30,11 +31,7 @@ from actsearch.search_space import Candidate, SearchSpace, candidate_key, traini
 from actsearch.statistics import mean
 from actsearch.training import Run, Trainer, TrainingBatch
 
-OBJECTIVES: dict[str, Literal["maximize", "minimize"]] = {
-    "val_accuracy": "maximize",
-    "val_loss": "minimize",
-    "latency_us": "minimize",
-}
+OWN_VAL = "val_metric"  # stands for the data set's own metric, on the validation examples
 ASKS, OF_SAMPLER = 16, 4  # proposals for one trial, from the sampler and then at random, until one is new
 MOST_ASKS, PATIENCE = 2000, 32  # proposals of a grammar until one is usable; unusable ones that a sampler may make
 FRESH_SEED = 1000  # finalists' seeds start here; the search's at 0
@@ -42,14 +39,16 @@ FRESH_SEED = 1000  # finalists' seeds start here; the search's at 0
 
 @dataclass
 class StudyOptions:
-    """seeds: runs per trial. seed: the sampler's. generation: trials asked at once and trained together."""
+    """seeds: runs per trial. seed: the sampler's. generation: trials asked at once and trained together. objectives:
+    names, of which `settled` knows the data set's.
+    """
 
     name: str | None = None
     n_trials: int | None = 40
     seeds: int = 3
     seed: int = 0
     generation: int = 16
-    objectives: list[str] = field(default_factory=lambda: ["val_accuracy"])
+    objectives: list[str] = field(default_factory=lambda: [OWN_VAL])
 
     def __post_init__(self) -> None:
         for key in ("n_trials", "seeds", "generation"):
@@ -61,14 +60,25 @@ class StudyOptions:
         if self.seed < 0:
             raise ActSearchError(f"study.seed={self.seed}: it must be at least 0.")
         if not self.objectives:
-            raise ActSearchError("study.objectives is empty. Write e.g. study.objectives=[val_accuracy].")
-        for objective in self.objectives:
-            if objective not in OBJECTIVES:
-                raise unknown("objective in study.objectives:", objective, OBJECTIVES)
+            raise ActSearchError("study.objectives is empty. Write e.g. study.objectives=[val_metric].")
         if len(set(self.objectives)) < len(self.objectives):
             raise ActSearchError(f"study.objectives={list(self.objectives)}: one stands there twice. Remove it.")
         if self.name is not None:
             check_name("study.name", self.name)
+
+    def settled(self, own: Metric) -> StudyOptions:
+        """For nets that are judged by `own`. Raises ActSearchError for an objective that they do not have."""
+        known = directions_of(own)
+        names = [f"val_{own.name}" if name == OWN_VAL else name for name in self.objectives]
+        for name in names:
+            if name not in known:
+                raise unknown("objective in study.objectives:", name, known)
+        return replace(self, objectives=names)
+
+
+def directions_of(own: Metric) -> dict[str, Direction]:
+    """What a search can be for where nets are judged by `own`, and which way."""
+    return {f"val_{own.name}": own.direction, "val_loss": "minimize", "latency_us": "minimize"}
 
 
 def check_name(key: str, name: str) -> None:
@@ -164,14 +174,13 @@ def study_name(data: str, model: str, identity: Mapping[str, Any]) -> str:
 
 
 def open_study(
-    storage: optuna.storages.BaseStorage, name: str, objectives: Sequence[str], config: Mapping[str, Any]
+    storage: optuna.storages.BaseStorage, name: str, directions: Sequence[Direction], config: Mapping[str, Any]
 ) -> optuna.Study:
     """The study, created if it is new. Raises ActSearchError if it was made with another config, naming the keys."""
-    directions: list[Any] = [OBJECTIVES[objective] for objective in objectives]
     try:
         study = optuna.load_study(study_name=name, storage=storage)
     except KeyError:
-        study = optuna.create_study(study_name=name, storage=storage, directions=directions, load_if_exists=True)
+        study = optuna.create_study(study_name=name, storage=storage, directions=list(directions), load_if_exists=True)
     if "config" not in study.user_attrs:  # new, or killed right after it was created
         study.set_user_attr("config", json.dumps(config, sort_keys=True, default=str))
     before = flatten(json.loads(study.user_attrs.get("config", "{}")))
@@ -297,9 +306,9 @@ class Mirror:
         return optuna.Trial(self.study, self.study.get_trials(deepcopy=False)[number]._trial_id)
 
 
-def check_sampler(make_sampler: SamplerFactory, space: SearchSpace, objectives: Sequence[str]) -> None:
+def check_sampler(make_sampler: SamplerFactory, space: SearchSpace, directions: Sequence[Direction]) -> None:
     """Raises ActSearchError if the sampler cannot propose for this space and these objectives."""
-    study = optuna.create_study(directions=[OBJECTIVES[objective] for objective in objectives])
+    study = optuna.create_study(directions=directions)
     Mirror(study, make_sampler, optuna.pruners.NopPruner()).ask(space, len(space.entries), 0, set())
 
 
@@ -397,7 +406,8 @@ def _train(
     for member in new:
         record = results[member.number]
         record.state = "pruned" if record.curves.steps[-1] < recipe.steps else "complete"
-        ends = {"val_accuracy": mean(record.curves.val_metric[-1]), "val_loss": mean(record.curves.val_loss[-1])}
+        ends = {f"val_{trainer.goal.metric.name}": mean(record.curves.val_metric[-1]),
+                "val_loss": mean(record.curves.val_loss[-1])}  # fmt: skip
         if "latency_us" in options.objectives:
             ends["latency_us"] = latency_us(member.candidate)
         record.values = [ends[objective] for objective in options.objectives]
@@ -465,7 +475,7 @@ def train_curves(
             if inside is not None:
                 curve.diagnostics.append(entry(rung.step, inside))
             metrics[member.number] = {
-                "val_accuracy": mean(curve.val_metric[-1]),
+                f"val_{trainer.goal.metric.name}": mean(curve.val_metric[-1]),
                 "val_loss": mean(curve.val_loss[-1]),
                 "train_loss": mean([v for v in curve.train_loss[-1] if v is not None]),
             }

@@ -24,6 +24,7 @@ from typing import Any
 from actsearch.activations.spec import parse_net
 from actsearch.comparison import Comparison, FinalistRun
 from actsearch.errors import ActSearchError, one_line
+from actsearch.goal import ACCURACY, Metric
 from actsearch.statistics import mean
 from actsearch.storage import sqlite_path
 from actsearch.study import Curves, TrialRecord
@@ -38,16 +39,19 @@ STUDY, TRIAL, FINALIST = "actsearch.study", "actsearch.trial", "actsearch.finali
 # its kind in MLflow's words; the sidebar keeps its own mode
 EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
 
-# the table as it should open: one of MLflow's "shared views", kept as a tag of the experiment
-VIEW_STATE = {
-    "orderByKey": "metrics.`val_accuracy`", "orderByAsc": False, "startTime": "ALL",
-    "lifecycleFilter": "Active", "datasetsFilter": [], "modelVersionFilter": "All Runs",
-    "selectedColumns": [
-        "params.`activation`", "metrics.`val_accuracy`", "metrics.`val_loss`", "metrics.`test_accuracy`",
-        "metrics.`test_accuracy_difference`", "tags.`verdict`", "tags.`state`",
-    ],
-    "runsPinned": [], "runsHidden": [], "runsHiddenMode": "FIRST_10_RUNS", "groupBy": None,
-}  # fmt: skip
+
+def view_state(metric: Metric) -> dict[str, Any]:
+    """The table as it should open: one of MLflow's "shared views", kept as a tag of the experiment."""
+    val, test = f"val_{metric.name}", f"test_{metric.name}"
+    return {
+        "orderByKey": f"metrics.`{val}`", "orderByAsc": not metric.higher_is_better, "startTime": "ALL",
+        "lifecycleFilter": "Active", "datasetsFilter": [], "modelVersionFilter": "All Runs",
+        "selectedColumns": [
+            "params.`activation`", f"metrics.`{val}`", "metrics.`val_loss`", f"metrics.`{test}`",
+            f"metrics.`{test}_difference`", "tags.`verdict`", "tags.`state`",
+        ],
+        "runsPinned": [], "runsHidden": [], "runsHiddenMode": "FIRST_10_RUNS", "groupBy": None,
+    }  # fmt: skip
 
 
 STORES = ("sqlite", "postgresql", "mysql", "mssql", "http", "https", "databricks")
@@ -65,12 +69,13 @@ def check_tracking(uri: str, experiment: str) -> None:
 
 @dataclass(frozen=True)
 class StudyInfo:
-    """What the parent run says of the study. params: the config, flat."""
+    """What the parent run says of the study. params: the config, flat. metric: the data set's."""
 
     name: str
     fingerprint: str
     params: Mapping[str, Any]
     tags: Mapping[str, str] = field(default_factory=dict)
+    metric: Metric = ACCURACY
 
 
 def make_store(path: Path) -> None:
@@ -128,7 +133,7 @@ class Delivery:
 
     def _set_view(self) -> None:
         """This study's rows, their columns and order; and that this is no experiment with language models."""
-        state = json.dumps({**VIEW_STATE, "searchFilter": f"tags.`{STUDY}` = '{self.info.name}'"})
+        state = json.dumps({**view_state(self.info.metric), "searchFilter": f"tags.`{STUDY}` = '{self.info.name}'"})
         self.client.set_experiment_tag(self.experiment_id, f"mlflow.sharedViewState.{self.info.fingerprint}", state)
         self.client.set_experiment_tag(self.experiment_id, "mlflow.experimentKind", "custom_model_development")
 
@@ -156,24 +161,23 @@ class Delivery:
 
     def finalist(self, comparison: Comparison, runs: Sequence[FinalistRun], curves: Curves) -> None:
         """A finalist: test score by seed (the step is the seed), mean curves, difference to the baseline."""
-        verdict = comparison.verdict
-        counts = f"n={comparison.n_seeds}" + ("" if verdict is None else f" {verdict.metric} {verdict.verdict}")
+        verdict, test = comparison.verdict, f"test_{self.info.metric.name}"
+        counts = f"n={comparison.n_seeds}" + ("" if verdict is None else f" {verdict.metric.name} {verdict.verdict}")
         key = f"{comparison.activation} {json.dumps(comparison.recipe, sort_keys=True)} {counts}"
         tags = {"kind": "finalist", FINALIST: key}
         run = self._child(f"finalist {comparison.activation}", tags)
         if run is None:
             return
         metrics = [
-            (f"{k}_by_seed", v, r.seed)
-            for r in runs
-            for k, v in (("test_accuracy", r.test_metric), ("test_loss", r.test_loss))
+            (f"{k}_by_seed", v, r.seed) for r in runs for k, v in ((test, r.test_metric), ("test_loss", r.test_loss))
         ]
-        ends = {"test_accuracy": comparison.test_accuracy, "test_accuracy_std": comparison.test_accuracy_std,
+        ends = {test: comparison.test_metric, f"{test}_std": comparison.test_metric_std,
                 "test_loss": comparison.test_loss, "n_failed": comparison.n_failed,
                 "training_step_us": comparison.training_step_us, "latency_us": comparison.latency_us}  # fmt: skip
         for v in (*([verdict] if verdict else []), *comparison.secondary):
-            ends |= {f"{v.metric}_difference": v.difference, f"{v.metric}_ci_low": v.ci_low,
-                     f"{v.metric}_ci_high": v.ci_high, f"{v.metric}_p_corrected": v.p_corrected}  # fmt: skip
+            name = v.metric.name
+            ends |= {f"{name}_difference": v.difference, f"{name}_ci_low": v.ci_low, f"{name}_ci_high": v.ci_high,
+                     f"{name}_p_corrected": v.p_corrected}  # fmt: skip
         metrics += [(k, v, 0) for k, v in ends.items()]
         metrics += self._curve_metrics(curves, 0, seeds=False)
         params = {"activation": comparison.activation, **{f"recipe.{k}": str(v) for k, v in comparison.recipe.items()}}
@@ -194,8 +198,10 @@ class Delivery:
         out: list[tuple[str, float, int]] = []
         for i, step in enumerate(curves.steps):
             for name, rows in (
-                ("val_accuracy", curves.val_metric), ("val_loss", curves.val_loss), ("train_loss", curves.train_loss)
-            ):  # fmt: skip
+                (f"val_{self.info.metric.name}", curves.val_metric),
+                ("val_loss", curves.val_loss),
+                ("train_loss", curves.train_loss),
+            ):
                 values = [v for v in rows[i] if v is not None]
                 if step > after and values:
                     out.append((name, mean(values), step))

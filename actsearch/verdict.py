@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from actsearch.goal import Metric
 from actsearch.statistics import (
     fewest_for_sign_flips,
     mcnemar_p_value,
@@ -29,31 +30,19 @@ BETTER, WORSE, EQUIVALENT, UNDECIDED = "better", "worse", "equivalent", "undecid
 BY_LESS = ", by less than the margin"
 
 
-@dataclass(frozen=True)
-class Metric:
-    """What is compared. ratio: by the log of candidate / baseline, shown as a relative change; else by the difference.
-    margin: differences below it do not matter (of a ratio: 0.05 is 5 %). words: what it is, for people.
-    """
-
-    name: str
-    words: str
-    higher_is_better: bool = False
-    ratio: bool = True
-    margin: float = 0.05
-
-
-METRICS = {
-    m.name: m
-    for m in (
-        Metric("test_accuracy", "test accuracy", higher_is_better=True, ratio=False, margin=0.005),
+def metrics_of(own: Metric) -> dict[str, Metric]:
+    """What a verdict can be about where nets are judged by `own`, by name."""
+    found = [
+        replace(own, name=f"test_{own.name}", words=f"test {own.words}"),
         Metric("test_loss", "test loss"),
         Metric("learning_speed", "mean validation loss over the budget"),
-        Metric("steps_to_accuracy", "steps to the target accuracy"),
-        Metric("time_to_accuracy_s", "seconds to the target accuracy"),
-        Metric("training_step_us", "time of a training step"),
-        Metric("latency_us", "time of a forward pass"),
-    )
-}
+    ]
+    if own.name == "accuracy":  # of other metrics nobody has said what a good target would be
+        found.append(Metric("steps_to_accuracy", "steps to the target accuracy", decimals=0))
+        found.append(Metric("time_to_accuracy_s", "seconds to the target accuracy", unit="s"))
+    found.append(Metric("training_step_us", "time of a training step", unit="µs"))
+    found.append(Metric("latency_us", "time of a forward pass", unit="µs"))
+    return {m.name: m for m in found}
 
 
 @dataclass(frozen=True)
@@ -96,7 +85,7 @@ class Verdict:
     n_failed_baseline. warning: empty, or what to know before believing it.
     """
 
-    metric: str
+    metric: Metric
     verdict: str
     mean: float
     std: float
@@ -154,7 +143,7 @@ def judge(metric: Metric, candidate: Arm, baseline: Arm, rules: Rules, margin: f
             seeds = seeds_to_decide(d.mean, d.std, d.n, low, high, rules.level)
     shown = math.expm1 if metric.ratio else float
     return Verdict(
-        metric=metric.name, verdict=verdict, mean=mean(a), std=std(a), baseline_mean=mean(b),
+        metric=metric, verdict=verdict, mean=mean(a), std=std(a), baseline_mean=mean(b),
         difference=shown(d.mean), ci_low=shown(d.ci_low), ci_high=shown(d.ci_high), confidence=1 - rules.level,
         p_value=d.p_value, p_corrected=min(1.0, d.p_value * rules.comparisons * rules.looks) if d.n > 1 else math.nan,
         p_sign_flip=p_sign_flip, n_seeds=len(a), margin=margin,

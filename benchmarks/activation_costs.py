@@ -17,6 +17,7 @@ from throughput import machine
 
 from actsearch.activations.spec import Spec
 from actsearch.cost import LARGE, activation_costs, one_thread, settings, step_costs
+from actsearch.goal import cross_entropy
 from actsearch.models import Model, cnn2d, mlp
 from actsearch.recipe import Recipe
 from actsearch.report.costs import NOTHING, Table, cost_tables, failures, step_table
@@ -47,7 +48,7 @@ def main() -> None:
             model, g = Model(function, name, shape, 10), torch.Generator().manual_seed(0)
             x, y = torch.randn(n, *shape, generator=g), torch.randint(10, (n,), generator=g)
             nets = [Spec.parse(NOTHING), *specs]
-            steps, _ = step_costs(model, nets, Recipe(), x.to(device), y.to(device), BUDGET_S)
+            steps, _ = step_costs(model, nets, Recipe(), x.to(device), y.to(device), cross_entropy, BUDGET_S)
             tables.append(step_table(steps, f"{name}, batches of {n} × {' × '.join(map(str, shape))}"))
             print("\n".join(" | ".join(row) for row in tables[-1][2]), flush=True)
         for compiled in [False] if options.no_compile else [False, True]:

@@ -26,7 +26,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from actsearch.activations.spec import Spec
-from actsearch.data import Data, Source, loss
+from actsearch.data import Data, Source
 from actsearch.models import Model, cnn1d, cnn2d, mlp
 from actsearch.recipe import Recipe
 from actsearch.training import Plan, Run, Trainer, choose, find_device
@@ -228,7 +228,7 @@ def roofline(model: Model, data: Data, recipe: Recipe, device: torch.device, bes
     """What the fastest side reaches of what plain products of 1024 × 1024 reach on all cores of this machine."""
     net, split = model.build((Spec.of("relu"),), 0, "torch"), data.split(0)
     with FlopCounterMode(display=False) as counter:
-        loss(net(split.x_train[: recipe.batch_size]), split.y_train[: recipe.batch_size]).backward()
+        split.goal.loss(net(split.x_train[: recipe.batch_size]), split.y_train[: recipe.batch_size]).backward()
     reached = counter.get_total_flops() * statistics.median(best.rates)
     a = torch.randn(1024, 1024, device=device)
     torch.set_num_threads(psutil.cpu_count() or 1)

@@ -6,6 +6,8 @@ import math
 import torch
 
 from actsearch.activations.spec import print_net
+from actsearch.comparison import ConfirmOptions
+from actsearch.goal import ACCURACY, classification
 from actsearch.training import Evaluation
 from actsearch.training.plan import SERIAL
 
@@ -14,6 +16,11 @@ N_CLASSES = 3
 
 class Killed(BaseException):
     """Stands for kill -9: nothing but a test catches it."""
+
+
+def confirmation(**options):
+    """The options of a comparison of classifiers."""
+    return ConfirmOptions(**options).settled(ACCURACY)
 
 
 def draw(*what):
@@ -36,6 +43,7 @@ class FakeTrainer:
 
     cores = 1
     device = torch.device("cpu")
+    goal = classification(N_CLASSES)
 
     def __init__(self, *_, die_at=None, on_start=None, processes=None):
         self.started, self.scored, self.advances = [], [], 0

@@ -14,6 +14,7 @@ from actsearch import cost
 from actsearch.activations import Spec
 from actsearch.cost import Setting, activation_costs, settings, step_costs
 from actsearch.errors import ActSearchError
+from actsearch.goal import cross_entropy
 from actsearch.models import Model, mlp
 from actsearch.recipe import Recipe
 
@@ -78,7 +79,9 @@ class Slow(nn.Module):
 
 
 def test_a_slow_activation_costs_more_and_all_have_as_many_repetitions():
-    fast, slow, other = cost.measure([net_of(nn.ReLU()), net_of(Slow()), net_of(nn.Tanh())], Recipe(), X, Y, 0.5)
+    fast, slow, other = cost.measure(
+        [net_of(nn.ReLU()), net_of(Slow()), net_of(nn.Tanh())], Recipe(), X, Y, cross_entropy, 0.5
+    )
     lengths = {len(times) for c in (fast, slow, other) for times in (c.training_step_us, c.latency_us)}
     assert len(lengths) == 1
     assert 2 <= lengths.pop() <= cost.REPETITIONS
@@ -89,7 +92,9 @@ def test_a_slow_activation_costs_more_and_all_have_as_many_repetitions():
 
 
 def test_however_small_the_budget_there_are_two_repetitions_and_however_large_twenty():
-    small, large = (cost.measure([net_of(nn.ReLU())], Recipe(), X, Y, budget)[0] for budget in (0.0, 60.0))
+    small, large = (
+        cost.measure([net_of(nn.ReLU())], Recipe(), X, Y, cross_entropy, budget)[0] for budget in (0.0, 60.0)
+    )
     assert (len(small.training_step_us), len(small.latency_us)) == (2, 2)
     assert (len(large.training_step_us), len(large.latency_us)) == (20, 20)
 
@@ -100,7 +105,7 @@ def test_the_nets_given_and_the_random_states_stay_as_they_are(optimizer, rng_un
     before = [{k: v.clone() for k, v in net.state_dict().items()} for net in nets]
     gradients = [[None if p.grad is None else p.grad.clone() for p in net.parameters()] for net in nets]
     with rng_untouched():
-        cost.measure(nets, Recipe(optimizer=optimizer), X, Y, 0.0)
+        cost.measure(nets, Recipe(optimizer=optimizer), X, Y, cross_entropy, 0.0)
     for net, state, old in zip(nets, before, gradients, strict=True):
         assert net.training
         for k, v in net.state_dict().items():
@@ -112,7 +117,7 @@ def test_the_nets_given_and_the_random_states_stay_as_they_are(optimizer, rng_un
 def test_repetitions_take_turns(monkeypatch):
     order = []
     monkeypatch.setattr(cost, "_timed", lambda call, n, device: order.append(call) or call() or 0.001)
-    cost.measure([net_of(nn.ReLU()), net_of(nn.Tanh())], Recipe(), X, Y, 0.0)
+    cost.measure([net_of(nn.ReLU()), net_of(nn.Tanh())], Recipe(), X, Y, cross_entropy, 0.0)
     n = 4 * cost.BLOCKS
     first, second = order[8 : 8 + n], order[8 + n :]  # after each was warmed, and called once to know how long it takes
     assert len(second) == n
@@ -123,7 +128,7 @@ def test_repetitions_take_turns(monkeypatch):
 def test_a_net_with_dropout_leaves_the_random_states_too(rng_untouched):
     net = net_of(nn.Dropout(0.5))
     with rng_untouched():
-        cost.measure([net], Recipe(), X, Y, 0.0)
+        cost.measure([net], Recipe(), X, Y, cross_entropy, 0.0)
 
 
 def test_what_a_step_keeps_for_its_backward_pass_by_hand():
@@ -131,7 +136,7 @@ def test_what_a_step_keeps_for_its_backward_pass_by_hand():
     its input besides; the loss the log-probabilities and, as torch has it, the sum of the examples' weights.
     """
     x, y, hidden, out = X, Y, 8 * 8 * 4, 8 * 3 * 4
-    relu, silu = cost.measure([net_of(nn.ReLU()), net_of(nn.SiLU())], Recipe(), x, y, 0.0)
+    relu, silu = cost.measure([net_of(nn.ReLU()), net_of(nn.SiLU())], Recipe(), x, y, cross_entropy, 0.0)
     assert relu.saved_mib == pytest.approx((hidden + out + 4) / 2**20)
     assert silu.saved_mib - relu.saved_mib == pytest.approx(hidden / 2**20)
 
@@ -272,7 +277,7 @@ def test_wrong_settings_say_which(change, words):
 def test_steps_of_a_model_and_what_it_cannot_take(quick):
     model = Model(mlp, "mlp", (6,), 3, {"width": 8, "depth": 2})
     texts = ["identity", "relu", "frelu", "silu"]
-    steps, left_out = step_costs(model, [Spec.parse(text) for text in texts], Recipe(), X, Y)
+    steps, left_out = step_costs(model, [Spec.parse(text) for text in texts], Recipe(), X, Y, cross_entropy)
     assert list(steps) == ["identity", "relu", "silu"]
     assert "images" in left_out["frelu"]
     assert steps["identity"].saved_mib == steps["relu"].saved_mib < steps["silu"].saved_mib

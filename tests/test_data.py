@@ -8,7 +8,6 @@ import sys
 import numpy as np
 import pytest
 import torch
-from torch.nn import functional as F
 
 from actsearch import data
 from actsearch.data import Data, Source, as_source, make_data
@@ -398,7 +397,7 @@ def test_a_users_wrong_data_is_an_error_that_says_what_is_wanted(made, part):
 def test_make_data_passes_keywords_and_wraps_foreign_errors():
     made = make_data(lambda scale: (GOOD[0] * scale, *GOOD[1:]), "mine", 2, None, False, scale=3)
     assert made.source.x.max() == 3
-    assert (made.n_train, made.n_validation, made.n_classes, made.in_shape) == (4, 2, 3, (4,))
+    assert (made.n_train, made.n_validation, made.goal.out_shape, made.in_shape) == (4, 2, (3,), (4,))
 
     def broken():
         raise KeyError("column\nname")
@@ -479,19 +478,12 @@ def test_without_test_is_the_same_data_and_cannot_reach_the_test_set(keywords):
 def test_data_says_what_it_is():
     assert str(counted(n_validation=20)) == "counted: 80 train, 20 validation (one fixed split)"
     assert "drawn anew per seed" in str(counted(n_validation=20, subset=10, resample=True))
-    assert counted(n_validation=20).n_classes == 7
+    assert counted(n_validation=20).goal.out_shape == (7,)
 
 
 def test_split_moves_all_four_tensors():
     split = counted(n_validation=20).split(0).to(torch.device("meta"))
     assert {t.device.type for t in (split.x_train, split.y_train, split.x_val, split.y_val)} == {"meta"}
-
-
-def test_loss_is_the_mean_cross_entropy():
-    outputs = torch.tensor([[0.0, 0.0], [3.0, 0.0]])
-    wanted = (np.log(2) + np.log1p(np.exp(3))) / 2
-    assert data.loss(outputs, torch.tensor([0, 1])).item() == pytest.approx(wanted, rel=1e-6)
-    assert data.loss(outputs, torch.tensor([0, 1])) == F.cross_entropy(outputs, torch.tensor([0, 1]))
 
 
 def test_loading_data_does_not_import_the_heavy_packages():

@@ -14,8 +14,8 @@ from torch import nn
 from actsearch import diagnostics
 from actsearch.activations import CATALOG
 from actsearch.activations.spec import Spec, parse_net
-from actsearch.data import loss
 from actsearch.diagnostics import Diagnostics, diagnose, mean_diagnostics, measure, probe_rungs
+from actsearch.goal import cross_entropy
 from actsearch.models import Model, mlp
 from actsearch.recipe import OPTIMIZERS
 from actsearch.search_space import Candidate
@@ -112,7 +112,7 @@ def test_the_gradients_norm_is_autograds_of_the_last_step_after_clipping():
         (evaluation,) = plain(m, d, run)[1]
         net, s = m.build(run.specs, stream(3, WEIGHTS), "gain").double(), d.split(3)
         batch = batch_order(len(s.x_train), 15, 1, 3)[0]
-        value = loss(net(s.x_train[batch].double()), s.y_train[batch])
+        value = cross_entropy(net(s.x_train[batch].double()), s.y_train[batch])
         gradients = torch.autograd.grad(value, list(net.parameters()))
         whole = torch.cat([g.flatten() for g in gradients]).norm().item()
         factor = 1.0 if clip is None else clip / (whole + 1e-6)
@@ -298,7 +298,7 @@ def test_a_plain_training_is_bit_for_bit_what_it_is_without_probes(name, monkeyp
 
 def test_looking_touches_nothing(rng_untouched):
     net = Model(mlp, "mlp", (6,), 3, {"width": 8, "norm": "batch"}).build(parse_net("prelu"), 1, "gain")
-    loss(net(torch.randn(9, 6)), torch.arange(9) % 3).backward()
+    cross_entropy(net(torch.randn(9, 6)), torch.arange(9) % 3).backward()
     gradients = [p.grad.clone() for p in net.parameters()]
     state = {key: value.clone() for key, value in net.eval().state_dict().items()}
     x = torch.randn(5, 6)

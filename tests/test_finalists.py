@@ -7,14 +7,12 @@ import numpy as np
 import optuna
 import pytest
 import torch
-from fake_trainer import N_CLASSES, FakeTrainer, Killed, evaluation
+from fake_trainer import N_CLASSES, FakeTrainer, Killed, confirmation, evaluation
 
 from actsearch.activations.spec import parse_net
 from actsearch.comparison import (
     RATES,
-    ConfirmOptions,
     FinalistRun,
-    at_chance,
     by_candidate,
     compare,
 )
@@ -31,6 +29,7 @@ from actsearch.finalists import (
     tune,
     with_baseline,
 )
+from actsearch.goal import ACCURACY, commonest
 from actsearch.models import Model, mlp
 from actsearch.recipe import Recipe
 from actsearch.samplers import SamplerFactory
@@ -90,19 +89,19 @@ def test_the_best_distinct_specs_besides_the_baseline_each_with_its_best_recipe_
         record(6, "gelu", 0.80, state="duplicate", lr=0.2),
         record(7, "relu", 0.55, lr=0.3),
     ]
-    assert choose(done, 2, "relu", "val_accuracy") == [
+    assert choose(done, 2, "relu", "maximize") == [
         candidate("gelu", lr=0.2), candidate("tanh", lr=0.1), candidate("relu", lr=0.3),
     ]  # fmt: skip
-    assert [c.activation for c in choose(done, 1, "selu", "val_accuracy")] == ["gelu", "selu"]
-    assert [c.activation for c in choose(done, 9, "relu", "val_accuracy")] == ["gelu", "tanh", "elu", "relu"]
+    assert [c.activation for c in choose(done, 1, "selu", "maximize")] == ["gelu", "selu"]
+    assert [c.activation for c in choose(done, 9, "relu", "maximize")] == ["gelu", "tanh", "elu", "relu"]
     # a loss is better when it is smaller
-    assert [c.activation for c in choose(done, 1, "relu", "val_loss")] == ["elu", "relu"]
+    assert [c.activation for c in choose(done, 1, "relu", "minimize")] == ["elu", "relu"]
 
 
 def test_ties_go_to_the_trial_asked_first_and_aliases_are_one_activation():
     done = [record(3, "tanh", 0.5), record(1, "silu", 0.5)]
-    assert [c.activation for c in choose(done, 1, "relu", "val_accuracy")] == ["silu", "relu"]
-    assert [c.activation for c in choose(done, 1, "swish", "val_accuracy")] == ["tanh", "silu"]
+    assert [c.activation for c in choose(done, 1, "relu", "maximize")] == ["silu", "relu"]
+    assert [c.activation for c in choose(done, 1, "swish", "maximize")] == ["tanh", "silu"]
 
 
 def test_the_baseline_is_added_once():
@@ -118,9 +117,7 @@ def test_the_baseline_is_added_once():
 def test_every_finalist_and_the_baseline_gets_the_same_grid_on_the_search_seeds():
     trainer, storage = FakeTrainer(), optuna.storages.InMemoryStorage()
     chosen = [candidate("selu", lr=0.05), candidate("relu")]
-    tuned, _ = drive(
-        tune(storage, "s", chosen, trainer, TUNED, RECIPE, ConfirmOptions(tune_trials=4), 2, "val_accuracy")
-    )
+    tuned, _ = drive(tune(storage, "s", chosen, trainer, TUNED, RECIPE, confirmation(tune_trials=4), 2, "val_accuracy"))
     points = [dict(p)["lr"] for p in TUNED.recipe_points(4)]
     for spec in ("selu", "relu"):
         theirs = [r for r in trainer.started if str(r.specs[0]) == spec]
@@ -136,7 +133,7 @@ def test_every_finalist_and_the_baseline_gets_the_same_grid_on_the_search_seeds(
 
 def test_tuning_goes_on_where_it_was_and_a_finished_one_trains_nothing():
     storage, chosen = optuna.storages.InMemoryStorage(), [candidate("gelu"), candidate("relu")]
-    arguments = (TUNED, RECIPE, ConfirmOptions(tune_trials=3), 2, "val_accuracy")
+    arguments = (TUNED, RECIPE, confirmation(tune_trials=3), 2, "val_accuracy")
     wanted, _ = drive(tune(optuna.storages.InMemoryStorage(), "s", chosen, FakeTrainer(), *arguments))
     with pytest.raises(Killed):
         drive(tune(storage, "s", chosen, FakeTrainer(die_at=4), *arguments))  # in the second spec
@@ -152,7 +149,7 @@ def test_a_grid_changed_later_is_the_same_for_all_again():
     storage = optuna.storages.InMemoryStorage()
 
     def tuned(specs, n):
-        options = ConfirmOptions(tune_trials=n)
+        options = confirmation(tune_trials=n)
         chosen = [candidate(s) for s in specs]
         return drive(tune(storage, "s", chosen, FakeTrainer(), TUNED, RECIPE, options, 1, "val_accuracy"))[0]
 
@@ -167,9 +164,7 @@ def test_without_searched_recipe_values_there_is_nothing_to_tune():
     trainer = FakeTrainer()
     chosen = [candidate("relu"), candidate("tanh")]
     found, names = drive(
-        tune(
-            optuna.storages.InMemoryStorage(), "s", chosen, trainer, fixed, RECIPE, ConfirmOptions(), 2, "val_accuracy"
-        )
+        tune(optuna.storages.InMemoryStorage(), "s", chosen, trainer, fixed, RECIPE, confirmation(), 2, "val_accuracy")
     )
     assert (found, names, trainer.started) == (chosen, [], [])
 
@@ -189,12 +184,12 @@ def source(log):
 
 def test_each_finalist_is_trained_on_the_same_fresh_seeds_and_scored_at_the_last_step():
     trainer, log = FakeTrainer(), []
-    options = ConfirmOptions(seeds=7)
+    options = confirmation(seeds=7)
     chosen = [candidate("gelu", lr=0.05), candidate("relu")]
     runs, _ = drive(confirm(optuna.storages.InMemoryStorage(), "s", chosen, trainer, source(log), RECIPE, options))
     seeds = list(range(FRESH_SEED, FRESH_SEED + 7))
     assert [(r.activation, r.seed) for r in runs] == [(a, s) for a in ("gelu", "relu") for s in seeds]
-    assert not set(seeds) & set(range(StudyOptions(seeds=1000).seeds))  # never a search seed
+    assert not set(seeds) & set(range(StudyOptions(seeds=1000).settled(ACCURACY).seeds))  # never a search seed
     assert {r.recipe.lr for r in trainer.started if str(r.specs[0]) == "gelu"} == {0.05}
     for r, t in zip(runs, sorted(trainer.started, key=lambda t: (str(t.specs[0]), t.seed)), strict=True):
         assert r.test_metric == evaluation(t, 20).val_metric - 0.01
@@ -206,12 +201,12 @@ def test_each_finalist_is_trained_on_the_same_fresh_seeds_and_scored_at_the_last
 def test_a_diverged_run_counts_as_chance_and_is_kept():
     chosen = [candidate("softmax"), candidate("relu")]
     with_fake = confirm(
-        optuna.storages.InMemoryStorage(), "s", chosen, FakeTrainer(), source([]), RECIPE, ConfirmOptions(seeds=2)
+        optuna.storages.InMemoryStorage(), "s", chosen, FakeTrainer(), source([]), RECIPE, confirmation(seeds=2)
     )
     runs, _ = drive(with_fake)
     assert [r.diverged for r in runs] == [True, True, False, False]
     assert runs[0].curves.train_loss == [[evaluation_of("softmax", 10)], [None]]
-    bad = next(c for c in compare(runs, ConfirmOptions()) if c.activation == "softmax")
+    bad = next(c for c in compare(runs, confirmation()) if c.activation == "softmax")
     assert (bad.n_failed, bad.n_seeds, bad.verdict.n_failed, bad.verdict.n_failed_baseline) == (2, 2, 2, 0)
     assert "2 of 2 runs diverged or stayed at chance" in bad.verdict.warning
     assert bad.mean == pytest.approx(1 / N_CLASSES - 0.01)
@@ -222,7 +217,7 @@ def evaluation_of(text, step):
 
 
 def test_confirming_goes_on_without_training_again_and_gives_the_same():
-    options, chosen = ConfirmOptions(seeds=12), [candidate("gelu"), candidate("relu")]
+    options, chosen = confirmation(seeds=12), [candidate("gelu"), candidate("relu")]
     wanted, _ = drive(
         confirm(optuna.storages.InMemoryStorage(), "s", chosen, FakeTrainer(), source([]), RECIPE, options)
     )
@@ -246,16 +241,16 @@ def test_confirming_goes_on_without_training_again_and_gives_the_same():
 def test_more_seeds_or_another_finalist_add_only_what_is_missing():
     storage = optuna.storages.InMemoryStorage()
     chosen = [candidate("gelu"), candidate("relu")]
-    drive(confirm(storage, "s", chosen, FakeTrainer(), source([]), RECIPE, ConfirmOptions(seeds=3)))
+    drive(confirm(storage, "s", chosen, FakeTrainer(), source([]), RECIPE, confirmation(seeds=3)))
     more = FakeTrainer()
-    drive(confirm(storage, "s", chosen, more, source([]), RECIPE, ConfirmOptions(seeds=5)))
+    drive(confirm(storage, "s", chosen, more, source([]), RECIPE, confirmation(seeds=5)))
     assert sorted({r.seed for r in more.started}) == [1003, 1004]
     third = FakeTrainer()
     runs, _ = drive(
-        confirm(storage, "s", [candidate("tanh"), chosen[1]], third, source([]), RECIPE, ConfirmOptions(seeds=5))
+        confirm(storage, "s", [candidate("tanh"), chosen[1]], third, source([]), RECIPE, confirmation(seeds=5))
     )
     assert {str(r.specs[0]) for r in third.started} == {"tanh"}
-    assert [c.activation for c in compare(runs, ConfirmOptions())].count("gelu") == 0
+    assert [c.activation for c in compare(runs, confirmation())].count("gelu") == 0
 
 
 # --- the test set ---------------------------------------------------------------------------------
@@ -274,14 +269,17 @@ def test_the_test_set_is_not_touched_before_the_finalists(blobs):
 
     data = Data(Source(made.source.x, made.source.y, test), "blobs", 30)
     space = SearchSpace(["relu", "tanh"], {"lr": [0.01, 0.03]}, n_slots=1, base=RECIPE)
-    storage, options = optuna.storages.InMemoryStorage(), StudyOptions(n_trials=4, seeds=2, generation=2)
+    storage, options = (
+        optuna.storages.InMemoryStorage(),
+        StudyOptions(n_trials=4, seeds=2, generation=2).settled(ACCURACY),
+    )
     with Trainer(torch.device("cpu"), cores=1) as trainer:
         trainer.load(Model(mlp, "mlp", (6,), 3, {"width": 8, "depth": 1}), data)
-        study = open_study(storage, "s", options.objectives, {})
+        study = open_study(storage, "s", ["maximize"], {})
         sampler = SamplerFactory(optuna.samplers.TPESampler, {}, 0)
         list(search(study, trainer, space, RECIPE, options, sampler, optuna.pruners.NopPruner(), lambda c: 0.0))
         chosen = [candidate("tanh"), candidate("relu")]
-        confirm_options = ConfirmOptions(seeds=2, tune_trials=2)
+        confirm_options = confirmation(seeds=2, tune_trials=2)
         chosen, _ = drive(tune(storage, "s", chosen, trainer, space, RECIPE, confirm_options, 2, "val_accuracy"))
         events = confirm(storage, "s", chosen, trainer, data, RECIPE, confirm_options)
         with pytest.raises(AssertionError, match="test set was read"):
@@ -312,7 +310,7 @@ def test_as_records_gathers_the_seeds_of_each_finalist():
 
 # the fake's true accuracies: tanh 82 %, selu half a point less, softsign 6, hardswish 27; each with noise of 2.9 points
 FOUR = [candidate("hardswish"), candidate("softsign"), candidate("selu"), candidate("tanh")]
-UNTIL = ConfirmOptions(baseline="tanh", until_decided=True, looks=[10, 20, 40], margin={"test_accuracy": 0.001})
+UNTIL = confirmation(baseline="tanh", until_decided=True, looks=[10, 20, 40], margin={"test_accuracy": 0.001})
 
 
 def trained(entrant, seed, recipe=RECIPE):
@@ -380,7 +378,7 @@ def test_standing_depends_only_on_what_is_done():
         assert runs == wanted
         assert len(asked) == len(everything) - len(some)
     # runs that nobody asked for, of more seeds or others, change nothing
-    unlimited = ConfirmOptions(baseline="tanh", seeds=60)
+    unlimited = confirmation(baseline="tanh", seeds=60)
     more, _ = finished(everything, [candidate("gelu"), *FOUR], unlimited)
     assert finished({key(r): r for r in more}) == (wanted, [])
 
@@ -392,7 +390,7 @@ def test_kills_at_any_point_leave_the_same_runs():
 
     wanted, whole = confirmed(optuna.storages.InMemoryStorage())
     assert wanted == [
-        dataclasses.replace(r, collapsed=r.test_metric <= at_chance(test_set()[1])) for r in finished({})[0]
+        dataclasses.replace(r, collapsed=r.test_metric <= commonest(test_set()[1])) for r in finished({})[0]
     ]
     rng = np.random.default_rng(1)
     kills = 0
@@ -421,7 +419,7 @@ SPEED_RECIPE = Recipe(schedule="constant", steps=100, eval_every=2, batch_size=1
 
 
 def test_speed_is_judged_at_three_rates_of_each():
-    options = ConfirmOptions(metric="learning_speed", seeds=10)
+    options = confirmation(metric="learning_speed", seeds=10)
     chosen, trainer = [candidate("gelu", lr=0.05), candidate("relu")], FakeTrainer()
     runs, _ = drive(confirm(optuna.storages.InMemoryStorage(), "s", chosen, trainer, source([]), SPEED_RECIPE, options))
     rates = {(str(r.specs[0]), r.recipe.lr) for r in trainer.started}
@@ -449,7 +447,7 @@ def mean_loss(text, lr, seed):
 
 
 def test_at_every_rate_until_decided():
-    options = ConfirmOptions(metric="learning_speed", until_decided=True, looks=[10, 20])
+    options = confirmation(metric="learning_speed", until_decided=True, looks=[10, 20])
     chosen = [candidate("gelu", lr=0.05), candidate("relu")]
     runs, _ = drive(
         confirm(optuna.storages.InMemoryStorage(), "s", chosen, FakeTrainer(), source([]), SPEED_RECIPE, options)
@@ -481,17 +479,17 @@ def test_the_reference_is_the_baselines_validation_accuracy_on_the_search_seeds(
 
 def test_what_may_be_guessing_is_a_failure():
     y = torch.tensor([0] * 500 + [1] * 250 + [2] * 250)
-    assert at_chance(y) == pytest.approx(0.5 + 3 * math.sqrt(0.25 / 1000))
+    assert commonest(y) == pytest.approx(0.5 + 3 * math.sqrt(0.25 / 1000))
     x = torch.zeros(len(y), 6)
     data = Data(Source(x, y, lambda: (x, y)), "blobs", 30)
     chosen = [candidate("hardswish"), candidate("relu")]  # 0.50 to 0.60 by the fake, and 0.58 to 0.68
     runs, _ = drive(
-        confirm(optuna.storages.InMemoryStorage(), "s", chosen, FakeTrainer(), data, RECIPE, ConfirmOptions(seeds=12))
+        confirm(optuna.storages.InMemoryStorage(), "s", chosen, FakeTrainer(), data, RECIPE, confirmation(seeds=12))
     )
     for r in runs:
-        assert r.collapsed == (r.test_metric <= at_chance(y))
+        assert r.collapsed == (r.test_metric <= commonest(y))
         assert r.failed == r.collapsed
-    found = next(c for c in compare(runs, ConfirmOptions()) if not c.is_baseline)
+    found = next(c for c in compare(runs, confirmation()) if not c.is_baseline)
     assert 0 < found.n_failed == found.verdict.n_failed == sum(r.failed for r in runs if r.activation == "hardswish")
     assert found.verdict.n_failed_baseline == 0
     assert found.verdict.warning
@@ -499,11 +497,11 @@ def test_what_may_be_guessing_is_a_failure():
 
 @pytest.mark.parametrize("until_decided", [True, False])
 def test_time_to_accuracy_may_be_the_metric_that_counts(until_decided):
-    options = ConfirmOptions(metric="time_to_accuracy_s", seeds=10, until_decided=until_decided, looks=[10, 20])
+    options = confirmation(metric="time_to_accuracy_s", seeds=10, until_decided=until_decided, looks=[10, 20])
     chosen = [candidate("gelu"), candidate("relu")]
     costs = {c.activation: Cost([1.0, 2.0], [1.0, 1.0]) for c in chosen}
     parts = (optuna.storages.InMemoryStorage(), "s", chosen, FakeTrainer(), source([]), SPEED_RECIPE, options)
     runs, _ = drive(confirm(*parts, 0.6, costs))
     found = next(c for c in compare(runs, options, 0.6, costs) if not c.is_baseline)
-    assert found.verdict.metric == "time_to_accuracy_s"
+    assert found.verdict.metric.name == "time_to_accuracy_s"
     assert len(found.at_rates) == 2

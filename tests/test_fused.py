@@ -13,7 +13,8 @@ from torch import nn
 
 from actsearch.activations import CATALOG
 from actsearch.activations.spec import parse_net
-from actsearch.data import Data, Source, Split, loss
+from actsearch.data import Data, Source
+from actsearch.goal import cross_entropy
 from actsearch.models import Model, cnn1d, cnn2d, mlp, resnet
 from actsearch.recipe import OPTIMIZERS, SCHEDULES, Recipe
 from actsearch.training.fused import Fused, Rows, trace
@@ -82,7 +83,8 @@ def plain(m, d, run, jitter=0.0):
         for p in net.parameters():
             p.mul_(1 + jitter * torch.randn(p.shape, generator=generator, dtype=p.dtype))
     s = d.split(run.seed)
-    return net, list(train(net, Split(s.x_train.double(), s.y_train, s.x_val.double(), s.y_val), run, CPU))
+    s = replace(s, x_train=s.x_train.double(), x_val=s.x_val.double())
+    return net, list(train(net, s, run, CPU))
 
 
 def assert_equal(program, index, net, tolerance=1e-9):
@@ -211,7 +213,7 @@ def test_scores_on_test_are_the_nets():
     for n in (60, 53):
         scores = dict(program.score(x[:n], y[:n]))
         for i, run in enumerate(runs):
-            assert scores[i] == pytest.approx(score(plain(m, d, run)[0], x[:n].double(), y[:n]), rel=1e-6)
+            assert scores[i] == pytest.approx(score(plain(m, d, run)[0], x[:n].double(), y[:n], d.goal), rel=1e-6)
 
 
 @pytest.mark.slow
@@ -291,7 +293,7 @@ def rounding(m, d, run):
     for dtype in (torch.float32, torch.float64):
         net = m.build(run.specs, stream(run.seed, WEIGHTS), run.recipe.init).to(dtype)
         torch.manual_seed(stream(run.seed, NOISE))
-        loss(net(s.x_train[batch].to(dtype)), s.y_train[batch]).backward()
+        cross_entropy(net(s.x_train[batch].to(dtype)), s.y_train[batch]).backward()
         gradients.append(torch.cat([p.grad.reshape(-1).double() for p in net.parameters()]))
     return (gradients[0] - gradients[1]).abs().max() / gradients[1].abs().max()
 

@@ -6,11 +6,11 @@ from dataclasses import replace
 import mlflow
 import optuna
 import pytest
-from fake_trainer import FakeTrainer, Killed
+from fake_trainer import FakeTrainer, Killed, confirmation
 
 from actsearch import pipeline
-from actsearch.comparison import ConfirmOptions
 from actsearch.errors import ActSearchError
+from actsearch.goal import ACCURACY
 from actsearch.job import Job
 from actsearch.models import Model, mlp
 from actsearch.recipe import Recipe
@@ -31,8 +31,8 @@ def job(folder, blobs, **keywords):
     values = {
         "model": model, "data": blobs(), "recipe": recipe,
         "space": SearchSpace(["relu", "tanh", "gelu"], n_slots=1, base=recipe),
-        "study": StudyOptions(name="s", n_trials=4, seeds=2, generation=2),
-        "confirm": ConfirmOptions(finalists=1, seeds=2),
+        "study": StudyOptions(name="s", n_trials=4, seeds=2, generation=2).settled(ACCURACY),
+        "confirm": confirmation(finalists=1, seeds=2),
         "sampler": SamplerFactory(optuna.samplers.TPESampler, {}, 0), "pruner": optuna.pruners.NopPruner(),
         "identity": {"a": 1}, "folder": folder, "storage_url": f"sqlite:///{folder}/study.db", "tracking_uri": None,
     }  # fmt: skip
@@ -81,9 +81,9 @@ def test_a_server_that_is_down_costs_one_warning_and_all_is_delivered_later(fake
 
 def test_delivering_after_going_on_gives_the_result_of_the_last_run(fake, blobs, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    small = job(tmp_path, blobs, confirm=ConfirmOptions(finalists=2, seeds=2))
+    small = job(tmp_path, blobs, confirm=confirmation(finalists=2, seeds=2))
     pipeline.run(small, Terminal(quiet=True))
-    last = replace(small, confirm=ConfirmOptions(finalists=1, seeds=3))  # fewer finalists, more seeds
+    last = replace(small, confirm=confirmation(finalists=1, seeds=3))  # fewer finalists, more seeds
     result = pipeline.run(last, Terminal(quiet=True))
     delivered = pipeline.deliver(replace(last, tracking_uri=f"sqlite:///{tmp_path}/m.db"))
     assert delivered.comparisons == result.comparisons
@@ -120,7 +120,10 @@ def test_nothing_reads_the_test_set_before_the_finalists_have_been_trained(blobs
     event = Terminal.event
     monkeypatch.setattr(Terminal, "event", lambda self, e: stages.append(type(e).__name__ + e.stage) or event(self, e))
     space = SearchSpace(["relu", "tanh"], {"lr": [0.01, 0.05]}, n_slots=1, base=Recipe(**RECIPE))
-    asked = replace(job(tmp_path, blobs, space=space, study=StudyOptions(name="s", n_trials=3, seeds=2)), data=data)
+    asked = replace(
+        job(tmp_path, blobs, space=space, study=StudyOptions(name="s", n_trials=3, seeds=2).settled(ACCURACY)),
+        data=data,
+    )
     result = pipeline.run(asked, Terminal(quiet=True))
     assert len(opened) == 1  # two finalists' two seeds are trained together: one reading
     before = opened[0]
@@ -159,9 +162,9 @@ def test_the_report_is_made_again_from_the_storage_alone(fake, blobs, tmp_path):
 
 
 def test_a_report_of_another_margin_has_other_verdicts_and_the_same_numbers(fake, blobs, tmp_path):
-    asked = job(tmp_path, blobs, confirm=ConfirmOptions(finalists=1, seeds=7))
+    asked = job(tmp_path, blobs, confirm=confirmation(finalists=1, seeds=7))
     first = pipeline.run(asked, Terminal(quiet=True))
-    wide = replace(asked, confirm=ConfirmOptions(finalists=1, seeds=7, margin={"test_accuracy": 0.9}))
+    wide = replace(asked, confirm=confirmation(finalists=1, seeds=7, margin={"test_accuracy": 0.9}))
     (old,), (new,) = (
         [v for v in r.verdicts if v["primary"]] for r in (first, pipeline.report(wide, Terminal(quiet=True)))
     )
@@ -170,32 +173,32 @@ def test_a_report_of_another_margin_has_other_verdicts_and_the_same_numbers(fake
 
 
 def test_going_on_with_more_seeds_is_named_a_second_look(fake, blobs, tmp_path, capsys):
-    asked = job(tmp_path, blobs, confirm=ConfirmOptions(finalists=1, seeds=6))
+    asked = job(tmp_path, blobs, confirm=confirmation(finalists=1, seeds=6))
     assert pipeline.run(asked, Terminal()).earlier_looks == []
     assert pipeline.run(asked, Terminal()).earlier_looks == []  # the same again is no further look
     assert "seen before" not in capsys.readouterr().out
-    more = replace(asked, confirm=ConfirmOptions(finalists=1, seeds=8))
+    more = replace(asked, confirm=confirmation(finalists=1, seeds=8))
     seen = "test_accuracy against relu, 6 seeds, alpha 0.05, margin 0.005"
     assert pipeline.run(more, Terminal()).earlier_looks == [seen]
     assert f"warning: Other verdicts of this study were seen before: {seen}." in capsys.readouterr().out
     assert f"were seen before: {seen}" in (tmp_path / "report.html").read_text()
     # to fewer seeds, to another metric: the same
     assert len(pipeline.run(asked, Terminal()).earlier_looks) == 1
-    loss = replace(more, confirm=ConfirmOptions(finalists=1, seeds=8, metric="test_loss"))
+    loss = replace(more, confirm=confirmation(finalists=1, seeds=8, metric="test_loss"))
     assert len(pipeline.report(loss, Terminal()).earlier_looks) == 2
     assert "seen before" in capsys.readouterr().out
 
 
 def test_a_report_of_other_finalists_is_refused(fake, blobs, tmp_path):
-    asked = job(tmp_path, blobs, confirm=ConfirmOptions(finalists=1, seeds=6))
+    asked = job(tmp_path, blobs, confirm=confirmation(finalists=1, seeds=6))
     pipeline.run(asked, Terminal(quiet=True))
-    for options in (ConfirmOptions(finalists=2, seeds=6), ConfirmOptions(finalists=1, seeds=6, baseline="gelu")):
+    for options in (confirmation(finalists=2, seeds=6), confirmation(finalists=1, seeds=6, baseline="gelu")):
         with pytest.raises(ActSearchError, match=r"confirm\.finalists=1 confirm\.baseline=relu"):
             pipeline.report(replace(asked, confirm=options), Terminal(quiet=True))
 
 
 def test_too_few_seeds_for_any_verdict_are_named_before_anything_is_trained(fake, blobs, tmp_path, capsys):
-    few = job(tmp_path, blobs, confirm=ConfirmOptions(finalists="all", seeds=6))  # two comparisons: 7 at least
+    few = job(tmp_path, blobs, confirm=confirmation(finalists="all", seeds=6))  # two comparisons: 7 at least
     pipeline.run(few, Terminal())
     assert "warning: so few seeds can decide nothing here: with these comparisons it takes at least 7" in (
         capsys.readouterr().out
@@ -229,7 +232,7 @@ def test_costs_are_measured_once_for_the_same_finalists(fake, blobs, tmp_path, m
 
 def test_learning_speed_is_judged_at_three_rates_and_against_the_baselines_target(fake, blobs, tmp_path):
     speed = Recipe(steps=100, eval_every=2, batch_size=15, schedule="constant")
-    options = ConfirmOptions(finalists="all", seeds=3, metric="learning_speed")
+    options = confirmation(finalists="all", seeds=3, metric="learning_speed")
     space = SearchSpace(["relu", "tanh"], n_slots=1, base=speed)
     result = pipeline.run(job(tmp_path, blobs, recipe=speed, space=space, confirm=options), Terminal(quiet=True))
     assert {round(r.recipe.lr / speed.lr, 2) for r in fake if r.seed >= 1000} == {1.0, 0.33, 3.0}
@@ -245,7 +248,7 @@ def test_learning_speed_is_judged_at_three_rates_and_against_the_baselines_targe
 
 
 def test_learning_speed_needs_a_curve_that_shows_it(blobs, tmp_path):
-    asked = job(tmp_path, blobs, confirm=ConfirmOptions(metric="learning_speed"))
+    asked = job(tmp_path, blobs, confirm=confirmation(metric="learning_speed"))
     cure = r"recipe\.schedule=constant recipe\.steps=50 recipe\.eval_every=1\."
     with pytest.raises(ActSearchError, match=cure):
         pipeline.run(asked, Terminal(quiet=True))

@@ -8,6 +8,7 @@ from torch import nn
 
 from actsearch.activations.spec import parse_net
 from actsearch.errors import ActSearchError
+from actsearch.goal import classification
 from actsearch.models import Model, cnn1d, cnn2d, mlp
 from actsearch.recipe import Recipe
 from actsearch.training import Run, Trainer, tune, worker
@@ -15,6 +16,7 @@ from actsearch.training.fused import Fused, trace
 from actsearch.training.plan import K_CPU, SERIAL, Plan, candidates, choose, fastest, room
 from actsearch.training.worker import Worker
 
+GOAL = classification(3)
 CPU = torch.device("cpu")
 
 
@@ -32,26 +34,26 @@ def odd():
 
 
 def test_small_nets_are_fused_on_a_cpu_and_nets_on_images_are_not():
-    assert choose("auto", small(), 10, CPU, 2) == Plan("fused", K_CPU)
-    assert choose("auto", Model(cnn1d, "cnn1d", (40,), 10), 100, CPU, 2).engine == "fused"
-    images = choose("auto", Model(cnn2d, "cnn2d", (1, 9, 9), 3), 10, CPU, 2)
+    assert choose("auto", small(), GOAL, 10, CPU, 2) == Plan("fused", K_CPU)
+    assert choose("auto", Model(cnn1d, "cnn1d", (40,), 10), GOAL, 100, CPU, 2).engine == "fused"
+    images = choose("auto", Model(cnn2d, "cnn2d", (1, 9, 9), 3), GOAL, 10, CPU, 2)
     assert (images.engine, images.channels_last) == ("serial", True)
-    assert choose("fused", Model(cnn2d, "cnn2d", (1, 9, 9), 3), 10, CPU, 2).engine == "fused"
-    assert choose("serial", small(), 10, CPU, 2) == SERIAL
+    assert choose("fused", Model(cnn2d, "cnn2d", (1, 9, 9), 3), GOAL, 10, CPU, 2).engine == "fused"
+    assert choose("serial", small(), GOAL, 10, CPU, 2) == SERIAL
 
 
 def test_a_net_without_a_fused_form_is_trained_serially_and_says_why():
-    plan = choose("auto", odd(), 10, CPU, 2)
+    plan = choose("auto", odd(), GOAL, 10, CPU, 2)
     assert plan.engine == "serial"
     assert "GroupNorm" in str(plan)
     with pytest.raises(ActSearchError, match=r"engine=fused.*odd.*GroupNorm"):
-        choose("fused", odd(), 10, CPU, 2)
-    assert candidates(odd(), 10, CPU, 2) == [SERIAL]
+        choose("fused", odd(), GOAL, 10, CPU, 2)
+    assert candidates(odd(), GOAL, 10, CPU, 2) == [SERIAL]
 
 
 def test_an_unknown_engine_is_refused():
     with pytest.raises(ActSearchError, match="Did you mean 'fused'"):
-        choose("fuse", small(), 10, CPU, 2)
+        choose("fuse", small(), GOAL, 10, CPU, 2)
 
 
 def test_memory_bounds_k():

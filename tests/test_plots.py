@@ -8,10 +8,12 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+from fake_trainer import confirmation
 
-from actsearch.comparison import ConfirmOptions, FinalistRun, compare
+from actsearch.comparison import FinalistRun, compare
 from actsearch.cost import Cost
 from actsearch.finalists import as_records
+from actsearch.goal import ACCURACY
 from actsearch.report import plots
 from actsearch.report.files import leaderboard_rows
 from actsearch.report.page import limits, write_page
@@ -66,10 +68,10 @@ def made(names, folder, searched=True, seeds=8, with_costs=True, **options):
         TrialRecord(i, name, {}, "complete", [0.5], curves(rng, 0.5 + i / 100, with_inside=False))
         for i, name in enumerate([*names, *slopes, *betas])
     ]
-    chosen = ConfirmOptions(seeds=seeds, **options)
+    chosen = confirmation(seeds=seeds, **options)
     costs = {name: Cost((40 + 5 * rng.random(6)).tolist(), (9 + rng.random(6)).tolist()) for name in names}
     found = compare(runs, chosen, target, costs if with_costs else None)
-    rows = leaderboard_rows(records if searched else as_records(runs, "val_accuracy"), ["val_accuracy"])
+    rows = leaderboard_rows(records if searched else as_records(runs, "val_accuracy"), ["val_accuracy"], ACCURACY)
     return Result(
         name="s", leaderboard=rows, records=records if searched else [], comparisons=found, runs=runs,
         summary=sentence(found, "digits's test set", chosen), folder=folder, test_name="digits's test set",
@@ -230,7 +232,7 @@ def test_the_limits_name_what_was_tried_the_test_set_and_the_smallest_effect(tmp
     result = made(SETS["few"], tmp_path)
     said = " ".join(limits(result))
     assert f"{len(result.records)} candidates were tried" in said
-    base = next(c for c in result.comparisons if c.is_baseline).test_accuracy
+    base = next(c for c in result.comparisons if c.is_baseline).test_metric
     assert f"{100 * math.sqrt(base * (1 - base) / 360):.2f} points" in said
     worst = max(c.verdict.minimum_detectable_effect for c in result.comparisons if c.verdict)
     assert f"a true difference of {100 * worst:.2f} points is found in 80 %" in said

@@ -10,6 +10,7 @@ from torch.optim import lr_scheduler
 from actsearch.activations.spec import parse_net
 from actsearch.data import Split
 from actsearch.errors import ActSearchError
+from actsearch.goal import classification
 from actsearch.models import Model, mlp
 from actsearch.recipe import OPTIMIZERS, SCHEDULES, Recipe, make_optimizer, parameter_groups, schedule, set_step
 from actsearch.training.reference import Run, batch_order, train
@@ -167,7 +168,7 @@ def split():
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(30, 4, generator=generator, dtype=torch.float64)
     y = torch.randint(0, 3, (30,), generator=generator)
-    return Split(x[:20], y[:20], x[20:], y[20:])
+    return Split(x[:20], y[:20], x[20:], y[20:], classification(int(y.max()) + 1))
 
 
 def ordinary_loop(net, data, recipe, order):

@@ -5,9 +5,11 @@ import io
 import re
 
 import pytest
+from fake_trainer import confirmation
 from rich.console import Console
 
-from actsearch.comparison import ConfirmOptions, FinalistRun, compare
+from actsearch.comparison import FinalistRun, compare
+from actsearch.goal import ACCURACY
 from actsearch.report.files import finalist_rows, leaderboard_rows, write_csv, write_text
 from actsearch.report.sentence import sentence
 from actsearch.report.terminal import Terminal
@@ -44,7 +46,7 @@ DONE = [
 
 
 def test_the_leaderboard_ranks_what_was_completed_then_the_pruned_then_the_duplicates():
-    rows = leaderboard_rows(DONE, ["val_accuracy"])
+    rows = leaderboard_rows(DONE, ["val_accuracy"], ACCURACY)
     assert [(r["rank"], r["trial"], r["state"]) for r in rows] == [
         (1, 2, "complete"), (2, 0, "complete"), (3, 4, "complete"), ("", 5, "pruned"), ("", 1, "pruned"),
         ("", 3, "duplicate"),
@@ -60,21 +62,21 @@ def test_the_leaderboard_ranks_what_was_completed_then_the_pruned_then_the_dupli
 
 def test_a_loss_ranks_the_other_way_round():
     done = [record(0, "relu", [0.5]), record(1, "gelu", [0.7])]
-    assert [r["trial"] for r in leaderboard_rows(done, ["val_loss"])] == [0, 1]  # its value is the smaller
-    assert [r["trial"] for r in leaderboard_rows(done, ["val_accuracy"])] == [1, 0]
+    assert [r["trial"] for r in leaderboard_rows(done, ["val_loss"], ACCURACY)] == [0, 1]  # its value is the smaller
+    assert [r["trial"] for r in leaderboard_rows(done, ["val_accuracy"], ACCURACY)] == [1, 0]
 
 
 def test_searched_recipe_values_and_latency_have_columns():
     two = record(0, "relu", [0.5], recipe={"lr": 0.005})
     two.values = [0.5, 123.4567891]
-    (row,) = leaderboard_rows([two], ["val_accuracy", "latency_us"])
+    (row,) = leaderboard_rows([two], ["val_accuracy", "latency_us"], ACCURACY)
     assert row["recipe.lr"] == 0.005
     assert row["latency_us"] == "123.457"
     assert row["val_accuracy_std"] == ""  # one seed has none
 
 
 def test_finalists_have_one_row_a_run():
-    rows = finalist_rows([run("gelu", 1003, 0.1 + 0.2, diverged=True, recipe={"lr": 0.02})])
+    rows = finalist_rows([run("gelu", 1003, 0.1 + 0.2, diverged=True, recipe={"lr": 0.02})], ACCURACY)
     assert rows == [
         {"activation": "gelu", "recipe.lr": 0.02, "rate": "1", "seed": 1003, "test_accuracy": "0.3", "test_loss": "0.7",
          "val_accuracy": "0.2", "val_loss": "0.7", "diverged": True, "collapsed": False},
@@ -88,6 +90,7 @@ def test_csv_reads_back_and_is_the_same_bytes_for_the_same_search(tmp_path):
             record(1, "gelu", [0.1], recipe={"lr": 1e-05}),
         ],
         ["val_accuracy"],
+        ACCURACY,
     )
     write_csv(tmp_path / "a.csv", rows)
     write_csv(tmp_path / "b.csv", rows)
@@ -111,11 +114,11 @@ def test_a_file_is_replaced_whole_and_nothing_else_is_left(tmp_path):
 
 TEN = [0.50, 0.60, 0.55, 0.52, 0.58, 0.57, 0.53, 0.56, 0.54, 0.595]
 BASE = runs("relu", TEN)
-OPTIONS = ConfirmOptions()
+OPTIONS = confirmation()
 
 
 def compared(all_runs, **keywords):
-    return compare(all_runs, ConfirmOptions(**keywords))
+    return compare(all_runs, confirmation(**keywords))
 
 
 @pytest.mark.parametrize(
@@ -174,13 +177,13 @@ def test_a_test_that_disagrees_is_named():
 def test_a_log_gets_plain_lines(capsys):
     terminal = Terminal()
     terminal.header({"device": "cpu", "search space": "2 [bold]activations[/bold]"})
-    terminal.begin(100, "val_accuracy")
+    terminal.begin(100, "val_accuracy", "maximize")
     terminal.event(GenerationStarted("search", {0: "relu"}))
     terminal.event(RungReached("search", 10, {}, 50))
     terminal.event(GenerationFinished("search", [DONE[0], DONE[2], DONE[1]], 25))
     terminal.end()
     terminal.warn("the server said: [/none] [red] no")
-    terminal.leaderboard(leaderboard_rows(DONE, ["val_accuracy"]), searched=True)
+    terminal.leaderboard(leaderboard_rows(DONE, ["val_accuracy"], ACCURACY), ACCURACY, searched=True)
     three = runs("relu", [0.50, 0.60, 0.55])
     terminal.finalists(compared([*runs("gelu", [0.6, 0.8, 0.85]), *three]), "digits's test set", OPTIONS)
     terminal.line("[3/4] done")
@@ -204,20 +207,20 @@ def test_a_log_gets_plain_lines(capsys):
 
 def test_a_loss_is_best_when_it_is_smallest(capsys):
     terminal = Terminal()
-    terminal.begin(10, "val_loss")
+    terminal.begin(10, "val_loss", "minimize")
     low, high = record(0, "relu", [0.2]), record(1, "gelu", [0.9])
     terminal.event(GenerationFinished("search", [high, low], 0))
     assert "best so far: relu (val_loss 0.2000)" in capsys.readouterr().out
 
 
 def test_a_long_leaderboard_is_cut_and_a_quiet_terminal_says_nothing(capsys):
-    rows = leaderboard_rows([record(i, "relu", [i / 30]) for i in range(25)], ["val_accuracy"])
-    Terminal().leaderboard(rows, searched=True, n_show=20)
+    rows = leaderboard_rows([record(i, "relu", [i / 30]) for i in range(25)], ["val_accuracy"], ACCURACY)
+    Terminal().leaderboard(rows, ACCURACY, searched=True, n_show=20)
     out = capsys.readouterr().out
     assert "… and 5 more in leaderboard.csv" in out
     quiet = Terminal(quiet=True)
     quiet.header({"device": "cpu"})
-    quiet.leaderboard(rows, searched=True)
+    quiet.leaderboard(rows, ACCURACY, searched=True)
     quiet.warn("no")
     assert capsys.readouterr().out == ""
 
@@ -239,7 +242,8 @@ def test_a_wide_table_is_split_and_no_cell_is_cut(width, capsys):
 
 def test_every_seed_diverged_shows_no_nan(capsys):
     terminal = Terminal()
-    terminal.leaderboard(leaderboard_rows([record(0, "relu", [1 / 3], diverged=1)], ["val_accuracy"]), searched=True)
+    rows = leaderboard_rows([record(0, "relu", [1 / 3], diverged=1)], ["val_accuracy"], ACCURACY)
+    terminal.leaderboard(rows, ACCURACY, searched=True)
     out = capsys.readouterr().out
     assert "33.33 %" in out
     assert "nan" not in out

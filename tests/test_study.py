@@ -13,6 +13,7 @@ from optuna.trial import TrialState
 
 from actsearch.activations.spec import parse_net
 from actsearch.errors import ActSearchError
+from actsearch.goal import ACCURACY
 from actsearch.models import Model, mlp
 from actsearch.recipe import Recipe
 from actsearch.samplers import EvolutionSampler, SamplerFactory
@@ -22,6 +23,7 @@ from actsearch.study import (
     GenerationStarted,
     RungReached,
     StudyOptions,
+    directions_of,
     fingerprint,
     flatten,
     open_study,
@@ -79,8 +81,12 @@ class Case:
         self.trained = []
 
     @property
+    def directions(self):
+        return [directions_of(ACCURACY)[name] for name in self.options.objectives]
+
+    @property
     def study(self):
-        return open_study(self.storage, "a", self.options.objectives, {"space": str(self.space)})
+        return open_study(self.storage, "a", self.directions, {"space": str(self.space)})
 
     def events(self, trainer=None):
         trainer = trainer or FakeTrainer()
@@ -407,10 +413,10 @@ def test_workers_share_a_study_and_leave_each_others_trials_alone():
 def test_another_config_under_the_same_name_is_refused_with_the_differing_keys():
     storage = optuna.storages.InMemoryStorage()
     config = {"recipe": {"lr": 0.01, "steps": 100}, "data": {"name": "a"}}
-    open_study(storage, "s", ["val_accuracy"], config)
-    assert open_study(storage, "s", ["val_accuracy"], config).study_name == "s"
+    open_study(storage, "s", ["maximize"], config)
+    assert open_study(storage, "s", ["maximize"], config).study_name == "s"
     with pytest.raises(ActSearchError) as error:
-        open_study(storage, "s", ["val_accuracy"], {"recipe": {"lr": 0.02, "steps": 100}, "data": {"name": "b"}})
+        open_study(storage, "s", ["maximize"], {"recipe": {"lr": 0.02, "steps": 100}, "data": {"name": "b"}})
     said = str(error.value)
     assert "recipe.lr: 0.01 then, 0.02 now" in said
     assert "data.name: a then, b now" in said
@@ -420,15 +426,15 @@ def test_another_config_under_the_same_name_is_refused_with_the_differing_keys()
 
 def test_many_differing_keys_are_counted():
     storage = optuna.storages.InMemoryStorage()
-    open_study(storage, "s", ["val_loss"], {str(i): i for i in range(9)})
+    open_study(storage, "s", ["minimize"], {str(i): i for i in range(9)})
     with pytest.raises(ActSearchError, match="and 5 more"):
-        open_study(storage, "s", ["val_loss"], {str(i): -i - 1 for i in range(9)})
+        open_study(storage, "s", ["minimize"], {str(i): -i - 1 for i in range(9)})
 
 
 def test_a_study_killed_before_its_config_was_noted_takes_the_config_of_the_next():
     storage = optuna.storages.InMemoryStorage()
     optuna.create_study(study_name="s", storage=storage, direction="maximize")  # then kill -9
-    assert json.loads(open_study(storage, "s", ["val_accuracy"], {"a": 1}).user_attrs["config"]) == {"a": 1}
+    assert json.loads(open_study(storage, "s", ["maximize"], {"a": 1}).user_attrs["config"]) == {"a": 1}
 
 
 def test_fingerprints_differ_where_configs_do():
@@ -457,7 +463,7 @@ def test_flatten():
 )
 def test_options_that_cannot_be_are_refused(keywords, words):
     with pytest.raises(ActSearchError) as error:
-        StudyOptions(**keywords)
+        StudyOptions(**keywords).settled(ACCURACY)
     assert words in str(error.value)
 
 

@@ -18,6 +18,7 @@ from torch import nn
 from actsearch.activations.spec import parse_net
 from actsearch.data import Source
 from actsearch.errors import ActSearchError
+from actsearch.goal import classification
 from actsearch.models import Model, mlp
 from actsearch.recipe import OPTIMIZERS, Recipe
 from actsearch.training import Trainer, TrainingBatch, TrainingError, core_count, find_device, reference
@@ -169,11 +170,7 @@ def test_score_is_accuracy_and_mean_loss_in_eval_mode_whatever_the_batches(monke
     for size in (EVAL_BATCH, 2, 1):
         monkeypatch.setattr(reference, "EVAL_BATCH", size)
         net.train()
-        assert reference.score(net, x, y) == pytest.approx(wanted, rel=1e-6)
-
-
-def test_chance_is_one_of_n_classes():
-    assert reference.chance(7) == (1 / 7, math.log(7))
+        assert reference.score(net, x, y, classification(2)) == pytest.approx(wanted, rel=1e-6)
 
 
 # --- devices --------------------------------------------------------------------------------------
@@ -326,7 +323,7 @@ def test_score_is_on_the_nets_of_the_last_rung(results, two_processes, data):
     x, y = data.test()
     net = model().build(RUNS[0].specs, stream(0, WEIGHTS), "gain")
     list(train(net, split, RUNS[0], CPU))
-    assert (batch.score(x, y)[0][0].item(), batch.score(x, y)[1][0].item()) == reference.score(net, x, y)
+    assert (batch.score(x, y)[0][0].item(), batch.score(x, y)[1][0].item()) == reference.score(net, x, y, data.goal)
 
 
 def test_runs_of_a_batch_must_share_their_rungs(two_processes):

@@ -8,20 +8,22 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from actsearch import goal
 from actsearch.statistics import minimum_detectable_effect, paired_difference, sign_flip_p_value, upper_std
 from actsearch.verdict import (
     BETTER,
     BY_LESS,
     EQUIVALENT,
-    METRICS,
     UNDECIDED,
     WORSE,
     Arm,
     Rules,
     judge,
+    metrics_of,
     seeds_to_decide,
 )
 
+METRICS = metrics_of(goal.ACCURACY)
 ACCURACY, LOSS = METRICS["test_accuracy"], METRICS["test_loss"]
 N = 20
 # twenty numbers with mean 0 and standard deviation 1, symmetric: the sign-flip test sees what the t sees
@@ -70,7 +72,7 @@ def test_every_word_of_a_difference(centre, spread, word):
     assert found.decided == (word != UNDECIDED)
     assert found.difference == pytest.approx(centre, abs=1e-12)
     assert (found.ci_low, found.ci_high) == pytest.approx((centre - HALF * spread, centre + HALF * spread), abs=1e-9)
-    assert (found.metric, found.n_seeds, found.margin, found.confidence) == ("test_accuracy", N, 0.005, 0.95)
+    assert (found.metric, found.n_seeds, found.margin, found.confidence) == (ACCURACY, N, 0.005, 0.95)
     assert (found.mean, found.baseline_mean) == (pytest.approx(0.6 + centre), pytest.approx(0.6))
     assert (found.std, found.warning, found.n_failed, found.p_failed) == (pytest.approx(spread), "", 0, 1.0)
 

@@ -2,7 +2,9 @@
 
 A model function has the keyword `activation`, which it calls with a number of channels each time it wants
 the next activation module; each call is one slot. A function without it returns an ordinary net, whose
-activations are then swapped. `in_shape` and `n_classes` are passed to those that have such keywords.
+activations are then swapped. What it is told of the data, if it has such keywords: `in_shape`, of one example;
+`n_classes`, how many outputs (of each position, if there are several); `out_shape`, of the outputs for one example;
+`n_tokens`, of how many kinds the inputs are, None if they are numbers.
 """
 
 from __future__ import annotations
@@ -33,8 +35,9 @@ class Model:
     """A net still without activations and weights, for one data set's shapes.
 
     function: a model function, or an nn.Module that serves as the pattern (it is copied, never trained).
-    in_shape: one example's shape. n_slots: how many activations it takes. channels: of each, as it was asked for.
-    Raises ActSearchError if the function does not give an nn.Module that maps the data to n_classes outputs.
+    in_shape: one example's shape. out_shape: of its outputs; a number is as many classes. n_tokens: of inputs that
+    are tokens. n_slots: how many activations it takes. channels: of each, as it was asked for.
+    Raises ActSearchError if the function does not give an nn.Module that maps the data to these outputs.
     """
 
     def __init__(
@@ -42,15 +45,19 @@ class Model:
         function: Callable[..., Any],
         name: str,
         in_shape: Sequence[int],
-        n_classes: int,
+        out_shape: int | Sequence[int],
         keywords: dict[str, Any] | None = None,
+        n_tokens: int | None = None,
     ) -> None:
-        self.name, self.in_shape, self.n_classes = name, tuple(in_shape), n_classes
+        self.name, self.in_shape, self.n_tokens = name, tuple(in_shape), n_tokens
+        self.out_shape = (out_shape,) if isinstance(out_shape, int) else tuple(out_shape)
         self.function, self.keywords = function, dict(keywords or {})
         self._pattern = isinstance(function, nn.Module)
         takes = {} if self._pattern else inspect.signature(function).parameters
         self.takes_activation = "activation" in takes
-        self.keywords |= {k: v for k, v in (("in_shape", self.in_shape), ("n_classes", n_classes)) if k in takes}
+        told = {"in_shape": self.in_shape, "n_classes": self.out_shape[-1], "out_shape": self.out_shape,
+                "n_tokens": n_tokens}  # fmt: skip
+        self.keywords |= {k: v for k, v in told.items() if k in takes}
         relu, slots = Spec.of("relu"), []
         with torch.random.fork_rng(devices=[]):
             net = self._assemble(lambda channels=None, dim=1: slots.append(channels) or relu.module(channels, dim))
@@ -77,6 +84,10 @@ class Model:
             net = self._assemble(activation)
         initialise(net, init, seed)
         return net
+
+    def zeros(self, n: int) -> torch.Tensor:
+        """n examples of nothing: (n, *in_shape), numbers or tokens as the data have them."""
+        return torch.zeros(n, *self.in_shape, dtype=None if self.n_tokens is None else torch.int64)
 
     def check(self, specs: Sequence[Spec]) -> None:
         """Raises ActSearchError if the net cannot have these activations: they change its width, or need images."""
@@ -110,13 +121,14 @@ class Model:
             raise ActSearchError(f"the model '{self.name}' never called its `activation`: there is nothing to search.")
         try:
             with torch.no_grad():
-                out = net.eval()(torch.zeros(2, *self.in_shape))
+                out = net.eval()(self.zeros(2))
         except Exception as error:
             raise ActSearchError(
                 f"the model '{self.name}' does not take the data's shape {self.in_shape}: {one_line(error)}"
             ) from error
-        if not isinstance(out, torch.Tensor) or out.shape != (2, self.n_classes):
+        if not isinstance(out, torch.Tensor) or out.shape != (2, *self.out_shape):
             got = tuple(out.shape) if isinstance(out, torch.Tensor) else type(out).__name__
+            per_class = ", one per class" if len(self.out_shape) == 1 else ""
             raise ActSearchError(
-                f"the model '{self.name}' gives {got} for 2 examples; wanted (2, {self.n_classes}), one per class."
+                f"the model '{self.name}' gives {got} for 2 examples; wanted {(2, *self.out_shape)}{per_class}."
             )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from actsearch.cost import ActivationCost, Cost, Setting
 from actsearch.report.plots import COLOURS, MARKERS, _figure, _log_ticks
-from actsearch.report.sentence import value
+from actsearch.report.sentence import microseconds
 from actsearch.report.tables import Row
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ def step_table(steps: Mapping[str, Cost], model: str) -> Table:
         centre, low, high = middle(ratios(cost.training_step_us, steps[HOME].training_step_us))
         share, least, most = middle([100 * v for v in shares[name]])
         rows.append(
-            [name, value("training_step_us", middle(cost.training_step_us)[0]),
+            [name, microseconds(middle(cost.training_step_us)[0]),
              f"{centre:.2f} ± {(high - low) / 2:.2f}",
              "" if name == NOTHING else f"{share:.1f} ± {(most - least) / 2:.1f}", f"{cost.saved_mib:.3g}"]
         )  # fmt: skip

@@ -15,14 +15,18 @@ from typing import Any
 from actsearch.activations.spec import number
 from actsearch.comparison import Comparison, FinalistRun
 from actsearch.finalists import rank_key
+from actsearch.goal import Metric
 from actsearch.statistics import mean, std
-from actsearch.study import TrialRecord
+from actsearch.study import TrialRecord, directions_of
 
 
-def leaderboard_rows(records: Sequence[TrialRecord], objectives: Sequence[str]) -> list[dict[str, Any]]:
-    """One row a trial, best first. Only completed trials have a rank; then the pruned, then the duplicates."""
+def leaderboard_rows(records: Sequence[TrialRecord], objectives: Sequence[str], own: Metric) -> list[dict[str, Any]]:
+    """One row a trial, best first. Only completed trials have a rank; then the pruned, then the duplicates.
+
+    own: what the nets are judged by.
+    """
     order = {"complete": 0, "pruned": 1, "duplicate": 2}
-    by_rank = rank_key(objectives[0])
+    by_rank = rank_key(directions_of(own)[objectives[0]])
     rows = []
     for place, r in enumerate(sorted(records, key=lambda r: (order[r.state], *by_rank(r))), start=1):
         last = r.curves.val_metric[-1]
@@ -32,8 +36,8 @@ def leaderboard_rows(records: Sequence[TrialRecord], objectives: Sequence[str]) 
                 "trial": r.number,
                 "activation": r.activation,
                 **{f"recipe.{k}": v for k, v in r.recipe.items()},
-                "val_accuracy_mean": _digits(mean(last)),
-                "val_accuracy_std": _digits(std(last)),
+                f"val_{own.name}_mean": _digits(mean(last)),
+                f"val_{own.name}_std": _digits(std(last)),
                 "val_loss_mean": _digits(mean(r.curves.val_loss[-1])),
                 **{o: _digits(v) for o, v in zip(objectives, r.values, strict=True) if o == "latency_us"},
                 "n_seeds": len(last),
@@ -46,17 +50,17 @@ def leaderboard_rows(records: Sequence[TrialRecord], objectives: Sequence[str]) 
     return rows
 
 
-def finalist_rows(runs: Iterable[FinalistRun]) -> list[dict[str, Any]]:
-    """One row a run."""
+def finalist_rows(runs: Iterable[FinalistRun], own: Metric) -> list[dict[str, Any]]:
+    """One row a run. own: what the nets are judged by."""
     return [
         {
             "activation": r.activation,
             **{f"recipe.{k}": v for k, v in r.recipe.items()},
             "rate": _digits(r.rate),
             "seed": r.seed,
-            "test_accuracy": _digits(r.test_metric),
+            f"test_{own.name}": _digits(r.test_metric),
             "test_loss": _digits(r.test_loss),
-            "val_accuracy": _digits(r.curves.val_metric[-1][0]),
+            f"val_{own.name}": _digits(r.curves.val_metric[-1][0]),
             "val_loss": _digits(r.curves.val_loss[-1][0]),
             "diverged": r.diverged,
             "collapsed": r.collapsed,
@@ -74,7 +78,8 @@ def verdict_rows(comparisons: Sequence[Comparison]) -> list[dict[str, Any]]:
             verdicts = {"primary": {1.0: c.verdict} if c.verdict else {}, "at_rate": c.at_rates}
             pairs = verdicts[kind].items() if kind in verdicts else [(1.0, v) for v in c.secondary]
             for rate, verdict in pairs:
-                values = {k: v if not _is_nan(v) else None for k, v in dataclasses.asdict(verdict).items()}
+                values = {**dataclasses.asdict(verdict), "metric": verdict.metric.name}
+                values = {k: v if not _is_nan(v) else None for k, v in values.items()}
                 rows.append(
                     {"activation": c.activation, "recipe": c.recipe, "rate": float(_digits(rate)), "baseline":
                      base.activation, "primary": kind != "secondary", **values}

@@ -16,7 +16,6 @@ from actsearch.report.properties import TEXT, Table, property_tables
 from actsearch.report.result import Result
 from actsearch.report.sentence import MOST_NAMED, confidence, margin, p_value, percent, points, size, span, unit, value
 from actsearch.report.tables import finalist_table, latex_table, markdown_table
-from actsearch.verdict import METRICS
 
 TEMPLATE = Path(__file__).with_name("page.html.j2")
 TEXT_COLUMNS = ("activation", "verdict", "state")
@@ -35,7 +34,7 @@ def write_page(result: Result, plots: Sequence[Plot]) -> Path:
 
 def _contents(result: Result, plots: Sequence[Plot]) -> dict[str, Any]:
     """What the template's names stand for."""
-    heads, rows = finalist_table(result.comparisons, result.options.metric)
+    heads, rows = finalist_table(result.comparisons, result.options)
     lead, _, rest = result.summary.partition(". ")
     board_heads, board = _leaderboard(result)
     return {
@@ -65,7 +64,7 @@ def _contents(result: Result, plots: Sequence[Plot]) -> dict[str, Any]:
         "leaderboard_caption": f"Validation, selected from {len(result.leaderboard)} trials, so the best are "
         "optimistic: judge by the finalists. Click a heading to sort."
         if result.searched
-        else "Validation accuracy of the runs above. Click a heading to sort.",
+        else f"Validation {result.options.own.words} of the runs above. Click a heading to sort.",
         "about": result.about,
         "config": result.config_yaml,
         "limits": limits(result),
@@ -108,15 +107,17 @@ def _table_caption(result: Result) -> str:
 def _secondary(result: Result) -> list[list[str]]:
     rows = []
     base = next(c for c in result.comparisons if c.is_baseline)
-    for name in METRICS:
+    for name, metric in result.options.metrics.items():
         for c in result.comparisons:
             for v in c.secondary:
-                if v.metric == name:
+                if v.metric == metric:
                     shown = [getattr(x, name) for x in (c, base)] if name in COST else [v.mean, v.baseline_mean]
                     known = not math.isnan(v.ci_low)
-                    bounds = f"{points(name, v.ci_low)} to {points(name, v.ci_high)} {unit(name)}" if known else ""
+                    bounds = (
+                        f"{points(metric, v.ci_low)} to {points(metric, v.ci_high)} {unit(metric)}" if known else ""
+                    )
                     rows.append(
-                        [METRICS[name].words, c.activation, *[value(name, x) for x in shown], size(v),
+                        [metric.words, c.activation, *[value(metric, x) for x in shown], size(v),
                          bounds, p_value(v.p_corrected), v.verdict]
                     )  # fmt: skip
     return rows
@@ -129,8 +130,8 @@ def _properties(result: Result) -> list[Table]:
 
 
 def _leaderboard(result: Result) -> tuple[list[str], list[list[str]]]:
-    """The leaderboard's columns that say something, with accuracies in per cent."""
-    rows = result.leaderboard
+    """The leaderboard's columns that say something, with shares in per cent."""
+    rows, own = result.leaderboard, result.options.own
     names = list(dict.fromkeys(name for row in rows for name in row))
     names = [name for name in names if any(row.get(name, "") not in ("", 0) for row in rows)]
     heads = [name.removesuffix("_mean").replace("_", " ").replace("std", "sd") for name in names]
@@ -139,8 +140,8 @@ def _leaderboard(result: Result) -> tuple[list[str], list[list[str]]]:
         cells = []
         for name in names:
             cell = row.get(name, "")
-            is_share = name in ("val_accuracy_mean", "val_accuracy_std") and cell != ""
-            cells.append(f"{100 * float(cell):.2f} %" if is_share else str(cell))
+            is_own = name in (f"val_{own.name}_mean", f"val_{own.name}_std") and cell != ""
+            cells.append(value(own, float(cell)) if is_own else str(cell))
         board.append(cells)
     return heads, board
 
@@ -171,13 +172,13 @@ def limits(result: Result) -> list[str]:
             "All were trained with one and the same recipe. An activation that wants another learning rate is "
             "undersold: search_space=article_tuned tunes it for each."
         )
-    if result.n_test is not None and 0 < base.test_accuracy < 1:
-        error = math.sqrt(base.test_accuracy * (1 - base.test_accuracy) / result.n_test)
-        out.append(
-            f"On this test set: its {result.n_test:,} examples are a sample too. Seeds do not lessen that error: a "
-            f"single accuracy's standard error from it is {100 * error:.2f} points; of a difference between nets that "
-            "mostly agree it is smaller."
-        )
+    if result.n_test is not None:
+        text = f"On this test set: its {result.n_test:,} examples are a sample too. Seeds do not lessen that error"
+        if result.options.own.name == "accuracy" and 0 < base.test_metric < 1:
+            error = math.sqrt(base.test_metric * (1 - base.test_metric) / result.n_test)
+            text += f": a single accuracy's standard error from it is {100 * error:.2f} points"
+            text += "; of a difference between nets that mostly agree it is smaller"
+        out.append(f"{text}.")
     if result.earlier_looks:
         out.append(second_look(result))
     elif any(not v.decided for v in verdicts) and not result.options.until_decided:
@@ -190,7 +191,7 @@ def limits(result: Result) -> list[str]:
     if known:
         worst = max(known, key=lambda v: v.minimum_detectable_effect)
         effect = points(worst.metric, worst.minimum_detectable_effect).lstrip("+")
-        pairs = f"{worst.n_seeds} {'repetitions' if worst.metric in COST else 'seeds'}"
+        pairs = f"{worst.n_seeds} {'repetitions' if worst.metric.name in COST else 'seeds'}"
         out.append(
             f"With {pairs} a true difference of {effect} {unit(worst.metric)} is found in 80 % of studies; smaller "
             "ones are missed more often."

@@ -18,10 +18,11 @@ import torch
 
 from actsearch.activations.spec import parse_net, resolve
 from actsearch.comparison import Comparison, FinalistRun
+from actsearch.goal import Metric
 from actsearch.report.result import Result
-from actsearch.report.sentence import margin, points, times, unit
+from actsearch.report.sentence import factor, margin, points, times, unit
 from actsearch.statistics import mean, std
-from actsearch.verdict import BETTER, EQUIVALENT, METRICS, WORSE, Verdict
+from actsearch.verdict import BETTER, EQUIVALENT, WORSE, Verdict
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -134,6 +135,11 @@ def _legend(figure: Figure, axes: Axes) -> None:
     figure.legend(handles, labels, loc="outside upper left", ncols=min(3, len(labels)), fontsize=9)
 
 
+def _axis(where: str, own: Metric) -> str:
+    """The data set's metric with its unit, for an axis."""
+    return f"{where} {own.words}" + (f" ({own.unit})" if own.unit else "")
+
+
 def _name(activation: str, width: int = 34) -> str:
     """A net's name in at most three lines: one for each layer is long."""
     lines, line = [], ""
@@ -160,10 +166,11 @@ def forest(result: Result) -> tuple[Figure, str] | None:
     rows = rows[:MOST_ROWS]
     if not rows:
         return None
-    metric = METRICS[rows[0][1].metric]
+    metric = rows[0][1].metric
+    shown = factor(metric)
     figure = _figure(6.5, 1.5 + 0.42 * len(rows) + 0.12 * sum(name.count("\n") for name, _ in rows))
     axes = figure.subplots()
-    wide = 100 * rows[0][1].margin
+    wide = shown * rows[0][1].margin
     axes.axvspan(-wide, wide, color="#eeeeee", zorder=0, label=f"margin ±{margin(rows[0][1])}")
     axes.axvline(0, color="black", linewidth=1)
     for y, (_, v) in enumerate(rows):
@@ -173,9 +180,14 @@ def forest(result: Result) -> tuple[Figure, str] | None:
         )
         filled = known in (BETTER, WORSE, EQUIVALENT)
         if not math.isnan(v.ci_low):
-            axes.plot([100 * v.ci_low, 100 * v.ci_high], [y, y], color=colour, linewidth=2, solid_capstyle="butt")
+            axes.plot([shown * v.ci_low, shown * v.ci_high], [y, y], color=colour, linewidth=2, solid_capstyle="butt")
         axes.plot(
-            [100 * v.difference], [y], marker, color=colour, markersize=8, markerfacecolor=colour if filled else "white"
+            [shown * v.difference],
+            [y],
+            marker,
+            color=colour,
+            markersize=8,
+            markerfacecolor=colour if filled else "white",
         )
     axes.set_yticks(range(len(rows)), [name for name, _ in rows])
     axes.set_ylim(len(rows) - 0.4, -0.6)
@@ -183,7 +195,8 @@ def forest(result: Result) -> tuple[Figure, str] | None:
     axes.grid(axis="y", visible=False)
     base = next(c.activation for c in result.comparisons if c.is_baseline)
     good = "right" if metric.higher_is_better else "left"
-    axes.set_xlabel(f"{metric.words} ({unit(metric.name)}; better is {good})\ndifference to {_name(base)}")
+    said = "; ".join(filter(None, [unit(metric), f"better is {good}"]))
+    axes.set_xlabel(f"{metric.words} ({said})\ndifference to {_name(base)}")
     right = axes.secondary_yaxis("right")
     right.set_yticks(
         range(len(rows)),
@@ -202,66 +215,68 @@ def forest(result: Result) -> tuple[Figure, str] | None:
 
 
 def cost(result: Result) -> tuple[Figure, str] | None:
-    """Accuracy against the time of a training step and of a forward pass, with the Pareto front."""
+    """The data set's metric against the time of a training step and of a forward pass, with the Pareto front."""
     known = [c for c in result.comparisons if not math.isnan(c.training_step_us)]
     if len(known) < 2:
         return None
     from matplotlib.ticker import MaxNLocator
 
     figure = _figure(8.0, 3.9)
-    styles = _styles(result)
+    styles, own = _styles(result), result.options.own
     panels = figure.subplots(1, 2, sharey=True)
     for axes, key, words in zip(
         panels, ("training_step_us", "latency_us"), ("training step (µs)", "forward pass (µs)"), strict=True
     ):
         for c in known:
             style = styles.get(c.activation, {"color": "#999999", "marker": ".", "linestyle": ""})
-            error = 0.0 if math.isnan(c.test_accuracy_std) else 100 * c.test_accuracy_std / math.sqrt(c.n_seeds)
+            error = 0.0 if math.isnan(c.test_metric_std) else own.scale * c.test_metric_std / math.sqrt(c.n_seeds)
             axes.errorbar(
-                getattr(c, key), 100 * c.test_accuracy, yerr=error, fmt=style["marker"], color=style["color"],
+                getattr(c, key), own.scale * c.test_metric, yerr=error, fmt=style["marker"], color=style["color"],
                 markersize=8, capsize=3, linewidth=1, label=_name(c.activation) if c.activation in styles else None,
             )  # fmt: skip
-        front = pareto([(getattr(c, key), 100 * c.test_accuracy) for c in known])
+        front = pareto([(getattr(c, key), own.scale * c.test_metric) for c in known], own.higher_is_better)
         axes.step(*zip(*front, strict=True), where="post", color="#888888", linewidth=1, zorder=0, label="Pareto front")
         axes.set_xlabel(words)
         axes.margins(x=0.12, y=0.12)
         axes.xaxis.set_major_locator(MaxNLocator(4))
-    panels[0].set_ylabel("test accuracy (%)")
+    panels[0].set_ylabel(_axis("test", own))
     _legend(figure, panels[0])
     return figure, (
-        "Left and up is better. On the grey line nothing is both cheaper and more accurate. Bars: standard error over "
-        f"seeds. Times: of the plain PyTorch net on this machine, a batch at a time.{_note(result)}"
+        f"Left and {'up' if own.higher_is_better else 'down'} is better. On the grey line nothing is both cheaper and "
+        f"better. Bars: standard error over seeds. Times: of the plain PyTorch net on this machine, a "
+        f"batch at a time.{_note(result)}"
     )
 
 
-def pareto(at: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+def pareto(at: Sequence[tuple[float, float]], higher_is_better: bool = True) -> list[tuple[float, float]]:
     """Of (cost, quality) those that no other beats in both, by cost."""
     front: list[tuple[float, float]] = []
-    for x, y in sorted(at, key=lambda p: (p[0], -p[1])):
-        if not front or y > front[-1][1]:
+    sign = 1 if higher_is_better else -1
+    for x, y in sorted(at, key=lambda p: (p[0], -sign * p[1])):
+        if not front or sign * y > sign * front[-1][1]:
             front.append((x, y))
     return front
 
 
 def curves(result: Result) -> tuple[Figure, str] | None:
-    """Validation accuracy and loss over the steps, mean and standard deviation over the fresh seeds."""
+    """The validation metric and loss over the steps, mean and standard deviation over the fresh seeds."""
     figure = _figure(8.0, 3.9)
     left, right = figure.subplots(1, 2)
-    drawn = False
+    drawn, own = False, result.options.own
     for activation, style in _styles(result).items():
         theirs = _runs(result, activation)
         steps = theirs[0].curves.steps
         drawn |= len(steps) > 1
         marks = {**style, "markersize": 5, "markevery": max(1, len(steps) // 8)}
-        for axes, factor, rows in ((left, 100, "val_metric"), (right, 1, "val_loss")):
-            each = [[factor * getattr(run.curves, rows)[i][0] for run in theirs] for i in range(len(steps))]
+        for axes, scale, rows in ((left, own.scale, "val_metric"), (right, 1, "val_loss")):
+            each = [[scale * getattr(run.curves, rows)[i][0] for run in theirs] for i in range(len(steps))]
             centre, spread = [mean(v) for v in each], [std(v) if len(v) > 1 else 0.0 for v in each]
             axes.plot(steps, centre, label=_name(activation), **marks)
             low, high = ([c + s * d for c, d in zip(centre, spread, strict=True)] for s in (-1, 1))
             axes.fill_between(steps, low, high, color=style["color"], alpha=0.13, linewidth=0)
     if result.target is not None:
-        left.axhline(100 * result.target, color="#888888", linewidth=1, label="target accuracy")
-    left.set_ylabel("validation accuracy (%)")
+        left.axhline(own.scale * result.target, color="#888888", linewidth=1, label="target accuracy")
+    left.set_ylabel(_axis("validation", own))
     right.set_ylabel("validation loss")
     for axes in (left, right):
         axes.set_xlabel("step")
@@ -275,7 +290,8 @@ def _runs(result: Result, activation: str) -> list[FinalistRun]:
 
 
 def parameters(result: Result) -> tuple[Figure, str] | None:
-    """Each searched parameter against the validation accuracy of its trials."""
+    """Each searched parameter against the validation metric of its trials."""
+    own = result.options.own
     found: dict[tuple[str, str], list[tuple[float, float, float]]] = {}
     for record in result.records:
         specs = parse_net(record.activation)
@@ -293,27 +309,27 @@ def parameters(result: Result) -> tuple[Figure, str] | None:
     figure = _figure(8.0, 0.4 + 2.3 * n_rows)
     panels = figure.subplots(n_rows, n_columns, sharey=True, squeeze=False)
     base = next(c.activation for c in result.comparisons if c.is_baseline)
-    home = [100 * mean(r.curves.val_metric[-1]) for r in result.records
+    home = [own.scale * mean(r.curves.val_metric[-1]) for r in result.records
             if r.activation == base and r.state == "complete"]  # fmt: skip
     for place, axes in enumerate(panels.flat):
         if place >= len(found):
             axes.set_visible(False)
             continue
         (activation, name), rows = list(found.items())[place]
-        values, accuracy, spread = zip(*sorted(rows), strict=True)
+        values, reached, spread = zip(*sorted(rows), strict=True)
         axes.errorbar(
-            values, [100 * a for a in accuracy], [100 * s for s in spread], fmt="o", markersize=4, capsize=2,
+            values, [own.scale * r for r in reached], [own.scale * s for s in spread], fmt="o", markersize=4, capsize=2,
             linewidth=1, color=COLOURS[0],
         )  # fmt: skip
         if home:
-            axes.axhline(max(home), **{**BASELINE, "marker": None}, linewidth=1)
+            axes.axhline(max(home) if own.higher_is_better else min(home), **{**BASELINE, "marker": None}, linewidth=1)
         param = resolve(activation).param(name)
         if param is not None and param.log and max(values) > 3 * min(values):
             axes.set_xscale("log")
             _log_ticks(axes.xaxis, min(values), max(values))
         axes.set_xlabel(f"{activation}: {name}")
         if place % n_columns == 0:
-            axes.set_ylabel("val. accuracy (%)")
+            axes.set_ylabel(_axis("val.", own))
     line = f" Dashed: {base}." if home else ""
     return figure, f"One point a trial, the bar its standard deviation over the search's seeds.{line}"
 
@@ -392,6 +408,8 @@ def shapes(result: Result) -> tuple[Figure, str] | None:
 def layers(result: Result) -> tuple[Figure, str] | None:
     """Where each layer chose for itself: how good the trials were that had an activation in a layer."""
     cells: dict[tuple[str, int], list[float]] = {}
+    own = result.options.own
+    sign = 1 if own.higher_is_better else -1
     n_layers = max((len(parse_net(r.activation)) for r in result.records), default=1)
     if n_layers == 1:
         return None
@@ -399,34 +417,34 @@ def layers(result: Result) -> tuple[Figure, str] | None:
         specs = parse_net(record.activation)
         if record.state == "complete":
             for place, spec in enumerate(specs if len(specs) > 1 else specs * n_layers):
-                cells.setdefault((spec.name, place), []).append(100 * mean(record.curves.val_metric[-1]))
+                cells.setdefault((spec.name, place), []).append(own.scale * mean(record.curves.val_metric[-1]))
     total = {name: mean([v for (n, _), vs in cells.items() if n == name for v in vs]) for name, _ in cells}
-    names = sorted(total, key=lambda name: -total[name])
+    names = sorted(total, key=lambda name: -sign * total[name])
     figure = _figure(1.9 + 0.95 * n_layers, 1.3 + 0.42 * len(names))
     axes = figure.subplots()
     grid = [[mean(cells.get((name, place), [])) for place in range(n_layers)] for name in names]
-    axes.imshow(grid, cmap="cividis", aspect="auto")
+    axes.imshow(grid, cmap="cividis" if own.higher_is_better else "cividis_r", aspect="auto")
     known = [mean(values) for values in cells.values()]
     middle = (min(known) + max(known)) / 2
     for row, name in enumerate(names):
         for place in range(n_layers):
             if values := cells.get((name, place)):
-                colour = "white" if grid[row][place] < middle else "black"
-                axes.text(place, row, f"{mean(values):.1f}\n({len(values)})", ha="center", va="center", fontsize=7.5,
-                          color=colour)  # fmt: skip
+                colour = "white" if sign * grid[row][place] < sign * middle else "black"
+                text = f"{mean(values):.{max(1, own.decimals - 1)}f}\n({len(values)})"
+                axes.text(place, row, text, ha="center", va="center", fontsize=7.5, color=colour)
     axes.set_xticks(range(n_layers), [str(i + 1) for i in range(n_layers)])
     axes.set_yticks(range(len(names)), names)
     axes.set_xlabel("activation, from the input")
     axes.grid(visible=False)
     return figure, (
-        "Mean validation accuracy (%) of the trials that had this activation in this layer, and how many they were. "
-        "Trials were chosen by the search, so a cell with few of them says little."
+        f"Mean {_axis('validation', own)} of the trials that had this activation in this layer, and how many they "
+        "were. Trials were chosen by the search, so a cell with few of them says little."
     )
 
 
 FIGURES = (
     ("differences", "Differences to the baseline", forest),
-    ("cost", "Accuracy against cost", cost),
+    ("cost", "Quality against cost", cost),
     ("curves", "Learning curves", curves),
     ("parameters", "Searched parameters", parameters),
     ("layers", "Layer by layer", layers),

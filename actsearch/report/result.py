@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from actsearch.comparison import Comparison, ConfirmOptions, FinalistRun
+from actsearch.comparison import Comparison, Confirmation, FinalistRun
 from actsearch.report.files import verdict_rows
 from actsearch.report.terminal import Terminal
 from actsearch.study import TrialRecord
@@ -33,7 +33,7 @@ class Result:
     test_name: str
     searched: bool
     objective: str
-    options: ConfirmOptions
+    options: Confirmation
     n_test: int | None = None
     target: float | None = None
     earlier_looks: list[str] = field(default_factory=list)
@@ -58,6 +58,6 @@ class Result:
     def report(self, terminal: Terminal | None = None) -> None:
         """Prints the leaderboard, the finalists and the verdict."""
         terminal = terminal or Terminal()
-        terminal.leaderboard(self.leaderboard, self.searched)
+        terminal.leaderboard(self.leaderboard, self.options.own, self.searched)
         terminal.finalists(self.comparisons, self.test_name, self.options)
         terminal.line(f"\n{self.summary}")

@@ -5,19 +5,21 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from actsearch.comparison import COST, SPEED, Comparison, ConfirmOptions
+from actsearch.comparison import COST, SPEED, Comparison, Confirmation
+from actsearch.goal import Metric
 from actsearch.statistics import fewest_for_sign_flips
-from actsearch.verdict import BETTER, BY_LESS, EQUIVALENT, METRICS, UNDECIDED, WORSE, Verdict
+from actsearch.verdict import BETTER, BY_LESS, EQUIVALENT, UNDECIDED, WORSE, Verdict
 
 MOST_NAMED = 6  # candidates that a sentence can name
 
 
-def sentence(comparisons: Sequence[Comparison], test_name: str, options: ConfirmOptions) -> str:
+def sentence(comparisons: Sequence[Comparison], test_name: str, options: Confirmation) -> str:
     """What was found, in words. comparisons: best first, the baseline among them."""
     base = next(c for c in comparisons if c.is_baseline)
     others = [c for c in comparisons if not c.is_baseline]
     if not others:
-        return f"Only the baseline was trained: {base.activation} reaches {percent(base.test_accuracy)} on {test_name}."
+        score = value(options.own, base.test_metric)
+        return f"Only the baseline was trained: {base.activation} reaches {score} on {test_name}."
     lead = others[0]
     assert lead.verdict is not None
     text = f"{claim(lead, base, lead.verdict, test_name)} {evidence(lead.verdict)}"
@@ -38,9 +40,9 @@ def sentence(comparisons: Sequence[Comparison], test_name: str, options: Confirm
 
 def claim(c: Comparison, base: Comparison, verdict: Verdict, test_name: str) -> str:
     """Who is what against whom, with the two numbers."""
-    metric = METRICS[verdict.metric]
+    metric = verdict.metric
     where = f" on {test_name}" if metric.name.startswith("test_") else ""
-    numbers = f"{metric.words} {value(metric.name, verdict.mean)} against {value(metric.name, verdict.baseline_mean)}"
+    numbers = f"{metric.words} {value(metric, verdict.mean)} against {value(metric, verdict.baseline_mean)}"
     if verdict.verdict == EQUIVALENT:
         lead = f"{c.activation} and {base.activation} are equivalent{where}"
         numbers += f", within ±{margin(verdict)}"
@@ -57,7 +59,7 @@ def evidence(verdict: Verdict) -> str:
     """The difference, its interval, the p, and what would decide it."""
     if math.isnan(verdict.ci_low):
         return "One seed shows no spread, so nothing can be said of chance."
-    pairs = "paired repetitions" if verdict.metric in COST else "paired seeds"
+    pairs = "paired repetitions" if verdict.metric.name in COST else "paired seeds"
     text = (
         f"Difference {size(verdict)}, {interval(verdict)}, {p_words(verdict.p_corrected)} after correction, "
         f"{verdict.n_seeds} {pairs}."
@@ -69,7 +71,7 @@ def evidence(verdict: Verdict) -> str:
         text += f" That is too few for any verdict at this level: at least {least} are needed."
     elif (verdict.ci_low > 0 or verdict.ci_high < 0) != (verdict.p_sign_flip <= 1 - verdict.confidence):
         text += f" The exact sign-flip test does not agree ({p_words(verdict.p_sign_flip)}, not corrected)."
-    if verdict.seeds_to_decide is not None and verdict.metric not in COST:
+    if verdict.seeds_to_decide is not None and verdict.metric.name not in COST:
         text += f" About {verdict.seeds_to_decide} seeds would decide it."
     return text
 
@@ -87,36 +89,46 @@ def times(rate: float) -> str:
     return "a third of it" if rate < 1 else f"{rate:g} times it"
 
 
-def value(metric: str, number: float) -> str:
+def value(metric: Metric, number: float) -> str:
     """A value of a metric with its unit."""
-    if metric == "test_accuracy":
-        return percent(number)
-    if metric.endswith("_us"):
-        return f"{number:,.0f} µs" if number >= 100 else f"{number:.3g} µs"
-    if metric.endswith("_s"):
+    if metric.unit == "µs":
+        return microseconds(number)
+    if metric.unit == "s":
         return f"{number:.3g} s"
-    return f"{number:.0f}" if metric == "steps_to_accuracy" else f"{number:.4f}"
+    return f"{metric.scale * number:.{metric.decimals}f} {metric.unit}".rstrip()
+
+
+def microseconds(number: float) -> str:
+    return f"{number:,.0f} µs" if number >= 100 else f"{number:.3g} µs"
 
 
 def percent(value: float) -> str:
     return f"{100 * value:.2f} %"
 
 
-def points(metric: str, change: float) -> str:
-    """A difference without its unit: percentage points, or the relative change in per cent."""
-    return f"{100 * change:+.{2 if not METRICS[metric].ratio else 1}f}"
+def factor(metric: Metric) -> float:
+    """What a difference, or a margin, is multiplied with to be shown."""
+    return 100.0 if metric.ratio else metric.scale
 
 
-def unit(metric: str) -> str:
-    return "%" if METRICS[metric].ratio else "points"
+def points(metric: Metric, change: float) -> str:
+    """A difference without its unit: percentage points, the relative change in per cent, or as it is."""
+    return f"{factor(metric) * change:+.{1 if metric.ratio else metric.decimals}f}"
+
+
+def unit(metric: Metric) -> str:
+    """Of differences."""
+    if metric.ratio:
+        return "%"
+    return "points" if metric.unit == "%" else metric.unit
 
 
 def size(verdict: Verdict) -> str:
-    return f"{points(verdict.metric, verdict.difference)} {unit(verdict.metric)}"
+    return f"{points(verdict.metric, verdict.difference)} {unit(verdict.metric)}".rstrip()
 
 
 def margin(verdict: Verdict) -> str:
-    return f"{100 * verdict.margin:g} {unit(verdict.metric)}"
+    return f"{factor(verdict.metric) * verdict.margin:g} {unit(verdict.metric)}".rstrip()
 
 
 def interval(verdict: Verdict) -> str:

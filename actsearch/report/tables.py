@@ -5,23 +5,24 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from actsearch.comparison import Comparison
-from actsearch.report.sentence import confidence, p_value, points, unit, value
-from actsearch.verdict import METRICS
+from actsearch.comparison import Comparison, Confirmation
+from actsearch.goal import Metric
+from actsearch.report.sentence import confidence, microseconds, p_value, points, unit, value
 
 Row = list[str]
 
 
-def finalist_table(comparisons: Sequence[Comparison], metric: str) -> tuple[Row, list[Row]]:
+def finalist_table(comparisons: Sequence[Comparison], options: Confirmation) -> tuple[Row, list[Row]]:
     """Headings and rows, best first: rank, activation, mean ± sd, difference, interval, p, verdict, cost."""
+    metric, own = options.primary, options.metrics[f"test_{options.own.name}"]
     level = next((confidence(c.verdict) for c in comparisons if c.verdict is not None), "")
     recipe = list(dict.fromkeys(key for c in comparisons for key in c.recipe))
-    is_accuracy = metric == "test_accuracy"
     costly = any(not math.isnan(c.training_step_us) for c in comparisons)
     failed = any(c.n_failed for c in comparisons)
-    heads = ["rank", "activation", *recipe, f"{METRICS[metric].words} ± sd"]
-    heads += [] if is_accuracy else ["test accuracy ± sd"]
-    heads += [f"difference ({unit(metric)})", f"{level} interval".strip(), "p, corrected"]
+    heads = ["rank", "activation", *recipe, f"{metric.words} ± sd"]
+    heads += [] if metric == own else [f"{own.words} ± sd"]
+    difference = f"difference ({unit(metric)})" if unit(metric) else "difference"
+    heads += [difference, f"{level} interval".strip(), "p, corrected"]
     heads += ["verdict", "seeds", *(["failed"] if failed else [])]
     heads += ["training step", "forward pass"] if costly else []
     rows = []
@@ -29,8 +30,8 @@ def finalist_table(comparisons: Sequence[Comparison], metric: str) -> tuple[Row,
         v = c.verdict
         row = [str(rank), c.activation, *[str(c.recipe.get(key, "")) for key in recipe]]
         row.append(_with_sd(metric, c.mean, c.std))
-        if not is_accuracy:
-            row.append(_with_sd("test_accuracy", c.test_accuracy, c.test_accuracy_std))
+        if metric != own:
+            row.append(_with_sd(own, c.test_metric, c.test_metric_std))
         if v is None:
             row += ["baseline", "", "", "baseline"]
         elif math.isnan(v.ci_low):
@@ -40,7 +41,7 @@ def finalist_table(comparisons: Sequence[Comparison], metric: str) -> tuple[Row,
             row += [points(metric, v.difference), bounds, p_value(v.p_corrected), v.verdict]
         row.append(str(c.n_seeds))
         row += [str(c.n_failed or "")] if failed else []
-        row += [value("training_step_us", c.training_step_us), value("latency_us", c.latency_us)] if costly else []
+        row += [microseconds(c.training_step_us), microseconds(c.latency_us)] if costly else []
         rows.append(row)
     return heads, rows
 
@@ -65,9 +66,9 @@ def _latex_row(cells: Row) -> str:
     return " & ".join("".join(marks.get(letter, letter) for letter in cell) for cell in cells) + r" \\"
 
 
-def _with_sd(metric: str, mean: float, sd: float) -> str:
+def _with_sd(metric: Metric, mean: float, sd: float) -> str:
     if math.isnan(sd):
         return value(metric, mean)
-    if metric == "test_accuracy":
-        return f"{100 * mean:.2f} ± {100 * sd:.2f} %"
+    if metric.unit in ("%", "dB"):
+        return f"{metric.scale * mean:.{metric.decimals}f} ± {value(metric, sd)}"
     return f"{value(metric, mean)} ± {value(metric, sd)}"

@@ -11,11 +11,11 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from actsearch.comparison import Comparison, ConfirmOptions
-from actsearch.report.sentence import percent
+from actsearch.comparison import Comparison, Confirmation
+from actsearch.goal import Direction, Metric
+from actsearch.report.sentence import value
 from actsearch.report.tables import finalist_table
 from actsearch.study import (
-    OBJECTIVES,
     Event,
     GenerationFinished,
     GenerationStarted,
@@ -38,16 +38,16 @@ class Terminal:
         self._last_line = time.monotonic()
         self._done = self._total = 0
         self._stage = ""
-        self._objective = "val_accuracy"
+        self._objective, self._direction = "", "maximize"
         self._progress: Progress | None = None
 
     def header(self, rows: Mapping[str, str]) -> None:
         self.console.print("[bold]actsearch[/bold]")
-        for key, value in rows.items():
-            self.console.print(f"  {key:<12} {value}", markup=False)
+        for key, words in rows.items():
+            self.console.print(f"  {key:<12} {words}", markup=False)
 
-    def begin(self, total_run_steps: int, objective: str) -> None:
-        self._total, self._objective = total_run_steps, objective
+    def begin(self, total_run_steps: int, objective: str, direction: Direction) -> None:
+        self._total, self._objective, self._direction = total_run_steps, objective, direction
         if self.console.is_terminal:
             self._progress = Progress(
                 SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"),
@@ -79,12 +79,9 @@ class Terminal:
         self._done += run_steps
 
     def _see(self, record: TrialRecord) -> None:
-        value = record.values[0]
-        better = self.best is None or (
-            value > self.best[0] if OBJECTIVES[self._objective] == "maximize" else value < self.best[0]
-        )
-        if better:
-            self.best = (value, record.activation)
+        now, up = record.values[0], self._direction == "maximize"
+        if self.best is None or (now > self.best[0] if up else now < self.best[0]):
+            self.best = (now, record.activation)
 
     def _status(self) -> str:
         shown = f"best so far: {self.best[1]} ({self._objective} {self.best[0]:.4f})" if self.best else "training"
@@ -119,8 +116,8 @@ class Terminal:
                     self.console.print()
             part.append(i)
 
-    def leaderboard(self, rows: Sequence[Mapping[str, object]], searched: bool, n_show: int = 20) -> None:
-        """rows: as in leaderboard.csv. searched: the best of them were selected from many."""
+    def leaderboard(self, rows: Sequence[Mapping[str, object]], own: Metric, searched: bool, n_show: int = 20) -> None:
+        """rows: as in leaderboard.csv. own: what the nets are judged by. searched: the best were selected from many."""
         ranked = [row for row in rows if row["rank"] != ""]
         counts = {state: sum(row["state"] == state for row in rows) for state in ("pruned", "duplicate")}
         more = [
@@ -137,7 +134,7 @@ class Terminal:
             "trial",
             "activation",
             *recipe,
-            "val accuracy",
+            f"val {own.words}",
             "± sd",
             "val loss",
             *extra,
@@ -149,8 +146,8 @@ class Terminal:
             table.add_row(
                 *[str(row[name]) for name in ("rank", "trial", "activation")],
                 *[str(row.get(name, "")) for name in recipe],
-                percent(float(str(row["val_accuracy_mean"]))),
-                _sd(row["val_accuracy_std"]),
+                value(own, float(str(row[f"val_{own.name}_mean"]))),
+                _sd(own, row[f"val_{own.name}_std"]),
                 f"{float(str(row['val_loss_mean'])):.4f}",
                 *[str(row[name]) for name in extra],
                 str(row["n_seeds"]),
@@ -160,12 +157,12 @@ class Terminal:
         if len(ranked) > n_show:
             self.console.print(f"… and {len(ranked) - n_show} more in leaderboard.csv")
 
-    def finalists(self, comparisons: Sequence[Comparison], test_name: str, options: ConfirmOptions) -> None:
+    def finalists(self, comparisons: Sequence[Comparison], test_name: str, options: Confirmation) -> None:
         base = next(c for c in comparisons if c.is_baseline)
         rules = options.rules(len(comparisons) - 1)
         corrected = f", intervals and p corrected for {rules.words}" if rules.comparisons * rules.looks > 1 else ""
         self.console.print(f"\nFinalists: {test_name}, fresh seeds, paired with {base.activation}{corrected}")
-        heads, rows = finalist_table(comparisons, options.metric)
+        heads, rows = finalist_table(comparisons, options)
         if self.console.width < WIDE:  # the times of a step and a pass, which are last, stand in the report
             n = next((i for i, head in enumerate(heads) if head == "training step"), len(heads))
             heads, rows = heads[:n], [row[:n] for row in rows]
@@ -178,6 +175,6 @@ class Terminal:
         self.console.print(table)
 
 
-def _sd(value: object) -> str:
+def _sd(own: Metric, value: object) -> str:
     text = str(value)
-    return "" if text in ("", "nan") else f"{100 * float(text):.2f}"
+    return "" if text in ("", "nan") else f"{own.scale * float(text):.{own.decimals}f}"

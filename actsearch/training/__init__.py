@@ -24,6 +24,7 @@ from torch import Tensor
 from actsearch.data import Data
 from actsearch.diagnostics import Diagnostics
 from actsearch.errors import ActSearchError, one_line
+from actsearch.goal import Goal
 from actsearch.models import Model
 from actsearch.processes import Processes, TrainingError, core_count
 from actsearch.training.plan import SERIAL, Plan, candidates, choose, fastest
@@ -67,8 +68,11 @@ class Trainer:
     """On a CPU one lasting single-threaded process per core; on an accelerator this process itself; on several GPUs
     (device=cuda, without a number) a lasting process for each.
 
-    processes: those already started, if any; they are closed with the Trainer. plan: how it trains, set by `load`.
+    processes: those already started, if any; they are closed with the Trainer. plan: how it trains; goal: of the
+    data; both set by `load`.
     """
+
+    goal: Goal
 
     def __init__(self, device: torch.device, cores: int | None = None, processes: Processes | None = None) -> None:
         self.device = device
@@ -81,7 +85,7 @@ class Trainer:
 
     def load(self, model: Model, data: Data, plan: Plan = SERIAL) -> None:
         """Gives the model and the data, without the test set, to whoever trains, and says how."""
-        self.plan = plan
+        self.plan, self.goal = plan, data.goal
         if self._processes is None:
             self._worker = Worker(model, data.without_test(), self.device)
             return
@@ -181,7 +185,7 @@ class TrainingBatch:
 def tune(trainer: Trainer, model: Model, runs: Sequence[Run]) -> Plan:
     """Times some plans on the first rung of these runs, twice each, one after the other, and takes the fastest."""
     first = runs[0].recipe
-    plans = candidates(model, first.batch_size, trainer.device, trainer.cores, first.precision)
+    plans = candidates(model, trainer.goal, first.batch_size, trainer.device, trainer.cores, first.precision)
     seconds = [math.inf] * len(plans)
     for _ in range(2):
         for i, plan in enumerate(plans):

@@ -36,7 +36,8 @@ from actsearch.training.layers import (
     learned_size,
     spec_at,
 )
-from actsearch.training.reference import NOISE, WEIGHTS, Evaluation, Run, batch_order, chance, stream
+from actsearch.training.losses import CLOSED_FORMS
+from actsearch.training.reference import NOISE, WEIGHTS, Evaluation, Run, batch_order, stream
 from actsearch.training.update import Update
 
 ALIGN = 16  # pieces of a row start at 64 bytes
@@ -76,7 +77,7 @@ def trace(model: Model) -> Traced:
         in_training = str(_Tracer().trace(net.train()))
         graph = _Tracer().trace(net.eval())
         with torch.no_grad():
-            _Shapes(torch.fx.GraphModule(net, graph)).run(torch.zeros(2, *model.in_shape))
+            _Shapes(torch.fx.GraphModule(net, graph)).run(model.zeros(2))
     except Exception as error:  # control flow that depends on values, whatever a user's forward does
         raise NotFusable(f"its forward cannot be traced ({one_line(error)})") from error
     if str(graph) != in_training:
@@ -174,6 +175,7 @@ class Rows:
         self, model: Model, traced: Traced, data: Data, device: torch.device, dtype: torch.dtype = torch.float32
     ) -> None:
         self.model, self.traced, self.data, self.device, self.dtype = model, traced, data, device, dtype
+        self.goal, self.loss = data.goal, CLOSED_FORMS[data.goal.loss]
         self._splits: dict[int, tuple[Tensor, Tensor, Tensor, Tensor]] = {}
 
     def of(self, x: Tensor) -> Tensor:
@@ -182,13 +184,17 @@ class Rows:
             x = reshape(x)
         return x.movedim(1, -1).reshape(len(x), -1).to(self.device, self.dtype)
 
+    def answers(self, y: Tensor) -> Tensor:
+        """y on the device: classes as they are, numbers in the nets' precision."""
+        return y.to(self.device, self.dtype if y.is_floating_point() else y.dtype)
+
     def split(self, seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Training inputs and classes as one-hot rows; validation inputs and classes."""
+        """Training inputs and what outputs are compared with, as rows; validation inputs and answers."""
         key = seed if self.data.resample else 0
         if key not in self._splits:
             split = self.data.split(seed)
-            y = nn.functional.one_hot(split.y_train, self.model.n_classes).to(self.device, self.dtype)
-            self._splits[key] = (self.of(split.x_train), y, self.of(split.x_val), split.y_val.to(self.device))
+            y = self.loss.rows(split.y_train, self.goal.n_outputs).to(self.device, self.dtype)
+            self._splits[key] = (self.of(split.x_train), y, self.of(split.x_val), self.answers(split.y_val))
         return self._splits[key]
 
 
@@ -320,7 +326,7 @@ class Fused:
             ]  # pyright: ignore[reportAttributeAccessIssue]
             self.layers.insert(0, layer)
         # what the loss and the batches need
-        self.logits, self.g_logits = end.data, end.grad
+        self.outputs, self.g_outputs = end.data, end.grad
         n_seeds = len(self.seeds)
         self.target = new(k, *end.shape, batch)
         self.input = start.data.view(k, -1, batch)
@@ -378,9 +384,8 @@ class Fused:
             per_seed.copy_(pool.index_select(0, batch).view(len(self.seeds), -1, pool.shape[1]).mT)
             torch.index_select(per_seed, 0, self.seed_of, out=per_run)
         self._forward(training=True)
-        log_p = torch.log_softmax(self.logits, 1)
-        self.losses.sub_((log_p * self.target).sum((1, 2)), alpha=1 / self.recipe.batch_size)
-        torch.exp(log_p, out=self.g_logits).sub_(self.target).mul_(1 / self.recipe.batch_size)
+        total = self.source.loss.step(self.outputs, self.target, self.g_outputs)
+        self.losses.add_(total, alpha=1 / self.recipe.batch_size)
         self._backward()
         self.update.step(at)
         if self.vectorised:
@@ -425,22 +430,22 @@ class Fused:
                 if math.isfinite(t) and math.isfinite(v):
                     self.last[index] = Evaluation(stop, m, v, t, diagnostics=d)
                 else:
-                    self.last[index] = Evaluation(stop, *chance(self.model.n_classes), math.nan, diverged=True)
+                    self.last[index] = Evaluation(stop, *self.source.goal.guess, math.nan, diverged=True)
         yield from self.last.items()
 
     def score(self, x: Tensor, y: Tensor) -> Iterator[tuple[int, tuple[float, float]]]:
         """(metric, loss) of every run's net on the test set; what guessing scores for those that diverged."""
         scores: dict[int, tuple[float, float]] = {}
         if self.runs:
-            metric, losses = self._score(self.source.of(x)[None], y.to(self.device)[None])
+            metric, losses = self._score(self.source.of(x)[None], self.source.answers(y)[None])
             scores = dict(zip(self.indices, zip(metric, losses, strict=True), strict=True))
         for index, at in self.last.items():
-            yield index, chance(self.model.n_classes) if at.diverged else scores[index]
+            yield index, self.source.goal.guess if at.diverged else scores[index]
 
     def _score(self, x: Tensor, y: Tensor) -> tuple[list[float], list[float]]:
-        """x: (1 or seeds, n, features), y: (1 or seeds, n)."""
-        n, batch, k = x.shape[1], self.recipe.batch_size, len(self.runs)
-        right, loss = torch.zeros(k, device=self.device), torch.zeros(k, dtype=self.dtype, device=self.device)
+        """x: (1 or seeds, n, features), y: (1 or seeds, n, …)."""
+        n, batch, k, goal = x.shape[1], self.recipe.batch_size, len(self.runs), self.source.goal
+        scores, losses = (torch.zeros(k, dtype=self.dtype, device=self.device) for _ in range(2))
         rows = self.seed_of if len(x) > 1 else torch.zeros_like(self.seed_of)
         with torch.no_grad():
             for start in range(0, n, batch):
@@ -448,10 +453,12 @@ class Fused:
                 self._show(x[:, start : start + size])
                 ys = y[:, start : start + size].index_select(0, rows)
                 self._forward(training=False)
-                logits = self.logits[:, :, :size]
-                right += (logits.argmax(1) == ys).sum(1)
-                loss -= torch.log_softmax(logits, 1).gather(1, ys[:, None]).sum((1, 2))
-        return (right.double() / n).tolist(), (loss / n).tolist()
+                outputs = self.outputs[:, :, :size]
+                losses += self.source.loss.total(outputs, ys)
+                if goal.score is not None:
+                    scores += goal.score(outputs.mT, ys).sum(1)
+        means = (losses / n).tolist()
+        return [goal.value(*pair) for pair in zip(means, (scores.double() / n).tolist(), strict=True)], means
 
     def _show(self, x: Tensor) -> None:
         """Examples become the input's first columns. x: (1 or seeds, at most a batch, features)."""

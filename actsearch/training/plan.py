@@ -17,9 +17,11 @@ from torch import nn
 
 from actsearch.activations.spec import Spec
 from actsearch.errors import ActSearchError, unknown
+from actsearch.goal import Goal
 from actsearch.models import Model
 from actsearch.training.fused import Traced, trace
 from actsearch.training.layers import NotFusable
+from actsearch.training.losses import CLOSED_FORMS
 
 ENGINES = ("auto", "serial", "fused", "tune")
 K_CPU = 8  # 4 to 16 are alike; more leave the cache (benchmarks/README.md)
@@ -55,11 +57,17 @@ SERIAL = Plan("serial")
 
 
 def choose(
-    engine: str, model: Model, batch_size: int, device: torch.device, processes: int, precision: str = "float32"
+    engine: str,
+    model: Model,
+    goal: Goal,
+    batch_size: int,
+    device: torch.device,
+    processes: int,
+    precision: str = "float32",
 ) -> Plan:
     """The plan for engine=auto, serial or fused (tune begins with auto's).
 
-    Raises ActSearchError for engine=fused with a model that has layers without a fused form.
+    Raises ActSearchError for engine=fused with a model that has layers, or data that have a loss, without a fused form.
     """
     if engine not in ENGINES:
         raise unknown("engine", engine, ENGINES)
@@ -76,7 +84,7 @@ def choose(
     if engine != "fused" and device.type != "cpu" and (device.type != "cuda" or model.n_parameters > LARGE):
         return serial
     try:
-        traced = trace(model)
+        traced = _fusable(model, goal)
     except NotFusable as reason:
         if engine == "fused":
             raise ActSearchError(f"engine=fused: the model '{model.name}' has no fused form: {reason}.") from None
@@ -85,15 +93,22 @@ def choose(
     return Plan("fused", min(most, room(traced, batch_size, device, processes)))
 
 
+def _fusable(model: Model, goal: Goal) -> Traced:
+    """The model's layers. Raises NotFusable if one of them, or the loss, has no fused form."""
+    if goal.loss not in CLOSED_FORMS:
+        raise NotFusable(f"the data's loss, {getattr(goal.loss, '__name__', 'a callable')}, has none")
+    return trace(model)
+
+
 def candidates(
-    model: Model, batch_size: int, device: torch.device, processes: int, precision: str = "float32"
+    model: Model, goal: Goal, batch_size: int, device: torch.device, processes: int, precision: str = "float32"
 ) -> list[Plan]:
     """The plans that engine=tune times."""
-    plans = [choose("serial", model, batch_size, device, processes)]
+    plans = [choose("serial", model, goal, batch_size, device, processes)]
     if precision == "bf16":
         return plans
     try:
-        most = room(trace(model), batch_size, device, processes)
+        most = room(_fusable(model, goal), batch_size, device, processes)
     except NotFusable:
         return plans
     sizes = (4, 8, 16, 32) if device.type == "cpu" else (32, 64, 128, 256)

@@ -14,9 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from actsearch.activations.spec import Spec
-from actsearch.data import Split, loss
+from actsearch.data import Split
 from actsearch.diagnostics import Diagnostics, diagnose, probe_rungs, probe_size
 from actsearch.errors import ActSearchError
+from actsearch.goal import Goal
 from actsearch.recipe import Recipe, make_optimizer, schedule, set_step
 
 WEIGHTS, ORDER, NOISE = 0, 1, 2  # a seed's streams; data.py has the fourth, the split
@@ -34,7 +35,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A run at a rung. val_metric: accuracy in [0, 1]. train_loss: mean since the rung before. diagnostics: at some
+    """A run at a rung. val_metric: of the data set's goal. train_loss: mean since the rung before. diagnostics: at some
     rungs (probe_rungs), of a run that has not diverged.
     """
 
@@ -83,7 +84,7 @@ def train(net: nn.Module, split: Split, run: Run, device: torch.device) -> Itera
         for step in range(start, stop):
             batch = order[step]
             with torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bf16"):
-                value = loss(net(split.x_train[batch]), split.y_train[batch])
+                value = split.goal.loss(net(split.x_train[batch]), split.y_train[batch])
             optimizer.zero_grad()
             value.backward()
             if recipe.grad_clip is not None:
@@ -102,30 +103,25 @@ def train(net: nn.Module, split: Split, run: Run, device: torch.device) -> Itera
 
 
 def _evaluation(net: nn.Module, split: Split, step: int, train_loss: float) -> Evaluation:
-    metric, val_loss = score(net, split.x_val, split.y_val)
+    metric, val_loss = score(net, split.x_val, split.y_val, split.goal)
     if math.isfinite(train_loss) and math.isfinite(val_loss):
         return Evaluation(step, metric, val_loss, train_loss)
-    with torch.no_grad():
-        n_classes = net(split.x_val[:1]).shape[1]
-    return Evaluation(step, *chance(n_classes), train_loss=math.nan, diverged=True)
+    return Evaluation(step, *split.goal.guess, train_loss=math.nan, diverged=True)
 
 
-def chance(n_classes: int) -> tuple[float, float]:
-    """What guessing scores: (accuracy, loss). A run that diverged is counted as this, never dropped."""
-    return 1 / n_classes, math.log(n_classes)
-
-
-def score(net: nn.Module, x: Tensor, y: Tensor) -> tuple[float, float]:
-    """(accuracy, mean loss) of a net on x: (n, …) and y: (n,), in eval mode."""
+def score(net: nn.Module, x: Tensor, y: Tensor, goal: Goal) -> tuple[float, float]:
+    """(metric, mean loss) of a net on x: (n, …) and y: (n, …), in eval mode."""
     net.eval()
-    right = torch.zeros((), device=x.device)
-    total = torch.zeros((), device=x.device)
+    scores = torch.zeros((), device=x.device)
+    losses = torch.zeros((), device=x.device)
     with torch.no_grad():
         for xs, ys in zip(x.split(EVAL_BATCH), y.split(EVAL_BATCH), strict=True):
             outputs = net(xs)
-            right += (outputs.argmax(1) == ys).sum()
-            total += loss(outputs, ys) * len(ys)
-    return right.item() / len(y), total.item() / len(y)
+            losses += goal.loss(outputs, ys) * len(ys)
+            if goal.score is not None:
+                scores += goal.score(outputs, ys).sum()
+    mean_loss = losses.item() / len(y)
+    return goal.value(mean_loss, scores.item() / len(y)), mean_loss
 
 
 class Noise:

@@ -25,7 +25,7 @@ from actsearch.data import Data, Split
 from actsearch.models import Model
 from actsearch.training.fused import Fused, Rows, trace
 from actsearch.training.plan import SERIAL, Plan
-from actsearch.training.reference import WEIGHTS, Evaluation, Run, chance, score, stream, train
+from actsearch.training.reference import WEIGHTS, Evaluation, Run, score, stream, train
 
 
 class Serial:
@@ -34,7 +34,7 @@ class Serial:
     def __init__(
         self, model: Model, data: Data, runs: Sequence[tuple[int, Run]], device: torch.device, channels_last: bool
     ) -> None:
-        self.model, self.device, self.channels_last = model, device, channels_last
+        self.goal, self.device, self.channels_last = data.goal, device, channels_last
         self._live: dict[int, Iterator[Evaluation]] = {}
         self._nets: dict[int, nn.Module] = {}
         self._last: dict[int, Evaluation] = {}
@@ -43,7 +43,7 @@ class Serial:
             seed = run.seed if data.resample else 0
             if seed not in splits:
                 split = data.split(seed).to(device)
-                splits[seed] = Split(self._laid(split.x_train), split.y_train, self._laid(split.x_val), split.y_val)
+                splits[seed] = replace(split, x_train=self._laid(split.x_train), x_val=self._laid(split.x_val))
             net = model.build(run.specs, stream(run.seed, WEIGHTS), run.recipe.init)
             if channels_last:
                 net = net.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
@@ -63,10 +63,10 @@ class Serial:
             yield index, self._last[index]
 
     def score(self, x: Tensor, y: Tensor) -> Iterator[tuple[int, tuple[float, float]]]:
-        """(metric, loss) of every live run's net on the test set; chance for those that diverged."""
+        """(metric, loss) of every live run's net on the test set; what guessing scores for those that diverged."""
         x, y = self._laid(x.to(self.device)), y.to(self.device)
         for index, net in self._nets.items():
-            yield index, chance(self.model.n_classes) if self._last[index].diverged else score(net, x, y)
+            yield index, self.goal.guess if self._last[index].diverged else score(net, x, y, self.goal)
 
 
 class Worker:

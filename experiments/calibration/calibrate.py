@@ -18,17 +18,19 @@ import numpy as np
 from scipy import stats
 
 from actsearch.activations.spec import parse_net
-from actsearch.comparison import ConfirmOptions, FinalistRun, compare
+from actsearch.comparison import Confirmation, FinalistRun, compare
 from actsearch.finalists import choose, standing
+from actsearch.goal import ACCURACY
 from actsearch.recipe import Recipe
 from actsearch.search_space import Candidate, candidate_key
 from actsearch.statistics import minimum_detectable_effect, power_of_paired_t
 from actsearch.study import FRESH_SEED, Curves, TrialRecord
-from actsearch.verdict import BETTER, BY_LESS, EQUIVALENT, METRICS, WORSE, Arm, Rules, Verdict, judge
+from actsearch.verdict import BETTER, BY_LESS, EQUIVALENT, WORSE, Arm, Rules, Verdict, judge, metrics_of
 
 HERE = Path(__file__).parent
-ACCURACY, LOSS = METRICS["test_accuracy"], METRICS["test_loss"]
-LOOKS = ConfirmOptions().looks
+METRICS = metrics_of(ACCURACY)
+TEST_ACCURACY, LOSS = METRICS["test_accuracy"], METRICS["test_loss"]
+LOOKS = Confirmation().looks
 ALIASES = [f"leaky_relu(negative_slope={i / 1000:g})" for i in range(1, 21)]  # names only: all have relu's noise
 TINY = 1e-9  # a margin that nothing lies within: only a difference can be decided
 
@@ -139,13 +141,13 @@ def looking(rng: np.random.Generator) -> list[Line]:
     """Equal arms, looked at after 10, 20, 40, 80, 160 seeds: corrected for the looks, and, as a warning, not."""
     out = []
     for margin, stop, studies in ((0.005, "stops when equivalent", 1000), (TINY, "only a difference stops it", 400)):
-        options = ConfirmOptions(until_decided=True, margin={"test_accuracy": margin})
+        options = Confirmation(until_decided=True, margin={"test_accuracy": margin})
         arms = [two_arms("test_accuracy", LOOKS[-1], rng) for _ in range(studies)]
         corrected = (differs(last_look(a, options.rules(1), margin)) for a in arms)
         out.append(count("2 looks", f"level 1 − α/5 at each look, {stop}", corrected, "≤ 5"))
         each_at_alpha = (differs(last_look(a, replace(options.rules(1), looks=1), margin)) for a in arms)
         out.append(count("2 looks", f"level 1 − α at each look, {stop}", each_at_alpha, "is more"))
-    decided = [study_of(["leaky_relu"], ConfirmOptions(until_decided=True), rng) for _ in range(300)]
+    decided = [study_of(["leaky_relu"], Confirmation(until_decided=True), rng) for _ in range(300)]
     out.append(count("2 looks", "the same by `standing` and `compare`", (differs(v) for (v,) in decided), "≤ 5"))
     return out
 
@@ -154,7 +156,7 @@ def last_look(arms: tuple[Arm, Arm], rules: Rules, margin: float) -> Verdict:
     """The verdict with which looking ends: the first that decides, or the last."""
     verdict = None
     for n in LOOKS:
-        verdict = judge(ACCURACY, *first(arms, n), rules, margin)
+        verdict = judge(TEST_ACCURACY, *first(arms, n), rules, margin)
         if verdict.decided:
             break
     assert verdict is not None
@@ -174,9 +176,9 @@ def at_the_margin(rng: np.random.Generator) -> list[Line]:
                     count("3 at the margin", f"{case}: equivalent", (v.verdict == EQUIVALENT for v in found), "≤ 5")
                 )
                 out.append(count("3 at the margin", f"{case}: or by less", map(says_small, found), "≤ 5"))
-    rules = ConfirmOptions(until_decided=True).rules(1)
-    shifted = (two_arms("test_accuracy", LOOKS[-1], rng, ACCURACY.margin) for _ in range(500))
-    small = (says_small(last_look(arms, rules, ACCURACY.margin)) for arms in shifted)
+    rules = Confirmation(until_decided=True).rules(1)
+    shifted = (two_arms("test_accuracy", LOOKS[-1], rng, TEST_ACCURACY.margin) for _ in range(500))
+    small = (says_small(last_look(arms, rules, TEST_ACCURACY.margin)) for arms in shifted)
     out.append(count("3 at the margin", "test_accuracy, until decided: equivalent or by less", small, "≤ 5"))
     return out
 
@@ -184,7 +186,7 @@ def at_the_margin(rng: np.random.Generator) -> list[Line]:
 # --- 4: whole searches among equals ---------------------------------------------------------------
 
 
-def study_of(specs: list[str], options: ConfirmOptions, rng: np.random.Generator) -> list[Verdict]:
+def study_of(specs: list[str], options: Confirmation, rng: np.random.Generator) -> list[Verdict]:
     """The verdicts on finalists that are all as good as the baseline: their runs are drawn when they are wanted."""
     candidates = [Candidate(parse_net(spec)) for spec in (*specs, options.baseline)]
     most = max(options.seeds_at_looks)
@@ -208,11 +210,11 @@ def searched(rng: np.random.Generator, seeds: int = 3) -> tuple[list[str], np.nd
     records = [
         TrialRecord(i, spec, {}, "complete", [float(values[i].mean())], Curves()) for i, spec in enumerate(ALIASES)
     ]
-    return [c.activation for c in choose(records, 3, "relu", "val_accuracy")[:-1]], values
+    return [c.activation for c in choose(records, 3, "relu", "maximize")[:-1]], values
 
 
 def null_searches(rng: np.random.Generator) -> list[Line]:
-    fixed, looks = ConfirmOptions(), ConfirmOptions(until_decided=True)
+    fixed, looks = Confirmation(), Confirmation(until_decided=True)
     out = []
     for words, options, studies in (("20 fresh seeds", fixed, 4000), ("until decided", looks, 300)):
         wrong = (any(map(differs, study_of(searched(rng)[0], options, rng))) for _ in range(studies))
@@ -227,7 +229,7 @@ def judged_on_the_search(rng: np.random.Generator) -> bool:
     chosen, values = searched(rng, 20)
     base = Arm(values[-1].tolist(), [False] * 20)
     arms = [Arm(values[ALIASES.index(spec)].tolist(), [False] * 20) for spec in chosen]
-    return any(differs(judge(ACCURACY, arm, base, Rules(comparisons=3))) for arm in arms)
+    return any(differs(judge(TEST_ACCURACY, arm, base, Rules(comparisons=3))) for arm in arms)
 
 
 # --- 5 to 7: power, and the seeds that verdicts advise --------------------------------------------
@@ -258,12 +260,12 @@ def advice(rng: np.random.Generator) -> list[Line]:
     for shift in (0.0, 0.001, 0.0025, 0.004, 0.005):
         proposals = []
         while len(proposals) < 400:
-            found = judge(ACCURACY, *two_arms("test_accuracy", 10, rng, shift), Rules())
+            found = judge(TEST_ACCURACY, *two_arms("test_accuracy", 10, rng, shift), Rules())
             if found.seeds_to_decide is not None:
                 proposals.append(found.seeds_to_decide)
         for part, words, rule in ((1.0, "as many", "80"), (0.5, "half as many", "")):
             sizes = [max(2, round(part * n)) for n in proposals]
-            again = (judge(ACCURACY, *two_arms("test_accuracy", n, rng, shift), Rules()).decided for n in sizes)
+            again = (judge(TEST_ACCURACY, *two_arms("test_accuracy", n, rng, shift), Rules()).decided for n in sizes)
             case = f"true difference {100 * shift:g} points, {words}, median {np.median(sizes):.0f}"
             out.append(count("6 advised seeds", case, again, rule))
     return out
@@ -283,13 +285,13 @@ def topping_up(rng: np.random.Generator) -> list[Line]:
 
 def after_advice(kept: bool, rng: np.random.Generator) -> Verdict:
     arms = two_arms("test_accuracy", 400, rng)
-    found = judge(ACCURACY, *first(arms, 10), Rules())
+    found = judge(TEST_ACCURACY, *first(arms, 10), Rules())
     if found.seeds_to_decide is None:
         return found
     n = min(390, found.seeds_to_decide)
     start = 0 if kept else 10
     a, b = (Arm(arm.values[start : start + n], arm.failed[start : start + n]) for arm in arms)
-    return judge(ACCURACY, a, b, Rules())
+    return judge(TEST_ACCURACY, a, b, Rules())
 
 
 # --- the noise itself -----------------------------------------------------------------------------

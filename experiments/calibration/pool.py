@@ -35,7 +35,7 @@ FIRST_OF = {stream(2 * i + 1, WEIGHTS): stream(2 * i, WEIGHTS) for i in range(PA
 
 def main() -> None:
     data = Data(mnist1d(), "mnist1d", 800)
-    model = Twins(mlp, "mlp", data.in_shape, data.n_classes)
+    model = Twins(mlp, "mlp", data.in_shape, data.goal.out_shape)
     recipe, relu = Recipe(), (Spec.of("relu"),)
     rows = []
     with Trainer(torch.device("cpu")) as trainer:

@@ -1,0 +1,73 @@
+"""The table of losses with a fused form: their values and gradients for K runs at once.
+
+outputs are (K, n_outputs, B), as the last layer leaves them. A loss is a class here and a line in CLOSED_FORMS; a data
+set with another loss trains by the plain loop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from actsearch.goal import cross_entropy
+
+
+class ClosedForm(Protocol):
+    @staticmethod
+    def rows(y: Tensor, n_outputs: int) -> Tensor:
+        """What training compares outputs with: y: (n, …) → (n, n_outputs)."""
+        ...
+
+    @staticmethod
+    def step(outputs: Tensor, targets: Tensor, gradient: Tensor) -> Tensor:
+        """The sum over a batch of each run's loss, (K,). Writes the gradient of its mean into `gradient`. All are
+        (K, n_outputs, B)."""
+        ...
+
+    @staticmethod
+    def total(outputs: Tensor, y: Tensor) -> Tensor:
+        """The sum over a batch of each run's loss, (K,), for y: (K, B, …) as the data have it."""
+        ...
+
+
+class CrossEntropy:
+    @staticmethod
+    def rows(y: Tensor, n_outputs: int) -> Tensor:
+        return F.one_hot(y, n_outputs)
+
+    @staticmethod
+    def step(outputs: Tensor, targets: Tensor, gradient: Tensor) -> Tensor:
+        log_p = torch.log_softmax(outputs, 1)
+        torch.exp(log_p, out=gradient).sub_(targets).mul_(1 / outputs.shape[2])
+        return -(log_p * targets).sum((1, 2))
+
+    @staticmethod
+    def total(outputs: Tensor, y: Tensor) -> Tensor:
+        return -torch.log_softmax(outputs, 1).gather(1, y[:, None]).sum((1, 2))
+
+
+class SquaredError:
+    @staticmethod
+    def rows(y: Tensor, n_outputs: int) -> Tensor:
+        return y
+
+    @staticmethod
+    def step(outputs: Tensor, targets: Tensor, gradient: Tensor) -> Tensor:
+        torch.sub(outputs, targets, out=gradient)
+        total = gradient.square().sum((1, 2)).div_(outputs.shape[1])
+        gradient.mul_(2 / outputs[0].numel())
+        return total
+
+    @staticmethod
+    def total(outputs: Tensor, y: Tensor) -> Tensor:
+        return (outputs - y.mT).square().sum((1, 2)).div_(outputs.shape[1])
+
+
+CLOSED_FORMS: dict[Callable[[Tensor, Tensor], Tensor], type[ClosedForm]] = {
+    cross_entropy: CrossEntropy,
+    F.mse_loss: SquaredError,
+}
