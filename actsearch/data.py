@@ -22,10 +22,11 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from actsearch.errors import ActSearchError, one_line
-from actsearch.goal import Goal, classification
+from actsearch.errors import ActSearchError, one_line, unknown
+from actsearch.goal import Goal, classification, next_token, pixels
 
 Pair = tuple[Tensor, Tensor]
 
@@ -40,7 +41,7 @@ class Source:
 
     test: gives (x_test, y_test), called once, by the finalists' stage alone. prepare_test: begins, without
     waiting, whatever slow work `test` would have to do. goal: the loss and the metric; None: y has classes, which
-    are to be told apart.
+    are to be told apart. validation: (x, y) of which some validate; None: some of x and y do.
     """
 
     x: Tensor
@@ -48,6 +49,7 @@ class Source:
     test: Callable[[], Pair]
     prepare_test: Callable[[], None] = _nothing
     goal: Goal | None = None
+    validation: Pair | None = None
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,6 @@ class Data:
         self, source: Source, name: str, n_validation: int, subset: int | None = None, resample: bool = False
     ) -> None:
         self.source, self.name, self.resample = source, name, resample
-        total = len(source.x)
         for key, value in (("n_validation", n_validation), ("subset", subset)):
             if not isinstance(value, int | None) or isinstance(value, bool):
                 raise ActSearchError(f"data.{key}={value}: write a whole number of examples.")
@@ -86,18 +87,25 @@ class Data:
             raise ActSearchError(f"data.resample={resample}: write true or false.")
         if n_validation < 1:
             raise ActSearchError(f"data.n_validation={n_validation}: the search needs at least 1 validation example.")
-        if n_validation >= total:
+        total = len(source.x)
+        if source.validation is not None and n_validation > len(source.validation[0]):
+            n = len(source.validation[0])
+            raise ActSearchError(
+                f"data.n_validation={n_validation}, but '{name}' has {n} examples to validate on. Choose at most {n}."
+            )
+        if source.validation is None and n_validation >= total:
             raise ActSearchError(
                 f"data.n_validation={n_validation}, but '{name}' has {total} examples to train and validate on. "
                 f"Choose fewer, e.g. data.n_validation={total // 5}."
             )
-        if subset is not None and not 1 <= subset <= total - n_validation:
+        most = total - n_validation if source.validation is None else total
+        if subset is not None and not 1 <= subset <= most:
+            less = f", of which {n_validation} validate" if source.validation is None else " to train on"
             raise ActSearchError(
-                f"data.subset={subset}: '{name}' has {total} examples, of which {n_validation} validate. "
-                f"Choose 1 to {total - n_validation}, or null for all."
+                f"data.subset={subset}: '{name}' has {total} examples{less}. Choose 1 to {most}, or null for all."
             )
-        self.n_validation = n_validation
-        self.n_train = total - n_validation if subset is None else subset
+        self.n_validation, self._subset = n_validation, subset
+        self.n_train = most if subset is None else subset
         self.goal = source.goal or classification(int(source.y.max()) + 1)
         self.n_tokens = None if source.x.is_floating_point() else int(source.x.max()) + 1
         self.in_shape = tuple(source.x.shape[1:])
@@ -112,17 +120,22 @@ class Data:
         return self._fixed
 
     def _draw(self, stream: np.random.SeedSequence) -> Split:
-        order = torch.from_numpy(np.random.default_rng(stream).permutation(len(self.source.x)))
-        val = order[: self.n_validation]
-        train = order[self.n_validation : self.n_validation + self.n_train]
+        generator = np.random.default_rng(stream)
+        order = torch.from_numpy(generator.permutation(len(self.source.x)))
         x, y = self.source.x, self.source.y
-        return Split(x[train], y[train], x[val], y[val], self.goal)
+        if self.source.validation is None:
+            x_val, y_val = x, y
+            val, train = order[: self.n_validation], order[self.n_validation :][: self.n_train]
+        else:
+            x_val, y_val = self.source.validation
+            val, train = torch.from_numpy(generator.permutation(len(x_val)))[: self.n_validation], order[: self.n_train]
+        return Split(x[train], y[train], x_val[val], y_val[val], self.goal)
 
     def without_test(self) -> Data:
         """The same data without the way to its test set: what training processes get."""
         return Data(
-            replace(self.source, test=_no_test, prepare_test=_nothing), self.name, self.n_validation,
-            None if self.n_train == len(self.source.x) - self.n_validation else self.n_train, self.resample,
+            replace(self.source, test=_no_test, prepare_test=_nothing), self.name, self.n_validation, self._subset,
+            self.resample,
         )  # fmt: skip
 
     def test(self) -> Pair:
@@ -330,6 +343,72 @@ def cifar10(root: str | None = None, download: bool = False) -> Source:
     return Source((x - mean) / std, y, test)
 
 
+UNKNOWN = 0  # the token of a character that the training part does not have
+
+
+def text(path: str | None = None, context: int = 64, n_test: int = 500) -> Source:
+    """A character language model of a text file, by perplexity. x: (n, context) characters, y: the next of each.
+
+    path: of a UTF-8 file; None: the help on Python's topics that every Python has (its pydoc_data.topics: English and
+    code, about 460,000 characters, another text in another version of Python). The first third of it trains, the second
+    validates, the last tests, each in windows that do not overlap. n_test: windows that test, evenly spaced. Characters
+    are numbered as the training part has them; others are all one unknown.
+    """
+    for key, value in (("context", context), ("n_test", n_test)):
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise ActSearchError(f"data.{key}={value}: write a whole number, at least 1.")
+    written = _read_text(path)
+    third = len(written) // 3
+    most = third // (context + 1)
+    if most < max(2, n_test):
+        raise ActSearchError(
+            f"data.path={path}: a third of it is {third:,} characters, {most} windows of {context + 1}, but "
+            f"data.n_test={n_test}. Choose a longer text, or smaller data.context and data.n_test."
+        )
+
+    def windows(part: int, n: int) -> list[str]:
+        starts = (part * third + i * third // n for i in range(n))
+        return [written[start : start + context + 1] for start in starts]
+
+    train = windows(0, most)
+    number_of = {c: i for i, c in enumerate(sorted({c for w in train for c in w[:-1]}), start=UNKNOWN + 1)}
+
+    def numbered(parts: list[str]) -> Pair:
+        tokens = torch.tensor([[number_of.get(c, UNKNOWN) for c in w] for w in parts])
+        return tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous()
+
+    x, y = numbered(train)
+    return Source(
+        x, y, lambda: numbered(windows(2, n_test)), goal=next_token(y, len(number_of) + 1),
+        validation=numbered(windows(1, most)),
+    )  # fmt: skip
+
+
+def image(picture: str = "china", size: int = 128) -> Source:
+    """Implicit fitting of one of scikit-learn's sample images, by PSNR. x: (n, 2) the row and the column of a pixel, from
+    -1 to 1; y: (n, 3) its red, green and blue, from 0 to 1.
+
+    size: pixels of the longer side; each is the mean over the area that it covers. A fifth of them, drawn once, tests.
+    """
+    from sklearn.datasets import load_sample_images
+
+    images = load_sample_images()
+    known = [Path(file).stem for file in images.filenames]
+    if picture not in known:
+        raise unknown("picture in data.picture:", picture, known)
+    whole = torch.tensor(images.images[known.index(picture)]).permute(2, 0, 1)[None].float() / 255
+    longest = max(whole.shape[2:])
+    if not isinstance(size, int) or isinstance(size, bool) or not 8 <= size <= longest:
+        raise ActSearchError(f"data.size={size}: write a whole number of pixels from 8 to {longest}.")
+    height, width = (round(side * size / longest) for side in whole.shape[2:])
+    y = F.interpolate(whole, (height, width), mode="area")[0].flatten(1).T.contiguous()
+    rows, columns = (torch.linspace(-1, 1, n) for n in (height, width))
+    x = torch.cartesian_prod(rows, columns)
+    order = torch.from_numpy(np.random.default_rng(0).permutation(len(x)))
+    pool, held_out = order[len(order) // 5 :], order[: len(order) // 5]
+    return Source(x[pool], y[pool], lambda: (x[held_out], y[held_out]), goal=pixels(y[pool]))
+
+
 # --- files ----------------------------------------------------------------------------------------
 
 
@@ -389,6 +468,18 @@ def _mnist1d_large(path: str, mean: float, std: float) -> dict[str, np.ndarray]:
         return {"x": ((x - mean) / std).astype(np.float32), "y": y}
 
     return _cached(Path(path), make, ("x", "y"))
+
+
+def _read_text(path: str | None) -> str:
+    """A text file; None: the topics of Python's help, in order of their names."""
+    if path is None:
+        from pydoc_data.topics import topics
+
+        return "\n".join(topics[name] for name in sorted(topics))
+    try:
+        return Path(path).expanduser().read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise ActSearchError(f"data.path={path} cannot be read ({one_line(error)}). Write a UTF-8 text file.") from None
 
 
 def _idx_file(folder: Path, name: str) -> Path | None:

@@ -62,15 +62,15 @@ def test_hidden_of_pairs_is_two_thirds():
 
 def test_tokens_are_patches_of_a_sequence_and_rows_of_an_image():
     sequence = net(patch=16)  # 40 values: 16, 16 and 8 with zeros behind
-    assert (sequence.tokens, sequence.features) == (3, 16)
+    assert (sequence.embed[0].tokens, sequence.embed[0].features) == (3, 16)
     x = torch.randn(2, 40)
     seen = []
-    sequence.embed.register_forward_hook(lambda module, given, out: seen.append(given[0]))
+    sequence.embed[1].register_forward_hook(lambda module, given, out: seen.append(given[0]))
     sequence(x)
     assert torch.equal(seen[0].flatten(1)[:, :40], x)
     assert not seen[0].flatten(1)[:, 40:].any()
     images = net(shape=(3, 4, 5))
-    images.embed.register_forward_hook(lambda module, given, out: seen.append(given[0]))
+    images.embed[1].register_forward_hook(lambda module, given, out: seen.append(given[0]))
     x = torch.randn(2, 3, 4, 5)
     images(x)
     assert torch.equal(seen[1][1, 2], torch.cat([x[1, 0, 2], x[1, 1, 2], x[1, 2, 2]]))

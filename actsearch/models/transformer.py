@@ -36,26 +36,40 @@ class Block(nn.Module):
         return x + self.down(self.activation(self.up(self.norm2(x))))
 
 
-class Transformer(nn.Module):
-    """A sequence (N, length), or images (N, C, H, W), to n_classes. Tokens: patches of `patch` values side by side; of
-    an image, its rows.
+class Patches(nn.Module):
+    """A sequence (N, length), or images (N, C, H, W), as tokens (N, tokens, features): values side by side; of an
+    image, its rows.
     """
 
-    def __init__(self, tokens: int, features: int, n_classes: int, width: int, blocks: list[Block]) -> None:
+    def __init__(self, tokens: int, features: int) -> None:
         super().__init__()
         self.tokens, self.features = tokens, features
-        self.embed = nn.Linear(features, width)
-        self.position = nn.Parameter(torch.randn(tokens, width) * 0.02)
-        self.blocks = nn.Sequential(*blocks)
-        self.norm = nn.LayerNorm(width)
-        self.head = nn.Linear(width, n_classes)
 
     def forward(self, x: Tensor) -> Tensor:
         if x.dim() == 4:
             x = x.movedim(1, -2)  # a row of all channels
         x = x.flatten(1)
-        x = F.pad(x, (0, self.tokens * self.features - x.shape[1])).unflatten(1, (self.tokens, self.features))
-        return self.head(self.norm(self.blocks(self.embed(x) + self.position)).mean(1))
+        return F.pad(x, (0, self.tokens * self.features - x.shape[1])).unflatten(1, (self.tokens, self.features))
+
+
+class Transformer(nn.Module):
+    """embed: the inputs to (N, tokens, width). pooled: the outputs are of the mean over tokens, (N, n_outputs); else of
+    each token, (N, tokens, n_outputs).
+    """
+
+    def __init__(
+        self, embed: nn.Module, tokens: int, n_outputs: int, width: int, blocks: list[Block], pooled: bool
+    ) -> None:
+        super().__init__()
+        self.embed, self.pooled = embed, pooled
+        self.position = nn.Parameter(torch.randn(tokens, width) * 0.02)
+        self.blocks = nn.Sequential(*blocks)
+        self.norm = nn.LayerNorm(width)
+        self.head = nn.Linear(width, n_outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm(self.blocks(self.embed(x) + self.position))
+        return self.head(x.mean(1) if self.pooled else x)
 
 
 def hidden_width(activation: Callable[..., nn.Module], hidden: int, equal_parameters: bool) -> tuple[nn.Module, int]:
@@ -84,22 +98,34 @@ def transformer(
     hidden: int | None = None,
     patch: int = 4,
     equal_parameters: bool = True,
+    n_tokens: int | None = None,
+    out_shape: tuple[int, ...] = (),
 ) -> nn.Module:
     """`depth` blocks of attention and feed-forward, the mean over tokens, one linear layer.
 
     in_shape: (length,), cut into patches of `patch` values, or an image (channels, height, width), a token a row.
-    hidden: of the feed-forward, None: 4 × width. equal_parameters: see hidden_width.
+    hidden: of the feed-forward, None: 4 × width. equal_parameters: see hidden_width. n_tokens: the inputs are tokens
+    of so many kinds. out_shape: (length, n_classes) for a language model: outputs for each token, which sees only
+    those before it.
     """
     hidden = 4 * width if hidden is None else hidden
     check_sizes(width=width, depth=depth, heads=heads, hidden=hidden, patch=patch)
     if width % heads:
         raise ActSearchError(f"model.width={width} is no multiple of model.heads={heads}.")
-    if len(in_shape) == 3:
-        tokens, features = in_shape[1], in_shape[0] * in_shape[2]
+    if n_tokens is not None:
+        tokens, embed = math.prod(in_shape), nn.Embedding(n_tokens, width)
     else:
-        tokens, features = math.ceil(math.prod(in_shape) / patch), patch
+        image = len(in_shape) == 3
+        tokens = in_shape[1] if image else math.ceil(math.prod(in_shape) / patch)
+        features = in_shape[0] * in_shape[2] if image else patch
+        embed = nn.Sequential(Patches(tokens, features), nn.Linear(features, width))
+    each = len(out_shape) == 2
+    if each and tokens != out_shape[0]:
+        raise ActSearchError(
+            f"model=transformer: {tokens} tokens, but the data want outputs for {out_shape[0]}. It has one for each."
+        )
     blocks = []
     for _ in range(depth):
         module, n = hidden_width(activation, hidden, equal_parameters)
-        blocks.append(Block(width, heads, n, module, causal=False))
-    return Transformer(tokens, features, n_classes, width, blocks)
+        blocks.append(Block(width, heads, n, module, causal=each))
+    return Transformer(embed, tokens, n_classes, width, blocks, pooled=not each)
