@@ -385,8 +385,8 @@ def text(path: str | None = None, context: int = 64, n_test: int = 500) -> Sourc
 
 
 def image(picture: str = "china", size: int = 128) -> Source:
-    """Implicit fitting of one of scikit-learn's sample images, by PSNR. x: (n, 2) the row and the column of a pixel, from
-    -1 to 1; y: (n, 3) its red, green and blue, from 0 to 1.
+    """Implicit fitting of one of scikit-learn's sample images, by PSNR. x: (n, 2) the row and the column of a pixel,
+    from -1 to 1; y: (n, 3) its red, green and blue, from 0 to 1.
 
     size: pixels of the longer side; each is the mean over the area that it covers. A fifth of them, drawn once, tests.
     """
