@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from actsearch.activations.expression import parse_part
@@ -102,7 +102,7 @@ class Grammar:
 
     def middle(self) -> tuple[Spec, ...]:
         """One of them, to try a model with."""
-        return next(self.all())
+        return next(replace(self, depth=1).all())
 
     def all(self) -> Iterator[tuple[Spec, ...]]:
         """Each function once, without the unusable. Raises ActSearchError beyond depth 1, where there are millions."""

@@ -392,6 +392,8 @@ def make_result(
         searched=bool(done), objective=objective, options=job.confirm,
         n_test=stage.n_test(storage, job.name), target=target,
         earlier_looks=[seen for seen in study.user_attrs.get("looked_at", []) if seen != look(job.confirm)],
+        refused={text: why for trial in study.get_trials(deepcopy=False)
+                 for text, why in trial.user_attrs.get("refused", {}).items()},
         about=about(job, study),
         config_yaml=job.config_yaml.replace(str(job.folder), f"runs/{job.name}"),  # a report goes to others
     )  # fmt: skip
@@ -417,6 +419,8 @@ def write_files(result: Result) -> list[Path]:
     folder = result.folder
     write_csv(folder / "leaderboard.csv", result.leaderboard)
     write_csv(folder / "finalists.csv", finalist_rows(result.runs, result.options.own))
+    if result.refused:
+        write_csv(folder / "refused.csv", [{"function": text, "reason": why} for text, why in result.refused.items()])
     write_text(folder / "verdict.json", json.dumps(result.verdicts, indent=2, ensure_ascii=False) + "\n")
     table = finalist_table(result.comparisons, result.options)
     write_text(folder / "finalists.md", markdown_table(*table) + "\n")

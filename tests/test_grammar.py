@@ -136,6 +136,13 @@ def test_a_deep_grammar_cannot_be_listed():
         SearchSpace([{"grammar": {"depth": 2}}], n_slots=1, base=Recipe()).nets()
 
 
+def test_a_deep_grammar_still_has_one_to_try_a_model_with():
+    (candidate,) = SearchSpace(
+        [{"grammar": {"depth": 3, "unary": ["0", "sin(x)"]}}], n_slots=1, base=Recipe()
+    ).typical()
+    assert candidate.activation == "sin"
+
+
 def test_trials_suggest_and_their_names_say_where():
     space = SearchSpace([{"grammar": {"depth": 2}}], n_slots=1, base=Recipe())
     chosen = {

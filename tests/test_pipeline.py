@@ -252,3 +252,18 @@ def test_learning_speed_needs_a_curve_that_shows_it(blobs, tmp_path):
     cure = r"recipe\.schedule=constant recipe\.steps=50 recipe\.eval_every=1\."
     with pytest.raises(ActSearchError, match=cure):
         pipeline.run(asked, Terminal(quiet=True))
+
+
+def test_what_a_grammar_gave_that_was_of_no_use_is_told(fake, no_pictures, blobs, tmp_path, capsys):
+    grammar = {"grammar": {"unary": ["x", "tanh(x)", "0", "1 / x"], "binary": ["a * b"]}}
+    space = SearchSpace(["relu", grammar], n_slots=1, base=Recipe(**RECIPE))
+    study = StudyOptions(name="s", n_trials=6, seeds=1, generation=3).settled(ACCURACY)
+    result = pipeline.run(job(tmp_path, blobs, space=space, study=study), Terminal())
+    rows = (tmp_path / "refused.csv").read_text().splitlines()
+    assert rows[0] == "function,reason"
+    assert dict(row.rsplit(",", 1) for row in rows[1:]) == dict(result.refused)
+    assert {"constant", "not finite"} >= set(result.refused.values())
+    assert result.refused
+    result.report(Terminal())
+    assert f"turned away before training, in refused.csv: {len(rows) - 1} (" in capsys.readouterr().out
+    assert "refused.csv" in (tmp_path / "report.html").read_text()

@@ -94,7 +94,7 @@ def _is_nan(value: Any) -> bool:
 def output_files(folder: Path) -> list[Path]:
     """What a finished study leaves that is worth handing on, as far as it is there."""
     names = ("report.html", "leaderboard.csv", "finalists.csv", "verdict.json", "finalists.md", "finalists.tex",
-             "config.yaml")  # fmt: skip
+             "refused.csv", "config.yaml")  # fmt: skip
     files = [folder / name for name in names]
     return [file for file in (*files, *sorted((folder / "plots").glob("*.png"))) if file.exists()]
 

@@ -167,6 +167,8 @@ def limits(result: Result) -> list[str]:
             f"{result.n_tried} candidates were tried. Those not among the finalists were only ranked, on validation "
             "data and few seeds; nothing is said of them."
         )
+    if result.refused:
+        out.append(f"Functions that were turned away before training, in refused.csv: {result.refusals}.")
     if not any(c.recipe for c in result.comparisons):
         out.append(
             "All were trained with one and the same recipe. An activation that wants another learning rate is "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,9 +19,10 @@ class Result:
     """name: the study's. leaderboard: rows as in leaderboard.csv. records: its trials, empty where all were compared.
     comparisons: finalists against the baseline, best first. runs: one per finalist, rate and seed. summary: the
     verdict in words. searched: the finalists were selected from trials. objective: what ranked those. n_test: test
-    examples, if known. target: the accuracy that steps were counted to, if they were. earlier_looks: other
-    verdicts of this study that were seen before, in words. about: how it was made, by
-    heading. config_yaml: the whole config. page: the study's table in MLflow, below its server's address.
+    examples, if known. target: the accuracy that steps were counted to, if they were. earlier_looks: other verdicts
+    of this study that were seen before, in words. refused: functions of a grammar that were turned away before
+    training, and why. about: how it was made, by heading. config_yaml: the whole config. page: the study's table in
+    MLflow, below its server's address.
     """
 
     name: str
@@ -37,6 +39,7 @@ class Result:
     n_test: int | None = None
     target: float | None = None
     earlier_looks: list[str] = field(default_factory=list)
+    refused: Mapping[str, str] = field(default_factory=dict)
     about: Mapping[str, str] = field(default_factory=dict)
     config_yaml: str = ""
     page: str | None = None
@@ -55,9 +58,17 @@ class Result:
         """Candidates that were trained at all."""
         return sum(r.state != "duplicate" for r in self.records) if self.searched else len(self.comparisons)
 
+    @property
+    def refusals(self) -> str:
+        """How many functions were turned away before training, by reason."""
+        counts = Counter(self.refused.values()).most_common()
+        return f"{len(self.refused)} ({', '.join(f'{reason} {n}' for reason, n in counts)})"
+
     def report(self, terminal: Terminal | None = None) -> None:
         """Prints the leaderboard, the finalists and the verdict."""
         terminal = terminal or Terminal()
         terminal.leaderboard(self.leaderboard, self.options.own, self.searched)
+        if self.refused:
+            terminal.line(f"turned away before training, in refused.csv: {self.refusals}")
         terminal.finalists(self.comparisons, self.test_name, self.options)
         terminal.line(f"\n{self.summary}")
