@@ -14,7 +14,8 @@ from actsearch.errors import ActSearchError
 from actsearch.models import Model, cnn1d, cnn2d, mlp, resnet
 from actsearch.models.initialise import initialise
 from actsearch.recipe import Recipe, parameter_groups
-from actsearch.training import Plan, Run, Trainer, TrainingBatch
+from actsearch.training import Plan, Run
+from actsearch.training.worker import Worker
 
 NAMES = [name for name, entry in CATALOG.items() if not entry.fusable and entry.kind != "stochastic"]
 PAIRS = {
@@ -199,9 +200,10 @@ def test_trains_beside_a_fused_program_as_it_does_alone(text):
     runs = [Run((Spec.parse(t),), recipe, s) for s in (0, 1) for t in (text, "relu")]
 
     def train(runs, plan):
-        with Trainer(torch.device("cpu"), cores=1) as trainer:
-            trainer.load(Model(mlp, "mlp", (6,), 3, {"width": 8, "depth": 2}), data, plan)
-            return [rung.val_loss for rung in TrainingBatch(trainer, runs)]
+        worker = Worker(Model(mlp, "mlp", (6,), 3, {"width": 8, "depth": 2}), data, torch.device("cpu"))
+        worker.start(list(enumerate(runs)), plan)
+        rungs = [dict(worker.advance(set())) for _ in recipe.rungs()]
+        return [torch.tensor([rung[i].val_loss for i in range(len(runs))]) for rung in rungs]
 
     together = train(runs, Plan("fused", 8))
     alone = train([runs[0], runs[2]], Plan("serial"))

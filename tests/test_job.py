@@ -4,9 +4,10 @@ from dataclasses import replace
 
 import optuna
 import pytest
+from fake_trainer import confirmation
 
-from actsearch.comparison import ConfirmOptions
 from actsearch.errors import ActSearchError
+from actsearch.goal import ACCURACY
 from actsearch.job import Job, check
 from actsearch.models import Model, mlp
 from actsearch.recipe import Recipe
@@ -23,8 +24,8 @@ BRUTE = SamplerFactory(optuna.samplers.BruteForceSampler, {}, 0)
 def job(blobs, tmp_path):
     return Job(
         model=Model(mlp, "mlp", (6,), 3, {"width": 8, "depth": 2}), data=blobs(), recipe=RECIPE,
-        space=SearchSpace(["relu", "tanh"], n_slots=2, base=RECIPE), study=StudyOptions(n_trials=4),
-        confirm=ConfirmOptions(), sampler=SamplerFactory(optuna.samplers.TPESampler, {}, 0),
+        space=SearchSpace(["relu", "tanh"], n_slots=2, base=RECIPE), study=StudyOptions(n_trials=4).settled(ACCURACY),
+        confirm=confirmation(), sampler=SamplerFactory(optuna.samplers.TPESampler, {}, 0),
         pruner=optuna.pruners.NopPruner(), identity={}, folder=tmp_path, storage_url="sqlite:///x.db",
         tracking_uri=None,
     )  # fmt: skip
@@ -37,25 +38,25 @@ def space(**recipe):
 RANGE = {"low": 0.001, "high": 0.1, "log": True}
 GOOD = {
     "as it is": {},
-    "speed": {"recipe": CONSTANT, "confirm": ConfirmOptions(metric="learning_speed")},
-    "one baseline per layer": {"confirm": ConfirmOptions(baseline="relu | tanh")},
+    "speed": {"recipe": CONSTANT, "confirm": confirmation(metric="learning_speed")},
+    "one baseline per layer": {"confirm": confirmation(baseline="relu | tanh")},
     "a comparison with a range of rates, which tuning searches": {
-        "space": space(lr=RANGE), "sampler": BRUTE, "confirm": ConfirmOptions(finalists="all"),
+        "space": space(lr=RANGE), "sampler": BRUTE, "confirm": confirmation(finalists="all"),
     },
 }  # fmt: skip
 BAD = {
     "batch": ({"recipe": replace(RECIPE, batch_size=61)}, "recipe.batch_size=61"),
     "searched batch": ({"space": space(batch_size=[15, 61])}, "recipe.batch_size=61"),
     "worker": ({"worker": -1}, "worker=-1"),
-    "baseline": ({"confirm": ConfirmOptions(baseline="relu | tanh | relu")}, "names 3 layers; the model takes 2"),
-    "speed of one cycle": ({"confirm": ConfirmOptions(metric="learning_speed")}, "recipe.schedule=constant"),
+    "baseline": ({"confirm": confirmation(baseline="relu | tanh | relu")}, "names 3 layers; the model takes 2"),
+    "speed of one cycle": ({"confirm": confirmation(metric="learning_speed")}, "recipe.schedule=constant"),
     "speed in ten looks": (
-        {"recipe": replace(CONSTANT, eval_every=10), "confirm": ConfirmOptions(metric="steps_to_accuracy")},
+        {"recipe": replace(CONSTANT, eval_every=10), "confirm": confirmation(metric="steps_to_accuracy")},
         "recipe.eval_every=2",
     ),
     "speed of a searched schedule": (
         {"recipe": CONSTANT, "space": space(schedule=["constant", "cosine"]),
-         "confirm": ConfirmOptions(metric="learning_speed")}, "recipe.schedule=constant",
+         "confirm": confirmation(metric="learning_speed")}, "recipe.schedule=constant",
     ),
     "grid search over a range of rates": ({"space": space(lr=RANGE), "sampler": BRUTE}, "'lr' is a range"),
     "tracking": ({"tracking_uri": "./mlruns"}, "tracking.uri=./mlruns"),

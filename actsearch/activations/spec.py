@@ -260,11 +260,13 @@ def gain(spec: Spec) -> float:
     return 1.0 / math.sqrt(second_moment) if second_moment > 0 else 1.0
 
 
-@lru_cache(maxsize=4096)
 def resolve(name: str) -> Activation:
     """The entry of a spec's name: the catalogue's, a user's function's, or one made of the expression."""
-    if name in CATALOG:
-        return CATALOG[name]
+    return CATALOG[name] if name in CATALOG else _made(name)
+
+
+@lru_cache(maxsize=4096)
+def _made(name: str) -> Activation:
     return imported(name) if is_path(name) else activation(parse(name))
 
 
