@@ -20,7 +20,7 @@ from actsearch.goal import ACCURACY, PERPLEXITY, PSNR, Metric
 from actsearch.recipe import Recipe
 from actsearch.search_space import candidate_key
 from actsearch.statistics import MOST_SEEDS, mean, std
-from actsearch.study import Curves
+from actsearch.study import Curves, not_of
 from actsearch.verdict import Arm, Rules, Verdict, judge, metrics_of
 
 LOOKS = (10, 20, 40, 80, 160)
@@ -108,10 +108,12 @@ class Confirmation(ConfirmOptions):
         if self.metric == OWN_TEST:
             self.metric = f"test_{self.own.name}"
         if self.metric not in self.metrics:
-            raise unknown("metric in confirm.metric:", self.metric, self.metrics, see=self._whose)
+            if self.metric in KNOWN:
+                raise not_of(self.own, "confirm.metric", self.metric, self.metrics)
+            raise unknown("metric in confirm.metric:", self.metric, self.metrics)
         for name in self.margin:
             if name not in {**self.metrics, **KNOWN, OWN_TEST: self.own}:
-                raise unknown("metric in confirm.margin:", name, self.metrics, see=self._whose)
+                raise unknown("metric in confirm.margin:", name, self.metrics)
         given = (
             {**self.margin, f"test_{self.own.name}": self.margin[OWN_TEST]} if OWN_TEST in self.margin else self.margin
         )
@@ -125,10 +127,6 @@ class Confirmation(ConfirmOptions):
                     "0.05 for 5 %" if m.ratio else "0.005 for half a percentage point" if share else f"{m.margin:g}"
                 )
                 raise ActSearchError(f"confirm.margin.{name}={margin:g}: write {what}, e.g. {example}.")
-
-    @property
-    def _whose(self) -> str:
-        return "" if self.own == ACCURACY else f"The data set's metric is {self.own.name}."
 
     @property
     def metrics(self) -> dict[str, Metric]:

@@ -14,7 +14,7 @@ import hashlib
 import itertools
 import json
 import math
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Protocol
 
@@ -23,7 +23,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from actsearch.diagnostics import entry, mean_diagnostics
 from actsearch.errors import ActSearchError, one_line, unknown
-from actsearch.goal import Direction, Metric
+from actsearch.goal import ACCURACY, PERPLEXITY, PSNR, Direction, Metric
 from actsearch.grammar import Unusable
 from actsearch.recipe import Recipe
 from actsearch.samplers import SamplerFactory
@@ -31,6 +31,7 @@ from actsearch.search_space import Candidate, SearchSpace, candidate_key, traini
 from actsearch.statistics import mean
 from actsearch.training import Run, Trainer, TrainingBatch
 
+OF_OTHERS = tuple(f"val_{metric.name}" for metric in (ACCURACY, PERPLEXITY, PSNR))
 OWN_VAL = "val_metric"  # stands for the data set's own metric, on the validation examples
 ASKS, OF_SAMPLER = 16, 4  # proposals for one trial, from the sampler and then at random, until one is new
 MOST_ASKS, PATIENCE = 2000, 32  # proposals of a grammar until one is usable; unusable ones that a sampler may make
@@ -71,9 +72,16 @@ class StudyOptions:
         known = directions_of(own)
         names = [f"val_{own.name}" if name == OWN_VAL else name for name in self.objectives]
         for name in names:
+            if name in OF_OTHERS and name not in known:
+                raise not_of(own, "study.objectives", name, known)
             if name not in known:
                 raise unknown("objective in study.objectives:", name, known)
         return replace(self, objectives=names)
+
+
+def not_of(own: Metric, key: str, name: str, known: Iterable[str]) -> ActSearchError:
+    """An error for a metric that other data sets have."""
+    return ActSearchError(f"{key}={name}: the metric of these data is {own.name}. Choose one of: {', '.join(known)}.")
 
 
 def directions_of(own: Metric) -> dict[str, Direction]:

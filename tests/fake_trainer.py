@@ -50,7 +50,7 @@ class FakeTrainer:
         self.die_at, self.on_start = die_at, on_start
 
     def load(self, model, data, plan=SERIAL):
-        self.data, self.plan = data, plan
+        self.data, self.plan, self.goal = data, plan, data.goal
 
     def start(self, runs):
         if self.on_start is not None:

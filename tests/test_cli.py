@@ -146,6 +146,31 @@ def test_a_search_leaves_its_files_and_says_where(command, lab, pictures):
     assert best in out
 
 
+@pytest.mark.parametrize(
+    ("words", "metric", "unit"),
+    [
+        (["data=image", "data.size=24", "data.n_validation=60"], "psnr", " dB"),
+        (["data=text", "data.context=12", "data.subset=80", "data.n_validation=20", "data.n_test=20",
+          "model=transformer", "model.heads=2", "search_space.activations=[relu,swiglu,silu]"], "perplexity", ""),
+    ],
+)  # fmt: skip
+def test_data_with_a_loss_and_a_metric_of_their_own(command, lab, no_pictures, words, metric, unit):
+    words = [*TINY[len(DATA) :], *words]
+    code, out, err = command(*words)
+    assert (code, err) == (0, "")
+    (folder,) = (lab / "runs").iterdir()
+    board, finals = rows(folder / "leaderboard.csv"), rows(folder / "finalists.csv")
+    values = [float(r[f"val_{metric}_mean"]) for r in board if r["rank"]]
+    assert values == sorted(values, reverse=metric == "psnr")
+    assert {f"test_{metric}", "test_loss", f"val_{metric}"} <= set(finals[0])
+    assert f"val_{metric} {values[0]:.4f}" in out  # the best so far
+    assert f"{float(board[0][f'val_{metric}_mean']):.{2 if unit else 3}f}{unit}" in out
+    assert "accuracy" not in out + (folder / "leaderboard.csv").read_text() + (folder / "finalists.csv").read_text()
+    code, _, err = command(*words, "confirm.metric=test_accuracy")
+    assert code == 2
+    assert f"the metric of these data is {metric}." in err
+
+
 @pytest.mark.parametrize("pruner", ["median", "halving", "hyperband"])
 def test_the_folder_and_the_study_in_it_have_the_same_name(command, lab, pruner):
     code, _, err = command(*TINY, f"pruner={pruner}")

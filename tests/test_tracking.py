@@ -4,6 +4,7 @@ import json
 import math
 import socket
 import time
+from dataclasses import replace
 
 import mlflow
 import pytest
@@ -13,6 +14,7 @@ from mlflow.entities import ViewType
 from actsearch import tracking
 from actsearch.comparison import FinalistRun, compare
 from actsearch.finalists import as_records
+from actsearch.goal import PERPLEXITY
 from actsearch.study import Curves, TrialRecord
 from actsearch.tracking import Delivery, StudyInfo, Tracker
 
@@ -171,6 +173,19 @@ def test_the_experiments_table_opens_on_this_study(uri, experiment):
     Delivery(uri, experiment, StudyInfo("other", "0", {}))
     found = seen.client.search_runs([seen.experiment], view["searchFilter"])
     assert [r.info.run_name for r in found] == [INFO.name]
+
+
+def test_where_less_is_better_the_least_stands_first(uri, experiment):
+    info = replace(INFO, metric=PERPLEXITY)
+    delivery = Delivery(uri, experiment, info)
+    delivery.trial(record(0))
+    tags = delivery.client.get_experiment(delivery.experiment_id).tags
+    view = json.loads(tags[f"mlflow.sharedViewState.{info.fingerprint}"])
+    assert (view["orderByKey"], view["orderByAsc"]) == ("metrics.`val_perplexity`", True)
+    assert "metrics.`test_perplexity_difference`" in view["selectedColumns"]
+    seen = Seen(uri, experiment)
+    metrics = seen.one(kind="trial").data.metrics
+    assert "val_perplexity" in metrics and "val_accuracy" not in metrics
 
 
 def test_finalists_have_test_scores_by_seed_and_the_difference(uri, experiment):
