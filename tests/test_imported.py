@@ -9,7 +9,7 @@ import torch
 
 import actsearch
 from actsearch.activations import Spec, get_activation
-from actsearch.activations.spec import Learned, gain, resolve
+from actsearch.activations.spec import Learned, _made, gain
 from actsearch.errors import ActSearchError
 from actsearch.recipe import Recipe
 from actsearch.search_space import SearchSpace
@@ -96,7 +96,7 @@ def mine(tmp_path, monkeypatch):
     yield tmp_path
     for name in ("my_acts", "lab", "lab.acts"):
         sys.modules.pop(name, None)
-    resolve.cache_clear()
+    _made.cache_clear()
 
 
 def test_its_keywords_with_numbers_are_its_parameters(mine):
