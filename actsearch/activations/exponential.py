@@ -156,5 +156,5 @@ XIELU = Activation(
         Param("alpha_n", N, low=-2.0, high=2.0, learned=True, shared=True),
         Param("beta", 0.5, low=0.1, high=1.0),
     ),
-    source="Huang & Schlag 2024; p and n start at 0.8, as in the authors' code",
+    source="Huang & Schlag 2024; p and n start at 0.8, as in Hugging Face's transformers",
 )  # fmt: skip

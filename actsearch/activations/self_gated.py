@@ -141,7 +141,7 @@ SMU = Activation(
         Param("alpha", 0.25, low=0.01, high=0.5, log=True),
         Param("mu", 1e6, low=0.3, high=1e6, log=True, learned=True, shared=True),
     ),
-    source="Biswas et al. 2022: gelu at alpha = 0, mu = 0.7071; at the paper's mu = 1e6 it is leaky_relu",
+    source="Biswas et al. 2022: gelu at alpha = 0, mu = 0.7071; at 1e6, where public code starts, it is leaky_relu",
 )  # fmt: skip
 
 
