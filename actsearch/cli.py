@@ -199,18 +199,18 @@ def _label(group: str, name: Any, function: Callable[..., Any]) -> str:
 
 def _target(group: str, values: Mapping[str, Any]) -> tuple[Callable[..., Any], dict[str, Any]]:
     """The function that `_target_` names and its keywords, checked against its signature."""
+    from actsearch.activations.imported import own_folder_first
+
     keywords = dict(values)
     path = keywords.pop("_target_", None)
     if not path:
         raise ActSearchError(f"{group}._target_ is missing: the import path of a function, e.g. actsearch.models.mlp.")
-    sys.path.insert(0, os.getcwd())  # a user's own file beside where the command is given
     try:
         module, _, name = path.rpartition(".")
-        function = pkgutil.resolve_name(f"{module}:{name}" if module else path)
+        with own_folder_first():
+            function = pkgutil.resolve_name(f"{module}:{name}" if module else path)
     except Exception as error:  # whatever a user's module raises when it is imported
         raise ActSearchError(f"{group}._target_={path} does not import: {one_line(error)}") from error
-    finally:
-        sys.path.remove(os.getcwd())
     if not callable(function):
         raise ActSearchError(f"{group}._target_={path} is {type(function).__name__}, not a function or class.")
     try:

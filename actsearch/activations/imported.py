@@ -5,12 +5,13 @@ What is imported is checked once: one tensor in, one of the same shape and dtype
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import inspect
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -20,6 +21,17 @@ from actsearch.activations.activation import Activation, Param
 from actsearch.errors import ActSearchError, one_line, unknown
 
 PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+", re.ASCII)
+
+
+@contextlib.contextmanager
+def own_folder_first() -> Iterator[None]:
+    """What is imported is looked for beside where the command is given, before anywhere else."""
+    here = os.getcwd()
+    sys.path.insert(0, here)
+    try:
+        yield
+    finally:
+        sys.path.remove(here)
 
 
 def is_path(name: str) -> bool:
@@ -42,21 +54,18 @@ def _find(path: str) -> Callable[..., Any]:
             f"activation '{path}': '{module_name}' is a library's module. Write a function in a file of your own, and "
             "its path: my_file.my_function."
         )
-    here = os.getcwd()
-    sys.path.insert(0, here)  # a user's own file beside where the command is given
     try:
-        module = importlib.import_module(module_name)
+        with own_folder_first():
+            module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         if error.name is not None and f"{module_name}.".startswith(f"{error.name}."):
             raise ActSearchError(
-                f"activation '{path}': there is no module '{error.name}' in {here} or installed. Write the path of a "
-                "function as it is imported: my_file.my_function."
+                f"activation '{path}': there is no module '{error.name}' in {os.getcwd()} or installed. Write the "
+                "path of a function as it is imported: my_file.my_function."
             ) from None
         raise ActSearchError(f"activation '{path}': '{module_name}' does not import: {one_line(error)}.") from error
     except (Exception, SystemExit) as error:  # whatever a user's module raises
         raise ActSearchError(f"activation '{path}': '{module_name}' does not import: {one_line(error)}.") from error
-    finally:
-        sys.path.remove(here)
     function = getattr(module, name, None)
     if function is None:
         own = [k for k, v in vars(module).items() if callable(v) and not k.startswith("_")]

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from actsearch.cost import ActivationCost, Cost, Setting
-from actsearch.report.plots import COLOURS, MARKERS, _figure, _log_ticks
+from actsearch.report.plots import COLOURS, MARKERS, log_ticks, new_figure
 from actsearch.report.sentence import microseconds
 from actsearch.report.tables import Row
 
@@ -171,7 +171,7 @@ def cost_figure(costs: Sequence[ActivationCost], steps: Mapping[str, Cost]) -> F
     names = list(dict.fromkeys(c.activation for c in costs if c.activation != NOTHING))
     kinds = list(dict.fromkeys((c.setting.dtype, c.setting.memory_format) for c in here))
     settings = list(dict.fromkeys(c.setting for c in here))
-    figure = _figure(10.5, 1.9 + 0.2 * len(names) + 0.05 * len(names) * len(settings))
+    figure = new_figure(10.5, 1.9 + 0.2 * len(names) + 0.05 * len(names) * len(settings))
     panels = figure.subplots(1, 3, sharey=True)
     for axes, part, words in zip(panels, ("forward_us", "backward_us"), ("forward", "backward"), strict=False):
         drawn = []
@@ -195,7 +195,7 @@ def cost_figure(costs: Sequence[ActivationCost], steps: Mapping[str, Cost]) -> F
             axes.set_xscale("log")
             low, high = min(0.9, *drawn) / 1.2, max(1.1, *drawn) * 1.2
             axes.set_xlim(low, high)
-            _log_ticks(axes.xaxis, low, high)
+            log_ticks(axes.xaxis, low, high)
         axes.set_xlabel(f"{words} (plain relu = 1)")
     shares = step_shares(steps)
     known = [name for name in names if name in shares]

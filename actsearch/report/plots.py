@@ -85,7 +85,7 @@ def _inline(svg: str, name: str) -> str:
     return svg.replace("<svg ", f'<svg role="img" aria-label="{name}" ', 1)
 
 
-def _figure(width: float, height: float) -> Figure:
+def new_figure(width: float, height: float) -> Figure:
     import matplotlib
     from matplotlib.figure import Figure
 
@@ -116,7 +116,7 @@ def _note(result: Result) -> str:
     return f" The best {MOST_LINES - 1} and the baseline of {len(result.comparisons)} are shown." if n else ""
 
 
-def _log_ticks(axis: Any, low: float, high: float) -> None:
+def log_ticks(axis: Any, low: float, high: float) -> None:
     """Plain numbers, as many as fit: matplotlib's own overlap where an axis spans less than two decades."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
@@ -168,7 +168,7 @@ def forest(result: Result) -> tuple[Figure, str] | None:
         return None
     metric = rows[0][1].metric
     shown = factor(metric)
-    figure = _figure(6.5, 1.5 + 0.42 * len(rows) + 0.12 * sum(name.count("\n") for name, _ in rows))
+    figure = new_figure(6.5, 1.5 + 0.42 * len(rows) + 0.12 * sum(name.count("\n") for name, _ in rows))
     axes = figure.subplots()
     wide = shown * rows[0][1].margin
     axes.axvspan(-wide, wide, color="#eeeeee", zorder=0, label=f"margin ±{margin(rows[0][1])}")
@@ -221,7 +221,7 @@ def cost(result: Result) -> tuple[Figure, str] | None:
         return None
     from matplotlib.ticker import MaxNLocator
 
-    figure = _figure(8.0, 3.9)
+    figure = new_figure(8.0, 3.9)
     styles, own = _styles(result), result.options.own
     panels = figure.subplots(1, 2, sharey=True)
     for axes, key, words in zip(
@@ -260,7 +260,7 @@ def pareto(at: Sequence[tuple[float, float]], higher_is_better: bool = True) -> 
 
 def curves(result: Result) -> tuple[Figure, str] | None:
     """The validation metric and loss over the steps, mean and standard deviation over the fresh seeds."""
-    figure = _figure(8.0, 3.9)
+    figure = new_figure(8.0, 3.9)
     left, right = figure.subplots(1, 2)
     drawn, own = False, result.options.own
     for activation, style in _styles(result).items():
@@ -306,7 +306,7 @@ def parameters(result: Result) -> tuple[Figure, str] | None:
         return None
     n_columns = 3
     n_rows = math.ceil(len(found) / n_columns)
-    figure = _figure(8.0, 0.4 + 2.3 * n_rows)
+    figure = new_figure(8.0, 0.4 + 2.3 * n_rows)
     panels = figure.subplots(n_rows, n_columns, sharey=True, squeeze=False)
     base = next(c.activation for c in result.comparisons if c.is_baseline)
     home = [own.scale * mean(r.curves.val_metric[-1]) for r in result.records
@@ -326,7 +326,7 @@ def parameters(result: Result) -> tuple[Figure, str] | None:
         param = resolve(activation).param(name)
         if param is not None and param.log and max(values) > 3 * min(values):
             axes.set_xscale("log")
-            _log_ticks(axes.xaxis, min(values), max(values))
+            log_ticks(axes.xaxis, min(values), max(values))
         axes.set_xlabel(f"{activation}: {name}")
         if place % n_columns == 0:
             axes.set_ylabel(_axis("val.", own))
@@ -347,7 +347,7 @@ def diagnostics(result: Result) -> tuple[Figure, str] | None:
             }
     if not last:
         return None
-    figure = _figure(8.0, 5.2)
+    figure = new_figure(8.0, 5.2)
     panels = figure.subplots(2, 3)
     for axes, (key, words) in zip(panels.flat, [*DIAGNOSTICS.items(), ("grad_norm", "gradient norm")], strict=True):
         for activation, values in last.items():
@@ -361,7 +361,7 @@ def diagnostics(result: Result) -> tuple[Figure, str] | None:
         drawn = [v for values in last.values() for v in values[key]]
         if key == "grad_norm" and min(drawn) > 0:
             axes.set_yscale("log")
-            _log_ticks(axes.yaxis, min(drawn), max(drawn))
+            log_ticks(axes.yaxis, min(drawn), max(drawn))
     _legend(figure, panels[0, 0])
     return figure, (
         "At the last step, mean over the fresh seeds, on a batch of validation examples. Dead: a unit whose slope is "
@@ -380,7 +380,7 @@ def shapes(result: Result) -> tuple[Figure, str] | None:
     looks = list(zip(COLOURS, LINES, MARKERS, strict=True))
     seen: list[str] = []
     styles = _styles(result)
-    figure = _figure(8.0, 3.7)
+    figure = new_figure(8.0, 3.7)
     left, right = figure.subplots(1, 2)
     for c in _shown(result.comparisons):
         for spec in parse_net(c.activation):
@@ -420,7 +420,7 @@ def layers(result: Result) -> tuple[Figure, str] | None:
                 cells.setdefault((spec.name, place), []).append(own.scale * mean(record.curves.val_metric[-1]))
     total = {name: mean([v for (n, _), vs in cells.items() if n == name for v in vs]) for name, _ in cells}
     names = sorted(total, key=lambda name: -sign * total[name])
-    figure = _figure(1.9 + 0.95 * n_layers, 1.3 + 0.42 * len(names))
+    figure = new_figure(1.9 + 0.95 * n_layers, 1.3 + 0.42 * len(names))
     axes = figure.subplots()
     grid = [[mean(cells.get((name, place), [])) for place in range(n_layers)] for name in names]
     axes.imshow(grid, cmap="cividis" if own.higher_is_better else "cividis_r", aspect="auto")
