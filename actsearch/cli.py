@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import _thread
 import inspect
 import os
 import pkgutil
 import re
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -48,12 +50,22 @@ def main() -> None:
     words = sys.argv[1:]
     if not any(word.startswith(("-", "task=", "device=")) for word in words):
         early = Processes(core_count())
+    before, sys.unraisablehook = sys.unraisablehook, _interrupt_again
     try:
         _main()
     finally:
+        sys.unraisablehook = before
         if early is not None:
             early.close()
     sys.exit(exit_code)
+
+
+def _interrupt_again(dropped: sys.UnraisableHookArgs) -> None:
+    """Python drops what is raised in a finaliser, and so a Ctrl-C that falls into one: it comes again, outside."""
+    if dropped.exc_type is KeyboardInterrupt:
+        threading.Timer(0.05, _thread.interrupt_main).start()
+    else:
+        sys.__unraisablehook__(dropped)
 
 
 def _main() -> None:

@@ -572,6 +572,22 @@ def test_ctrl_c_between_two_rungs_is_130_and_the_same_command_goes_on(command, l
         assert (lab / "cut" / name).read_bytes() == (lab / "whole" / name).read_bytes()
 
 
+def test_ctrl_c_that_falls_into_a_finaliser_is_not_lost(command, lab, monkeypatch):
+    class Fallen:
+        def __del__(self):
+            signal.raise_signal(signal.SIGINT)
+
+    def interrupted(self, stopped):
+        Fallen()
+        time.sleep(10)
+        raise AssertionError("the search went on")
+
+    monkeypatch.setattr(FakeTrainer, "advance", interrupted)
+    code, _, err = command(*TINY)
+    assert code == 130
+    assert err.count("\n") == 1
+
+
 def test_ctrl_c_ends_all_jobs_of_a_multirun(command, lab, monkeypatch):
     def interrupted(self, stopped):
         raise KeyboardInterrupt
