@@ -87,6 +87,12 @@ def _fusable(net: nn.Module) -> bool:
     return all(p.device.type in ("cpu", "cuda", "mps") for p in net.parameters())
 
 
+def use_precision(recipe: Recipe) -> None:
+    """Of products and convolutions on NVIDIA GPUs, for this process: torch's own default has TF32 in convolutions."""
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = recipe.precision == "tf32"
+    torch.backends.cudnn.deterministic = True
+
+
 def schedule(recipe: Recipe) -> list[tuple[float, float | None]]:
     """(learning rate, momentum or Adam's beta1 or None) of each step, from torch's own schedulers.
 

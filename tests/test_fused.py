@@ -3,14 +3,20 @@
 In float32 the two differ at noise level after some hundred steps; one step shows that every kernel is right there.
 """
 
+import gc
 import itertools
+import math
 import statistics
+import weakref
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from actsearch.activations import CATALOG
 from actsearch.activations.spec import parse_net
@@ -19,7 +25,7 @@ from actsearch.goal import Goal, Metric, cross_entropy, pixels
 from actsearch.models import Model, cnn1d, cnn2d, mlp, resnet
 from actsearch.recipe import OPTIMIZERS, SCHEDULES, Recipe
 from actsearch.training.fused import Fused, Rows, trace
-from actsearch.training.layers import NotFusable
+from actsearch.training.layer import NotFusable
 from actsearch.training.losses import CLOSED_FORMS
 from actsearch.training.reference import NOISE, WEIGHTS, Run, batch_order, score, stream, train
 
@@ -302,6 +308,123 @@ def test_the_full_cross(name, optimizer, schedule, vectorised):
             allowed = 1e-9 * (1 + value.abs().max().item()) + 1000 * own
             assert (mine[key] - value).abs().max().item() <= allowed, f"{run.specs}: {key}"
     assert sum(strict) > 0.6 * len(strict), f"{sum(strict)} of {len(strict)}"
+
+
+# --- in turns -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("vectorised", [False, True], ids=["host", "vectorised"])
+@pytest.mark.parametrize("name", ["mlp, layer norm, dropout", "cnn1d, batch norm last", "resnet"])
+def test_programs_take_turns_in_the_same_memory(name, vectorised):
+    """And what was in it before does not matter."""
+    m, recipe = model(name), replace(RECIPE, optimizer="sgd")
+    d = data(m.in_shape)
+    rows = Rows(m, trace(m), d, CPU, torch.float64)
+    groups = [runs_of(FEW[:4], recipe), runs_of(FEW[3:6], recipe), runs_of(FEW, recipe)]
+    programs = [Fused(rows, list(enumerate(runs)), vectorised) for runs in groups]
+    pieces = rows.workspace._pieces
+    for stopped in (set(), {1}, {1}):
+        for program in programs:
+            for piece in pieces:
+                piece.fill_(math.nan)
+            list(program.advance(stopped))
+    assert rows.workspace._pieces is pieces
+    assert programs[0].outputs.untyped_storage().data_ptr() == programs[1].outputs.untyped_storage().data_ptr()
+    for program, runs in zip(programs, groups, strict=True):
+        for i in set(range(len(runs))) - {1}:
+            assert_equal(program, i, plain(m, d, runs[i])[0])
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_program_is_gone_as_soon_as_nobody_has_it(name):
+    """A cycle would keep its memory, on a GPU gigabytes, until Python happens to look for cycles."""
+    m = model(name)
+    program = fused(m, data(m.in_shape), runs_of(FEW))
+    list(program.advance(set()))
+    alive = weakref.ref(program)
+    gc.disable()
+    try:
+        del program
+        assert alive() is None
+    finally:
+        gc.enable()
+
+
+# --- on an accelerator ----------------------------------------------------------------------------
+
+BOUNDS = [
+    "hardtanh(min_val=-0.5)", "hardtanh(min_val=-0.6)", "hardtanh(max_val=0.5)", "hardtanh(max_val=0.6)",
+    "hardtanh(min_val=learned)", "hardtanh(max_val=learned)",
+]  # fmt: skip
+
+
+class OnDevice(TorchDispatchMode):
+    """Refuses operations with tensors that are not on this device."""
+
+    def __init__(self, device):
+        super().__init__()
+        self.device, self.n = device, 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        where = {x.device.type for x in tree_leaves((args, kwargs, out)) if isinstance(x, torch.Tensor)}
+        assert where <= {self.device}, f"{func} on {where}"
+        self.n += 1
+        return out
+
+
+def refused(*args, **kwargs):
+    raise AssertionError("a number was copied from the host")
+
+
+def test_what_must_not_happen_in_a_captured_step_is_seen():
+    with pytest.raises(AssertionError, match=r"on .*cpu"), OnDevice("meta"):
+        torch.ones(2, device="meta") + torch.ones(())
+    with pytest.raises(RuntimeError, match="meta"), OnDevice("meta"):
+        torch.ones(2, device="meta").sum().item()
+
+
+@pytest.mark.parametrize(
+    ("name", "optimizer"),
+    [("mlp, layer norm, dropout", "adam"), ("cnn1d", "adamw"), ("cnn2d, batch norm", "sgd"), ("resnet", "rmsprop")],
+)
+def test_a_step_and_an_evaluation_never_touch_the_host(name, optimizer, monkeypatch):
+    """What a CUDA graph cannot capture: waiting for a value, tensors elsewhere, copies of Python's numbers. Tried on
+    torch's device without memory, which needs no GPU.
+    """
+    m = model(name)
+    traced, d = trace(m), data(m.in_shape)
+    texts = [*TEXTS, *BOUNDS] if name == "cnn1d" else FEW
+    runs = runs_of(texts, replace(RECIPE, optimizer=optimizer, grad_clip=1.0))
+    monkeypatch.setattr(torch, "Generator", lambda *_: SimpleNamespace(manual_seed=lambda _: None))
+    orders = torch.zeros(RECIPE.steps, RECIPE.batch_size, dtype=torch.long)
+    monkeypatch.setattr("actsearch.training.fused.batch_order", lambda *_: orders)
+    program = Fused(Rows(m, traced, d, torch.device("meta")), list(enumerate(runs)))
+    for owner, maker in ((torch, "tensor"), (torch, "as_tensor"), (torch.Tensor, "new_tensor")):
+        monkeypatch.setattr(owner, maker, refused)
+    with OnDevice("meta") as mode, torch.no_grad():
+        program._one_step()
+        program._validate()
+    assert mode.n > 100
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", MODELS)
+def test_captured_and_eager_are_the_same(name, monkeypatch):
+    """With dropout, and through a compaction, which captures anew."""
+    m = model(name)
+    d = data(m.in_shape)
+    states = []
+    for eager in (3, 10**9):
+        monkeypatch.setattr("actsearch.training.fused.EAGER", eager)
+        program = fused(m, d, runs_of(FEW, replace(RECIPE, optimizer="sgd")), True, device=torch.device("cuda"))
+        rungs = [dict(program.advance(stopped)) for stopped in (set(), {2}, {2})]
+        states.append((program, rungs))
+    (captured, mine), (plainly, wanted) = states
+    for i in set(range(len(FEW))) - {2}:
+        assert [rung[i].val_loss for rung in mine] == pytest.approx([rung[i].val_loss for rung in wanted], rel=1e-9)
+        for key, value in plainly.state_dict(i).items():
+            torch.testing.assert_close(captured.state_dict(i)[key], value, rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.gpu

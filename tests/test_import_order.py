@@ -61,6 +61,8 @@ ORDER = [
     "shape",
     "properties",
     "training.reference",
+    "training.layer",
+    "training.convolution",
     "training.layers",
     "training.losses",
     "training.update",

@@ -9,7 +9,8 @@ from torch import nn
 
 from actsearch.activations.spec import Learned, Spec
 from actsearch.models import Model
-from actsearch.training.layers import NotFusable, Slot, calls, learned_size
+from actsearch.training.layer import NotFusable, Slot
+from actsearch.training.layers import calls, learned_size
 
 LIKE = torch.zeros(4, 5, 6)
 SLOPES = [Spec.of("leaky_relu", {"negative_slope": s}) for s in (0.1, 0.1, 0.3)]
@@ -63,8 +64,8 @@ CONVOLUTIONS = [
 
 
 @pytest.mark.parametrize(("kernel", "stride", "padding"), CONVOLUTIONS)
-@pytest.mark.parametrize("bias", [True, False])
-def test_convolutions_train_as_torchs(kernel, stride, padding, bias):
+@pytest.mark.parametrize(("bias", "vectorised"), [(True, False), (False, False), (True, True), (False, True)])
+def test_convolutions_train_as_torchs(kernel, stride, padding, bias, vectorised):
     two = isinstance(kernel, tuple)
     conv, shape = (nn.Conv2d, (2, 8, 7)) if two else (nn.Conv1d, (2, 11))
 
@@ -80,7 +81,7 @@ def test_convolutions_train_as_torchs(kernel, stride, padding, bias):
         with pytest.raises(NotFusable, match="wholly in its padding"):
             trace(built)
         return
-    program = fused(built, data(shape), runs)
+    program = fused(built, data(shape), runs, vectorised)
     list(program.advance(set()))
     list(program.advance(set()))
     list(program.advance(set()))

@@ -48,7 +48,7 @@ def test_a_net_without_a_fused_form_is_trained_serially_and_says_why():
     assert "GroupNorm" in str(plan)
     with pytest.raises(ActSearchError, match=r"engine=fused.*odd.*GroupNorm"):
         choose("fused", odd(), GOAL, 10, CPU, 2)
-    assert candidates(odd(), GOAL, 10, CPU, 2) == [SERIAL]
+    assert candidates(odd(), GOAL, 10, CPU, 2, 8) == [SERIAL]
 
 
 def test_an_unknown_engine_is_refused():
@@ -103,7 +103,7 @@ def test_tuning_times_each_plan_and_leaves_the_fastest(blobs):
         trainer.load(small(), blobs())
         plan = tune(trainer, small(), runs)
         assert trainer.plan == plan
-    assert "fastest of 5" in str(plan)
+    assert "fastest of 2" in str(plan)  # K = 2 holds them all: larger ones are the same plan
 
 
 def test_what_does_not_fit_is_trained_with_half_as_many_at_once(blobs, monkeypatch):

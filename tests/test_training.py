@@ -268,11 +268,21 @@ def test_processes_train_as_the_plain_loop_in_this_process(results, data):
 def test_a_worker_in_this_process_equals_the_processes(results, data):
     """What an accelerator does: no processes, the Worker is the Trainer's own."""
     trainer = Trainer(torch.device("meta"))
-    trainer.device = CPU
-    trainer.load(model(), data)
     assert trainer.cores == 1
+    trainer._devices = [CPU]
+    trainer.load(model(), data)
     assert same(values(TrainingBatch(trainer, RUNS)), values(results))
     trainer.close()
+
+
+def test_the_one_gpu_of_a_machine_is_named_by_its_number(data, monkeypatch):
+    """As torch.cuda.set_device wants it; so are several, each with a process."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    for name in ("auto", "cuda", "cuda:0"):
+        trainer = Trainer(find_device(name))
+        trainer.load(model(), data)
+        assert trainer._worker.device == torch.device("cuda:0")
 
 
 def test_a_diverged_run_is_recorded_and_repeats_itself(results):

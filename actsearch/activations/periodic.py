@@ -60,7 +60,7 @@ def sinc(x: Tensor) -> Tensor:
     square = torch.where(near, x, 0.0).square()
     series = torch.full_like(square, TAYLOR[-1])
     for coefficient in reversed(TAYLOR[:-1]):
-        series = torch.addcmul(square.new_tensor(coefficient), series, square)
+        series = torch.addcmul(square.new_full((), coefficient), series, square)
     far = torch.where(near, 1.0, x)
     return torch.where(near, series, torch.sin(far) / far)
 

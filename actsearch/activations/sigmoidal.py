@@ -40,8 +40,7 @@ HARDSIGMOID = Activation(
 def hardtanh(x: Tensor, min_val: Value = -1.0, max_val: Value = 1.0) -> Tensor:
     if isinstance(min_val, Tensor) or isinstance(max_val, Tensor):
         # where, not clamp: clamp takes two tensors or two numbers, never one of each
-        low = torch.as_tensor(min_val, dtype=x.dtype, device=x.device)
-        high = torch.as_tensor(max_val, dtype=x.dtype, device=x.device)
+        low, high = (v.to(x.dtype) if isinstance(v, Tensor) else x.new_full((), v) for v in (min_val, max_val))
         return torch.where(x <= low, low, torch.where(x >= high, high, x))
     return F.hardtanh(x, min_val, max_val)
 

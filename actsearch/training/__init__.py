@@ -87,7 +87,7 @@ class Trainer:
         """Gives the model and the data, without the test set, to whoever trains, and says how."""
         self.plan, self.goal = plan, data.goal
         if self._processes is None:
-            self._worker = Worker(model, data.without_test(), self.device)
+            self._worker = Worker(model, data.without_test(), self._devices[0])
             return
         try:
             message = cloudpickle.dumps((model, data.without_test(), self._devices))
@@ -115,7 +115,17 @@ class Trainer:
             answers = list(getattr(self._worker, command)(*arguments))
             self.plan = self._worker.plan
             return iter(answers)
-        return self._processes.ask([cloudpickle.dumps((command, *arguments))] * self.cores)
+        answers = self._processes.ask([cloudpickle.dumps((command, *arguments))] * self.cores)
+        if self.device.type == "cpu":
+            return answers
+        known = list(answers)
+        plans = [plan for _, plan in self._processes.ask([cloudpickle.dumps(("current_plan",))] * self.cores)]
+        self.plan = min(plans, key=lambda plan: (plan.engine == "fused", plan.k))  # where one was short of memory
+        return iter(known)
+
+    def rest(self) -> None:
+        """Ends what is in flight: its memory is free."""
+        self.start([])
 
     def close(self) -> None:
         if self._processes is not None:
@@ -183,14 +193,20 @@ class TrainingBatch:
 
 
 def tune(trainer: Trainer, model: Model, runs: Sequence[Run]) -> Plan:
-    """Times some plans on the first rung of these runs, twice each, one after the other, and takes the fastest."""
+    """Times some plans on a rung of these runs, twice each, one after the other, and takes the fastest.
+
+    Of two rungs the second: in the first a GPU's programs are captured.
+    """
     first = runs[0].recipe
-    plans = candidates(model, trainer.goal, first.batch_size, trainer.device, trainer.cores, first.precision)
+    most = math.ceil(len(runs) / trainer.cores)
+    plans = candidates(model, trainer.goal, first.batch_size, trainer.device, trainer.cores, most, first.precision)
     seconds = [math.inf] * len(plans)
     for _ in range(2):
         for i, plan in enumerate(plans):
             trainer.plan = plan
             trainer.start(runs)
+            if len(first.rungs()) > 1:
+                list(trainer.advance(set()))
             begin = time.perf_counter()
             list(trainer.advance(set()))
             seconds[i] = min(seconds[i], time.perf_counter() - begin)

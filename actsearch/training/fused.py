@@ -7,8 +7,10 @@ Equal to the plain loop (reference.py) in float64; what one run does never depen
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -20,19 +22,14 @@ from actsearch.data import Data
 from actsearch.diagnostics import Diagnostics, collect, measure, probe_rungs, probe_size, weight_layers
 from actsearch.errors import one_line
 from actsearch.models import Model
+from actsearch.training.layer import Binding, Layer, Node, NotFusable, Slot, Value
 from actsearch.training.layers import (
     FUNCTIONS,
     TABLE,
     Activations,
     Add,
-    Binding,
     Flatten,
     Folded,
-    Layer,
-    Node,
-    NotFusable,
-    Slot,
-    Value,
     learned_size,
     spec_at,
 )
@@ -41,7 +38,7 @@ from actsearch.training.reference import NOISE, WEIGHTS, Evaluation, Run, batch_
 from actsearch.training.update import Update
 
 ALIGN = 16  # pieces of a row start at 64 bytes
-EAGER_STEPS = 3  # on a GPU before the step is captured
+EAGER = 3  # times that work on a GPU is done as it is before it is captured
 
 
 @dataclass
@@ -168,6 +165,31 @@ def _of_one(n: torch.fx.Node) -> Callable[[Tensor], Tensor]:
     return lambda x: function(x, *rest, **keywords)
 
 
+class Workspace:
+    """The memory of values and their gradients, which all programs of a process use in turn: the n-th piece that one
+    asks for is the n-th of the others too. What lies in it is gone when another program has had its turn.
+    """
+
+    def __init__(self, device: torch.device, dtype: torch.dtype) -> None:
+        self.device, self.dtype = device, dtype
+        self.pool = torch.cuda.graph_pool_handle() if device.type == "cuda" else None  # of captured temporaries
+        self._pieces: list[Tensor] = []
+        self._next = 0
+
+    def begin(self) -> None:
+        self._next = 0
+
+    def take(self, *shape: int) -> Tensor:
+        """Values of before are still in it."""
+        size, n = math.prod(shape), self._next
+        if n == len(self._pieces):
+            self._pieces.append(torch.empty(0))
+        if self._pieces[n].numel() < size:
+            self._pieces[n] = torch.empty(size, dtype=self.dtype, device=self.device)
+        self._next += 1
+        return self._pieces[n][:size].view(shape)
+
+
 class Rows:
     """The splits of a data set as rows (n, features), channels last, on the device: made once for all programs."""
 
@@ -176,6 +198,7 @@ class Rows:
     ) -> None:
         self.model, self.traced, self.data, self.device, self.dtype = model, traced, data, device, dtype
         self.goal, self.loss = data.goal, CLOSED_FORMS[data.goal.loss]
+        self.workspace = Workspace(device, dtype)
         self._splits: dict[int, tuple[Tensor, Tensor, Tensor, Tensor]] = {}
 
     def of(self, x: Tensor) -> Tensor:
@@ -213,11 +236,11 @@ class Fused:
         self.recipe = self.runs[0].recipe
         self.last: dict[int, Evaluation] = {}
         self.step = 0
+        self.times: Counter[str] = Counter()
         self._rungs = iter(self.recipe.rungs())
         self._probes = probe_rungs(self.recipe.rungs())
         self.nodes = [_with_learned(node, self.runs) for node in self.traced.nodes]
         self._lay_out()
-        self.rows = torch.zeros(len(self.runs), self.n_row, dtype=self.dtype, device=self.device)
         self._load_weights()
         self._load_data()
         self._bind(None)
@@ -241,18 +264,20 @@ class Fused:
     def _load_weights(self) -> None:
         """The initial weights, as the plain loop would have them."""
         places = {node.name: node for node in self.nodes if node.layer is Activations}
+        rows = torch.zeros(len(self.runs), self.n_row, dtype=self.dtype)
         for k, run in enumerate(self.runs):
             net = self.model.build(run.specs, stream(run.seed, WEIGHTS), run.recipe.init).to(self.dtype)
             state = net.state_dict()
             for slot in self.slots:
                 if slot.kind != "learned":
-                    self.rows[k, self.where[slot.name]] = slot.read(state[slot.name]).to(self.device)
+                    rows[k, self.where[slot.name]] = slot.read(state[slot.name])
             for name, node in places.items():
                 learned = list(net.get_submodule(name).parameters())
                 if learned:
                     start = self.where[node.slots[0].name].start
-                    flat = torch.cat([p.detach().reshape(-1) for p in learned]).to(self.device)
-                    self.rows[k, start : start + len(flat)] = flat
+                    flat = torch.cat([p.detach().reshape(-1) for p in learned])
+                    rows[k, start : start + len(flat)] = flat
+        self.rows = rows.to(self.device)
 
     def state_dict(self, index: int) -> dict[str, Tensor]:
         """The net of one run as it is now, by the net's own names."""
@@ -281,7 +306,7 @@ class Fused:
         self.pool_x, self.pool_y = (p[0] if len(p) == 1 else torch.cat(p) for p in (xs, ys))
         self.x_val, self.y_val = (p[0][None] if len(p) == 1 else torch.stack(p) for p in (x_vals, y_vals))
         n, r = len(xs[0]), self.recipe
-        orders = [batch_order(n, r.batch_size, r.steps, seed) for seed in self.seeds]
+        orders = [batch_order(n, r.batch_size, r.steps, seed).int() for seed in self.seeds]
         shift = n if resample else 0
         self.order = torch.stack([order + i * shift for i, order in enumerate(orders)], 1).flatten(1).to(self.device)
         self.noise = [
@@ -294,7 +319,10 @@ class Fused:
         """Gives each layer its memory, for as many runs as there are now."""
         k, batch = len(self.runs), self.recipe.batch_size
         new = lambda *shape: torch.zeros(*shape, dtype=self.dtype, device=self.device)  # noqa: E731
-        self.graph: Any = None
+        take = self.source.workspace.take
+        self.source.workspace.begin()
+        self.graphs: dict[str, torch.cuda.CUDAGraph] = {}
+        self.times.clear()
         self.weights = self.rows[:, : self.n_trained]
         self.gradients = new(k, self.n_trained)
         self.update = Update(
@@ -303,20 +331,21 @@ class Fused:
         self.seed_of = torch.tensor([self.seeds.index(run.seed) for run in self.runs], device=self.device)
         self.counter = torch.full((1,), self.step, device=self.device)
         start = self.traced.start
-        start.data = new(k, *start.fused_shape, batch)
+        start.data = take(k, *start.fused_shape, batch)
         for node in self.nodes:
             node.out.grad = None
             if node.layer is Flatten:
                 node.out.data = node.inputs[0].data.view(k, *node.out.shape, batch)
             else:
-                node.out.data = new(k, *node.out.fused_shape, batch)
+                node.out.data = take(k, *node.out.fused_shape, batch)
         end = self.nodes[-1].out
-        end.grad = torch.zeros_like(end.data)
-        bound = Binding(k, batch, [run.specs for run in self.runs], self._views, self._keep_mask, self.vectorised)
+        end.grad = take(*end.data.shape)
+        keep_mask = partial(_keep_mask, self.noise, self.seed_of, self.recipe.batch_size, self.dtype)
+        bound = Binding(k, batch, [run.specs for run in self.runs], self._views, keep_mask, self.vectorised)
         self.layers: list[Layer] = []
-        self.sums: list[Tensor] = []  # gradients of values with several consumers
+        self.merged: list[Tensor] = []  # gradients of values with several consumers
         for node in reversed(self.nodes):
-            layer = node.layer(node, bound)
+            layer = node.layer.bind(node, bound)
             gradients = [self._gradient_for(node, value) for value in node.inputs]
             layer.gx = gradients[0]
             if isinstance(layer, Add):
@@ -328,25 +357,26 @@ class Fused:
         # what the loss and the batches need
         self.outputs, self.g_outputs = end.data, end.grad
         n_seeds = len(self.seeds)
-        self.target = new(k, *end.shape, batch)
+        self.target = take(k, *end.shape, batch)
         self.input = start.data.view(k, -1, batch)
-        self._x, self._y = new(n_seeds, self.input.shape[1], batch), new(n_seeds, *end.shape, batch)
-        self.losses = new(k)
+        self._x, self._y = take(n_seeds, self.input.shape[1], batch), take(n_seeds, *end.shape, batch)
+        self.losses, self.sums = new(k), new(2, k)
 
     def _gradient_for(self, node: Node, value: Value) -> Tensor | None:
         """Where a layer writes the gradient of one of its inputs."""
+        take = self.source.workspace.take
         if value is self.traced.start:
             return None
         if value.n_consumers > 1:
             if value.grad is None:
-                value.grad = torch.zeros_like(value.data)
-                self.sums.append(value.grad)
-            return torch.zeros_like(value.data)
+                value.grad = take(*value.data.shape)
+                self.merged.append(value.grad)
+            return take(*value.data.shape)
         assert node.out.grad is not None
         if node.layer is Flatten:
             value.grad = node.out.grad.view(value.data.shape)
         else:
-            value.grad = node.out.grad if node.layer.in_place else torch.zeros_like(value.data)
+            value.grad = node.out.grad if node.layer.in_place else take(*value.data.shape)
         return value.grad
 
     def _views(self, slot: Slot) -> tuple[Tensor, Tensor]:
@@ -355,21 +385,12 @@ class Fused:
         values = self.rows[:, where].view(k, *slot.shape)
         return values, values if slot.kind == "buffer" else self.gradients[:, where].view(k, *slot.shape)
 
-    def _keep_mask(self, shape: tuple[int, ...], p: float) -> Tensor:
-        """Dropout's factors (K, *positions, C, B): drawn once per seed, in the net's layout, as torch draws them."""
-        masks = []
-        for generator in self.noise:
-            kept = torch.empty(self.recipe.batch_size, *shape, dtype=self.dtype, device=self.device)
-            kept.bernoulli_(1 - p, generator=generator).div_(1 - p)
-            masks.append(kept.permute(*range(2, kept.dim()), 1, 0))
-        return torch.stack(masks).index_select(0, self.seed_of)
-
     def _forward(self, training: bool) -> None:
         for layer in self.layers:
             layer.forward(training)
 
     def _backward(self) -> None:
-        for total in self.sums:
+        for total in self.merged:
             total.zero_()
         for layer in reversed(self.layers):
             layer.backward()
@@ -394,22 +415,25 @@ class Fused:
     def _advance_to(self, stop: int) -> None:
         with torch.no_grad():
             while self.step < stop:
-                if self.device.type == "cuda" and self.step >= EAGER_STEPS:
-                    self._replay()
-                else:
-                    self._one_step()
+                self._do(self._one_step)
                 self.step += 1
 
-    def _replay(self) -> None:
-        """One step by a captured CUDA graph: one launch instead of a hundred."""
-        if self.graph is None:
+    def _do(self, work: Callable[[], None]) -> None:
+        """Work on tensors that stay where they are. On a GPU a captured graph of it: one launch instead of hundreds."""
+        name = work.__name__
+        self.times[name] += 1
+        if self.device.type != "cuda" or self.times[name] <= EAGER:
+            work()
+            return
+        if name not in self.graphs:
             torch.cuda.synchronize(self.device)
-            self.graph = torch.cuda.CUDAGraph()
+            graph = torch.cuda.CUDAGraph()
             for generator in self.noise:
-                self.graph.register_generator_state(generator)
-            with torch.cuda.graph(self.graph):
-                self._one_step()
-        self.graph.replay()
+                graph.register_generator_state(generator)
+            with torch.cuda.graph(graph, pool=self.source.workspace.pool):
+                work()
+            self.graphs[name] = graph
+        self.graphs[name].replay()
 
     # --- rungs ------------------------------------------------------------------------------------
 
@@ -424,7 +448,9 @@ class Fused:
             self.losses.zero_()
             self._advance_to(stop)
             train_loss = (self.losses / (stop - before)).tolist()
-            metric, val_loss = self._score(self.x_val, self.y_val)
+            with torch.no_grad():
+                self._do(self._validate)
+            metric, val_loss = self._scores(self.x_val.shape[1])
             inside = self._diagnose() if stop in self._probes else [None] * len(self.runs)
             for index, m, v, t, d in zip(self.indices, metric, val_loss, train_loss, inside, strict=True):
                 if math.isfinite(t) and math.isfinite(v):
@@ -437,28 +463,38 @@ class Fused:
         """(metric, loss) of every run's net on the test set; what guessing scores for those that diverged."""
         scores: dict[int, tuple[float, float]] = {}
         if self.runs:
-            metric, losses = self._score(self.source.of(x)[None], self.source.answers(y)[None])
+            with torch.no_grad():
+                self._add_up(self.source.of(x)[None], self.source.answers(y)[None])
+            metric, losses = self._scores(len(x))
             scores = dict(zip(self.indices, zip(metric, losses, strict=True), strict=True))
         for index, at in self.last.items():
             yield index, self.source.goal.guess if at.diverged else scores[index]
 
-    def _score(self, x: Tensor, y: Tensor) -> tuple[list[float], list[float]]:
-        """x: (1 or seeds, n, features), y: (1 or seeds, n, …)."""
-        n, batch, k, goal = x.shape[1], self.recipe.batch_size, len(self.runs), self.source.goal
-        scores, losses = (torch.zeros(k, dtype=self.dtype, device=self.device) for _ in range(2))
+    def _validate(self) -> None:
+        self._add_up(self.x_val, self.y_val)
+
+    def _add_up(self, x: Tensor, y: Tensor) -> None:
+        """Sums of losses and scores into `sums`. x: (1 or seeds, n, features), y: (1 or seeds, n, …)."""
+        n, batch, goal = x.shape[1], self.recipe.batch_size, self.source.goal
         rows = self.seed_of if len(x) > 1 else torch.zeros_like(self.seed_of)
-        with torch.no_grad():
-            for start in range(0, n, batch):
-                size = min(batch, n - start)
-                self._show(x[:, start : start + size])
-                ys = y[:, start : start + size].index_select(0, rows)
-                self._forward(training=False)
-                outputs = self.outputs[:, :, :size]
-                losses += self.source.loss.total(outputs, ys)
-                if goal.score is not None:
-                    scores += goal.score(outputs.mT, ys).sum(1)
+        losses, scores = self.sums.zero_()
+        for start in range(0, n, batch):
+            size = min(batch, n - start)
+            self._show(x[:, start : start + size])
+            ys = y[:, start : start + size].index_select(0, rows)
+            self._forward(training=False)
+            outputs = self.outputs[:, :, :size]
+            losses += self.source.loss.total(outputs, ys)
+            if goal.score is not None:
+                scores += goal.score(outputs.mT, ys).sum(1)
+
+    def _scores(self, n: int) -> tuple[list[float], list[float]]:
+        """Metrics and mean losses of n examples, from `sums`."""
+        losses, scores = self.sums
         means = (losses / n).tolist()
-        return [goal.value(*pair) for pair in zip(means, (scores.double() / n).tolist(), strict=True)], means
+        return [
+            self.source.goal.value(*pair) for pair in zip(means, (scores.double() / n).tolist(), strict=True)
+        ], means
 
     def _show(self, x: Tensor) -> None:
         """Examples become the input's first columns. x: (1 or seeds, at most a batch, features)."""
@@ -487,6 +523,18 @@ class Fused:
         if rows:
             self.rows, state = self.rows[keep], self.update.kept(keep)
             self._bind(state)
+
+
+def _keep_mask(
+    noise: Sequence[torch.Generator], seed_of: Tensor, batch: int, dtype: torch.dtype, shape: tuple[int, ...], p: float
+) -> Tensor:
+    """Dropout's factors (K, *positions, C, B): drawn once per seed, in the net's layout, as torch draws them."""
+    masks = []
+    for generator in noise:
+        kept = torch.empty(batch, *shape, dtype=dtype, device=seed_of.device)
+        kept.bernoulli_(1 - p, generator=generator).div_(1 - p)
+        masks.append(kept.permute(*range(2, kept.dim()), 1, 0))
+    return torch.stack(masks).index_select(0, seed_of)
 
 
 def _with_learned(node: Node, runs: Sequence[Run]) -> Node:

@@ -1,20 +1,10 @@
-"""The table of layers that are trained fused: for each, K runs at once, its forward and its backward pass.
-
-Every value is one tensor (K, *positions, channels, batch): a batch of features (K, F, B), of sequences
-(K, L, C, B), of images (K, H, W, C, B). With the batch last, a product with weights (out, in) fills the lanes
-of a CPU whatever the widths are (25 channels: 80 GF/s against 52 with the batch first), a window of a
-convolution is a view, and what has no weights does not care.
-
-A layer is bound to its tensors once and then called; forward and backward write into memory that is there.
-"""
+"""The table of layers that are trained fused: for each, K runs at once, its forward and its backward pass."""
 
 from __future__ import annotations
 
-import itertools
 import math
 import operator
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -24,109 +14,8 @@ from torch import Tensor, nn
 from actsearch.activations.activation import Activation
 from actsearch.activations.kernels import KERNELS, Kernel
 from actsearch.activations.spec import ActivationModule, Learned, Spec
-
-
-class NotFusable(Exception):
-    """Why a model trains one run after the other."""
-
-
-@dataclass
-class Value:
-    """What flows between layers. shape: one example's, as the net has it: (F,), (C, L) or (C, H, W)."""
-
-    shape: tuple[int, ...]
-    n_consumers: int = 0
-    data: Tensor = field(init=False)
-    grad: Tensor | None = None
-
-    @property
-    def fused_shape(self) -> tuple[int, ...]:
-        """(*positions, channels)."""
-        return (*self.shape[1:], self.shape[0])
-
-
-@dataclass(frozen=True)
-class Slot:
-    """A parameter or buffer of the net as a piece of each run's row.
-
-    name: in the net's state_dict. shape: in the row. order: of the net's elements there, None if it is theirs.
-    kind: weight, learned (of an activation: no weight decay) or buffer (not trained).
-    """
-
-    name: str
-    shape: tuple[int, ...]
-    order: Tensor | None = None
-    kind: str = "weight"
-
-    @property
-    def size(self) -> int:
-        return math.prod(self.shape)
-
-    def read(self, tensor: Tensor) -> Tensor:
-        flat = tensor.detach().reshape(-1)
-        return flat if self.order is None else flat[self.order]
-
-    def write(self, flat: Tensor, shape: torch.Size) -> Tensor:
-        """The other way: the net's own tensor from its piece of a row."""
-        if self.order is None:
-            return flat.clone().view(shape)
-        return torch.empty_like(flat).index_copy_(0, self.order, flat).view(shape)
-
-
-@dataclass
-class Node:
-    """A layer of the net before it is bound: what it is, on which values, with which slots."""
-
-    layer: type[Layer]
-    inputs: list[Value]
-    out: Value
-    module: Any = None
-    name: str = ""
-    slots: list[Slot] = field(default_factory=list)
-    place: int = 0  # of an activation among the net's
-    width: int = 1  # of its learned parameters: one per channel, or one in all
-
-
-@dataclass
-class Binding:
-    """What a layer is bound to. of: (values, gradients) of a slot, each (K, *slot.shape); gradients None for buffers.
-    noise: (batch, *shape) uniform draws of each run's own stream, one call after the other.
-    """
-
-    n_runs: int
-    batch: int
-    specs: Sequence[Sequence[Spec]]
-    of: Callable[[Slot], tuple[Tensor, Tensor]]
-    keep_mask: Callable[[tuple[int, ...], float], Tensor]
-    vectorised: bool
-
-
-class Layer:
-    """in_place: its backward may write its input's gradient over its output's."""
-
-    in_place = False
-
-    @classmethod
-    def slots(cls, name: str, module: Any, shape: tuple[int, ...], order: Tensor | None) -> list[Slot]:
-        """What it keeps in the rows. shape: of an input. order: of its features, None if it is the net's own.
-
-        Raises NotFusable for what this layer has no fused form of.
-        """
-        if order is not None:
-            raise NotFusable(f"{name}: something but a linear layer stands behind a flatten of several channels")
-        return []
-
-    def __init__(self, node: Node, bound: Binding) -> None:
-        self.x, self.y = node.inputs[0].data, node.out.data
-        self.gx: Tensor | None = None  # set before the first backward; None: the input is the data
-        self.adds: list[Any] = []  # (sum, gx) where other layers have the same input
-        self.gy: Tensor = node.out.grad  # pyright: ignore[reportAttributeAccessIssue]
-
-    def forward(self, training: bool) -> None:
-        raise NotImplementedError
-
-    def backward(self) -> None:
-        raise NotImplementedError
+from actsearch.training.convolution import Conv
+from actsearch.training.layer import Binding, Layer, Node, NotFusable, Slot
 
 
 class Linear(Layer):
@@ -158,102 +47,6 @@ class Linear(Layer):
             torch.sum(self.gy, -1, keepdim=True, out=self.gb)
         if self.gx is not None:
             torch.bmm(self.w.mT, self.gy, out=self.gx)
-
-
-class Conv(Layer):
-    """1-D and 2-D convolution, output position by output position.
-
-    The taps of a window that lie side by side in memory are one matrix (taps × channels, batch), a view of the
-    input; padding is a window with fewer taps. Products add to what is there, so overlaps cost no pass of their own.
-    """
-
-    @classmethod
-    def slots(cls, name: str, module: Any, shape: tuple[int, ...], order: Tensor | None) -> list[Slot]:
-        super().slots(name, module, shape, order)
-        if (
-            len(shape) != len(module.kernel_size) + 1
-            or module.groups != 1
-            or set(module.dilation) != {1}
-            or module.padding_mode != "zeros"
-        ):
-            raise NotFusable(f"{name}: a convolution with groups, dilation or padding_mode has no fused form")
-        if isinstance(module.padding, str):
-            raise NotFusable(f"{name}: padding='{module.padding}' has no fused form; write it as a number")
-        n, m, *kernel = module.weight.shape
-        if any(p >= k for p, k in zip(module.padding, kernel, strict=True)):
-            raise NotFusable(f"{name}: a convolution with windows wholly in its padding has no fused form")
-        inner = torch.arange(module.weight.numel()).view(n, m, -1).transpose(1, 2).reshape(-1)
-        bias = [] if module.bias is None else [Slot(f"{name}.bias", (n, 1))]
-        return [Slot(f"{name}.weight", (n, math.prod(kernel) * m), inner), *bias]
-
-    def __init__(self, node: Node, bound: Binding) -> None:
-        super().__init__(node, bound)
-        self.w, self.gw = bound.of(node.slots[0])
-        self.b, self.gb = bound.of(node.slots[1]) if len(node.slots) > 1 else (None, None)
-        module, channels = node.module, node.inputs[0].shape[0]
-        self._calls = [
-            (self._positions(self.y, out), self._taps(self.w, taps, channels), self._window(self.x, where), taps, where,
-             out, first)
-            for out, first, taps, where in self._windows(module, node.inputs[0].shape[1:], node.out.shape[1:])
-        ]  # fmt: skip
-        self._channels = channels
-        self._back: list[tuple[Tensor, ...]] | None = None
-
-    @staticmethod
-    def _windows(module: Any, size: tuple[int, ...], out_size: tuple[int, ...]):
-        """(output position, first of it, range of taps, where they read): taps side by side in memory at a time."""
-        *outer_kernel, last_kernel = module.kernel_size
-        for out in itertools.product(*map(range, out_size)):
-            at = [o * s - p for o, s, p in zip(out, module.stride, module.padding, strict=True)]
-            low, high = max(0, -at[-1]), min(last_kernel, size[-1] - at[-1])
-            first = True
-            for outer in itertools.product(*map(range, outer_kernel)):
-                place = [a + k for a, k in zip(at[:-1], outer, strict=True)]
-                if low >= high or any(not 0 <= p < n for p, n in zip(place, size[:-1], strict=True)):
-                    continue
-                row = 0
-                for k, n in zip(outer, outer_kernel, strict=True):
-                    row = row * n + k
-                taps = (row * last_kernel + low, row * last_kernel + high)
-                yield out, first, taps, (*place, slice(at[-1] + low, at[-1] + high))
-                first = False
-
-    @staticmethod
-    def _positions(tensor: Tensor, out: tuple[int, ...]) -> Tensor:
-        return tensor[(slice(None), *out)]
-
-    @staticmethod
-    def _taps(weight: Tensor, taps: tuple[int, int], channels: int) -> Tensor:
-        return weight[:, :, taps[0] * channels : taps[1] * channels]
-
-    @staticmethod
-    def _window(tensor: Tensor, where: tuple[Any, ...]) -> Tensor:
-        part = tensor[(slice(None), *where)]
-        return part.view(len(part), -1, part.shape[-1])
-
-    def forward(self, training: bool) -> None:
-        for y, w, x, _, _, _, first in self._calls:
-            if first and self.b is None:
-                torch.bmm(w, x, out=y)
-            else:
-                torch.baddbmm(self.b if first else y, w, x, out=y)  # pyright: ignore[reportArgumentType]
-
-    def backward(self) -> None:
-        if self._back is None:
-            self._back = [
-                (self._positions(self.gy, out), self._taps(self.gw, taps, self._channels), x.mT, w.mT)
-                + (() if self.gx is None else (self._window(self.gx, where),))
-                for _, w, x, taps, where, out, _ in self._calls
-            ]
-        self.gw.zero_()
-        for gy, gw, x, *_ in self._back:
-            torch.baddbmm(gw, gy, x, out=gw)
-        if self.gb is not None:
-            torch.sum(self.gy, (*range(1, self.gy.dim() - 2), self.gy.dim() - 1), out=self.gb.squeeze(-1))
-        if self.gx is not None:
-            self.gx.zero_()
-            for gy, _, _, w, gx in self._back:
-                torch.baddbmm(gx, w, gy, out=gx)
 
 
 class Norm(Layer):
@@ -293,9 +86,11 @@ class Norm(Layer):
             var, mean = torch.var_mean(self.x, self.over, correction=0, keepdim=True)
             for into, new in zip(self.running, (mean, var * (self.n / max(self.n - 1, 1))), strict=False):
                 into.lerp_(new, self.momentum)
-        self.scale = (var + self.eps).rsqrt_()
-        self.normed = (self.x - mean).mul_(self.scale)
-        torch.addcmul(self.b, self.normed, self.w, out=self.y)
+        scale = (var + self.eps).rsqrt_()
+        normed = (self.x - mean).mul_(scale)
+        torch.addcmul(self.b, normed, self.w, out=self.y)
+        if training:
+            self.scale, self.normed = scale, normed
 
     def backward(self) -> None:
         torch.sum(self.gy, self.outside, keepdim=True, out=self.gb)
@@ -304,6 +99,7 @@ class Norm(Layer):
             g = self.gy * self.w
             g.sub_(g.mean(self.over, keepdim=True) + self.normed * (g * self.normed).mean(self.over, keepdim=True))
             torch.mul(g, self.scale, out=self.gx)
+        del self.scale, self.normed
 
 
 class Dropout(Layer):
@@ -323,6 +119,7 @@ class Dropout(Layer):
     def backward(self) -> None:
         if self.gx is not None:
             torch.mul(self.gy, self.mask, out=self.gx)
+        del self.mask
 
 
 class Folded(Layer):
@@ -358,6 +155,7 @@ class Folded(Layer):
         if self.gx is not None:
             (grad,) = torch.autograd.grad(self._out, self._in, self._natural(self.gy))
             self.gx.copy_(self._fused(grad))
+            del self._out, self._in
 
 
 class Flatten(Layer):
@@ -523,6 +321,7 @@ class Trained:
             for (_, into), grad in zip(self.learned.values(), grads[1:], strict=True):
                 into.copy_(grad)
             gx.copy_(grads[0])
+            del self._out, self._in
             return
         params = {**self.fixed, **{name: value for name, (value, _) in self.learned.items()}}
         grad_x, grads = self.activation.backward(gy, self.x, **params)

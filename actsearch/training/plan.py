@@ -19,8 +19,9 @@ from actsearch.activations.spec import Spec
 from actsearch.errors import ActSearchError, unknown
 from actsearch.goal import Goal
 from actsearch.models import Model
+from actsearch.training.convolution import Conv
 from actsearch.training.fused import Traced, trace
-from actsearch.training.layers import NotFusable
+from actsearch.training.layer import NotFusable
 from actsearch.training.losses import CLOSED_FORMS
 
 ENGINES = ("auto", "serial", "fused", "tune")
@@ -101,14 +102,20 @@ def _fusable(model: Model, goal: Goal) -> Traced:
 
 
 def candidates(
-    model: Model, goal: Goal, batch_size: int, device: torch.device, processes: int, precision: str = "float32"
+    model: Model,
+    goal: Goal,
+    batch_size: int,
+    device: torch.device,
+    processes: int,
+    n_runs: int,
+    precision: str = "float32",
 ) -> list[Plan]:
-    """The plans that engine=tune times."""
+    """The plans that engine=tune times, with n_runs in each process."""
     plans = [choose("serial", model, goal, batch_size, device, processes)]
     if precision == "bf16":
         return plans
     try:
-        most = room(_fusable(model, goal), batch_size, device, processes)
+        most = min(n_runs, room(_fusable(model, goal), batch_size, device, processes))
     except NotFusable:
         return plans
     sizes = (4, 8, 16, 32) if device.type == "cpu" else (32, 64, 128, 256)
@@ -119,6 +126,10 @@ def room(traced: Traced, batch_size: int, device: torch.device, processes: int) 
     """How many runs of a program fit into a share of this machine's memory; at least 1."""
     weights = sum(slot.size for node in traced.nodes for slot in node.slots)
     values = sum(math.prod(node.out.shape) for node in traced.nodes) + math.prod(traced.start.shape)
+    if device.type != "cpu":  # the windows of the largest convolution, and their gradients
+        convolutions = [node for node in traced.nodes if node.layer is Conv]
+        windows = [node.slots[0].size // node.out.shape[0] * math.prod(node.out.shape[1:]) for node in convolutions]
+        values += max(windows, default=0)
     per_run = 4 * (5 * weights + 3 * values * batch_size)  # weights, gradients, optimizer; values, theirs, temporaries
     if device.type == "cuda":
         total = torch.cuda.get_device_properties(device).total_memory

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from actsearch.activations.spec import print_net
 from actsearch.data import Data, Split
 from actsearch.models import Model
+from actsearch.recipe import use_precision
 from actsearch.training.fused import Fused, Rows, trace
 from actsearch.training.plan import SERIAL, Plan
 from actsearch.training.reference import WEIGHTS, Evaluation, Run, score, stream, train
@@ -86,8 +87,7 @@ class Worker:
         self.plan, self._runs, self._rungs, self._parts = plan, runs, [], []
         if self.device.type == "cuda" and runs:
             torch.cuda.set_device(self.device)
-            tf32 = runs[0][1].recipe.precision == "tf32"
-            torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32
+            use_precision(runs[0][1].recipe)
         self._in_memory(list)
 
     def _divide(self, runs: Sequence[tuple[int, Run]]) -> list[list[tuple[int, Run]]]:
@@ -107,7 +107,9 @@ class Worker:
         return parts + ([alone] if alone else [])
 
     def _fused(self, run: Run) -> bool:
-        return self.plan.engine == "fused" and all(spec.activation.fusable for spec in run.specs)
+        """A user's own function may do what cannot be captured: on a GPU it trains by the plain loop."""
+        own = self.device.type == "cuda" and any(spec.activation.family == "own" for spec in run.specs)
+        return self.plan.engine == "fused" and not own and all(spec.activation.fusable for spec in run.specs)
 
     def _part(self, runs: list[tuple[int, Run]]) -> Serial | Fused:
         if not self._fused(runs[0][1]):
@@ -124,7 +126,9 @@ class Worker:
         return [answer for part in self._parts for answer in part.advance(stopped)]
 
     def _in_memory(self, work: Callable[[], list[Any]]) -> list[Any]:
-        """Works; with half of K if that takes more memory than there is. What was trained is then trained again."""
+        """Works; with half of K if that takes more memory than there is, at last one by one. What was trained is then
+        trained again.
+        """
         while True:
             try:
                 if not self._parts:
@@ -133,11 +137,18 @@ class Worker:
                         self._advance(stopped)
                 return work()
             except torch.OutOfMemoryError:
-                if self.plan.k == 1:
+                if self.plan.engine == "serial":
                     raise
+            # only here: in the block above its traceback holds the tensors
+            if self.plan.k > 1:
                 self.plan = replace(self.plan, k=self.plan.k // 2, why="halved, out of memory")
-                self._parts = []
-                torch.cuda.empty_cache()
+            else:
+                self.plan = replace(self.plan, engine="serial", why="out of memory fused")
+            self._parts, self._rows = [], None
+            torch.cuda.empty_cache()
+
+    def current_plan(self) -> list[tuple[str, Plan]]:
+        return [("plan", self.plan)]
 
     def score(self, x: Tensor, y: Tensor) -> Iterator[tuple[int, tuple[float, float]]]:
         for part in self._parts:
