@@ -9,7 +9,6 @@ import math
 import statistics
 import weakref
 from dataclasses import replace
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -373,6 +372,16 @@ class OnDevice(TorchDispatchMode):
         return out
 
 
+class NoGenerator:
+    """Of a device that has none: torch's own is used."""
+
+    def __init__(self, device="cpu"):
+        self.device = device
+
+    def manual_seed(self, seed):
+        return None
+
+
 def refused(*args, **kwargs):
     raise AssertionError("a number was copied from the host")
 
@@ -396,7 +405,7 @@ def test_a_step_and_an_evaluation_never_touch_the_host(name, optimizer, monkeypa
     traced, d = trace(m), data(m.in_shape)
     texts = [*TEXTS, *BOUNDS] if name == "cnn1d" else FEW
     runs = runs_of(texts, replace(RECIPE, optimizer=optimizer, grad_clip=1.0))
-    monkeypatch.setattr(torch, "Generator", lambda *_: SimpleNamespace(manual_seed=lambda _: None))
+    monkeypatch.setattr(torch, "Generator", NoGenerator)
     orders = torch.zeros(RECIPE.steps, RECIPE.batch_size, dtype=torch.long)
     monkeypatch.setattr("actsearch.training.fused.batch_order", lambda *_: orders)
     program = Fused(Rows(m, traced, d, torch.device("meta")), list(enumerate(runs)))
