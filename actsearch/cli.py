@@ -369,7 +369,7 @@ def _cost(
     device, split, n = find_device(job.device), job.data.split(0), job.recipe.batch_size
     x, y = split.x_train[:n].to(device), split.y_train[:n].to(device)
     net = job.model.build((relu,), 0, job.recipe.init).to(device)
-    shapes = [cost.first_shape(net, x), cost.LARGE] if shape is None else [shape]
+    shapes = [cost.first_shape(net, x), cost.large_shape(device)] if shape is None else [shape]
     chosen = cost.settings(shapes, dtypes, memory_formats, compiled)
     make_folder(job.folder)
     terminal, found = Terminal(), []

@@ -18,15 +18,16 @@ from torch import Tensor, nn
 from actsearch.activations.spec import ActivationModule, Spec
 from actsearch.errors import ActSearchError, one_line, unknown
 from actsearch.models import Model
-from actsearch.recipe import Recipe, make_optimizer
+from actsearch.recipe import Recipe, make_optimizer, use_precision
 
 REPETITIONS = 20
 BLOCKS = 3  # of a repetition: the least of them counts
 SECONDS_EACH = 0.0015  # of a block: long beside the clock's grain
 LEAST_WARM = 3  # calls before any is timed
 Loss = Callable[[Tensor, Tensor], Tensor]
-HELD_BYTES = 16 * 2**20  # of graphs that are built before the first is walked back
+HELD_BYTES = 16 * 2**20  # of graphs that are built before the first is walked back, on a CPU
 LARGE = (16, 64, 32, 32)  # a batch of a convolution's outputs: 4 MiB in float32, beyond a core's own caches
+LARGE_CUDA = (256, 64, 56, 56)  # 196 MiB: beyond a GPU's caches, and longer than a launch takes
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
 MEMORY_FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 Watch = Callable[[int], tuple[float, ...]]
@@ -59,26 +60,14 @@ def one_thread() -> Iterator[None]:
 # --- of a net -------------------------------------------------------------------------------------
 
 
-def latency_us(net: nn.Module, x: Tensor, blocks: int = 5, repeats: int = 20) -> float:
-    """Time in µs of one forward pass of `net` on x: (batch, …), on x's device, after warming up.
+def latency_us(net: nn.Module, recipe: Recipe, x: Tensor, budget_s: float = 1.0) -> float:
+    """Time in µs of one forward pass of `net` on x: (batch, …), on x's device, as `measure` takes it: the median.
 
-    The least of `blocks` medians: what else the machine does only ever adds time. A measurement still: a search
-    that has it as an objective repeats only roughly.
+    A measurement: a search that has it as an objective repeats only roughly.
     """
-    net = net.to(x.device).eval()
-    medians = []
-    with torch.no_grad():
-        for _ in range(10):
-            net(x)
-        for _ in range(blocks):
-            times = []
-            for _ in range(repeats):
-                start = time.perf_counter()
-                net(x)
-                _wait(x.device)
-                times.append((time.perf_counter() - start) * 1e6)
-            medians.append(statistics.median(times))
-    return min(medians)
+    use_precision(recipe)
+    ((times,),) = _in_turns([_watch(_inference(net.to(x.device), x), x.device)], budget_s)
+    return statistics.median(times)
 
 
 def measure(
@@ -90,6 +79,7 @@ def measure(
     budget_s: about how long it may take in all; nets that are too slow for it have fewer repetitions, two at least.
     Global random states are left as they are.
     """
+    use_precision(recipe)
     with torch.random.fork_rng([x.device] if x.is_cuda else []):  # dropout draws
         return _measured(nets, recipe, x, y, loss, budget_s)
 
@@ -130,7 +120,7 @@ def _work(
 ) -> tuple[Callable[[], None], Callable[[], None], float]:
     """A training step, and a forward pass in eval mode, as functions to time; MiB that a step keeps."""
     optimizer = make_optimizer(net, replace(recipe, lr=1e-12))  # a net that learns this one batch would be another net
-    inference = copy.deepcopy(net).eval()
+    forward = _inference(copy.deepcopy(net), x)
     net.train()
 
     def training_loss() -> Tensor:
@@ -145,14 +135,21 @@ def _work(
             nn.utils.clip_grad_norm_(net.parameters(), recipe.grad_clip)
         optimizer.step()
 
-    def forward() -> None:
-        with torch.no_grad():
-            inference(x)
-
     _, saved = saved_storages(training_loss)
     for tensor in (x, y, *net.parameters(), *net.buffers()):
         saved.pop(_address(tensor), None)
     return step, forward, sum(saved.values()) / 2**20
+
+
+def _inference(net: nn.Module, x: Tensor) -> Callable[[], None]:
+    """A forward pass in eval mode, as a function to time."""
+    net.eval()
+
+    def forward() -> None:
+        with torch.no_grad():
+            net(x)
+
+    return forward
 
 
 def step_costs(
@@ -170,6 +167,11 @@ def step_costs(
         except (ActSearchError, RuntimeError) as error:
             left_out[str(spec)] = one_line(error)
     return dict(zip(nets, measure(list(nets.values()), recipe, x, y, loss, budget_s), strict=True)), left_out
+
+
+def large_shape(device: torch.device) -> tuple[int, ...]:
+    """Of a tensor whose time is that of the memory."""
+    return LARGE_CUDA if device.type == "cuda" else LARGE
 
 
 def first_shape(net: nn.Module, x: Tensor) -> tuple[int, ...]:
@@ -219,8 +221,8 @@ def _clock(device: torch.device) -> float:
 
 
 def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+    if device.type in ("cuda", "mps"):
+        getattr(torch, device.type).synchronize()
 
 
 # --- of an activation by itself -------------------------------------------------------------------
@@ -374,7 +376,8 @@ def _bare(spec: Spec, setting: Setting, device: torch.device) -> tuple[Watch | N
         cost, saved_mib=sum(saved.values()) / 2**20, saves_output=set(saved) == {_address(y)},
         compile_s=seconds if setting.compiled else None,
     )  # fmt: skip
-    return _there_and_back(call, x, inputs, grad, max(1, HELD_BYTES // held), device), cost
+    room = torch.cuda.mem_get_info(device)[0] // 4 if device.type == "cuda" else HELD_BYTES
+    return _there_and_back(call, x, inputs, grad, max(1, room // held), device), cost
 
 
 def _there_and_back(

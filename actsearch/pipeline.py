@@ -101,6 +101,9 @@ def run(job: Job, terminal: Terminal, processes: Processes | None = None, starte
     compare_all = job.confirm.finalists == "all"
     n_trials = 0 if compare_all else job.study.n_trials or len(job.space.enumerate())
     everything = stage.with_baseline(job.space.nets(), job.confirm.baseline) if compare_all else []
+    if processes is not None and device.type != "cpu":
+        processes.close()
+        processes = None
     n_processes = len(devices_of(device, len(processes or ()) or None))
     plan = choose(job.engine, job.model, job.data.goal, job.largest_batch, device, n_processes, job.recipe.precision)
     make_folder(job.folder)
@@ -112,7 +115,7 @@ def run(job: Job, terminal: Terminal, processes: Processes | None = None, starte
         if job.config_yaml:
             write_text(job.folder / "config.yaml", job.config_yaml)
         before = records(study)
-        trainer = stack.enter_context(Trainer(device, processes=processes if device.type == "cpu" else None))
+        trainer = stack.enter_context(Trainer(device, processes=processes))
         trainer.load(job.model, job.data, plan)
         noted = settle_plan(job, study, trainer)
         job.data.source.prepare_test()
@@ -188,14 +191,14 @@ def run(job: Job, terminal: Terminal, processes: Processes | None = None, starte
             study.set_user_attr("target_accuracy", TARGET * accuracy)
         target = study.user_attrs.get("target_accuracy")
         if job.confirm.metric == "time_to_accuracy_s":
-            settle_costs(job, study, chosen, device)  # now: with until_decided they decide
+            settle_costs(job, study, chosen, trainer)  # now: with until_decided they decide
         costs = stored_costs(study, chosen)
         runs = drive(
             stage.confirm(storage, job.name, chosen, trainer, job.data, job.recipe, job.confirm, target, costs)
         )
         clock.lap("finalists_s")
         terminal.end()
-        settle_costs(job, study, chosen, device)
+        settle_costs(job, study, chosen, trainer)
         clock.lap("cost_s")
         result = make_result(job, study, storage, chosen, runs)
         if result.earlier_looks:
@@ -240,11 +243,12 @@ def note_environment(study: optuna.Study, device: torch.device) -> None:
         study.set_user_attr("environments", [*before, now])
 
 
-def settle_costs(job: Job, study: optuna.Study, chosen: Sequence[Candidate], device: torch.device) -> None:
+def settle_costs(job: Job, study: optuna.Study, chosen: Sequence[Candidate], trainer: Trainer) -> None:
     """Measures what the finalists cost, together, and keeps it in the study; once for the same finalists."""
     if stored_costs(study, chosen):
         return
-    split, n = job.data.split(0), job.recipe.batch_size
+    trainer.rest()  # what is measured here needs the memory
+    split, n, device = job.data.split(0), job.recipe.batch_size, trainer.device
     nets = [job.model.build(c.specs, 0, job.recipe.init) for c in chosen]
     with one_thread():
         costs = measure(nets, job.recipe, split.x_train[:n].to(device), split.y_train[:n].to(device), split.goal.loss)
@@ -445,7 +449,7 @@ def measured_latency(job: Job, candidate: Candidate, device: torch.device) -> fl
     net = job.model.build(candidate.specs, 0, "torch")
     x = job.data.split(0).x_train[: job.recipe.batch_size].to(device)
     with one_thread():
-        return latency_us(net, x)
+        return latency_us(net, job.recipe, x)
 
 
 def model_rows(job: Job) -> dict[str, str]:

@@ -16,7 +16,7 @@ import torch
 from throughput import machine
 
 from actsearch.activations.spec import Spec
-from actsearch.cost import LARGE, activation_costs, one_thread, settings, step_costs
+from actsearch.cost import activation_costs, large_shape, one_thread, settings, step_costs
 from actsearch.goal import cross_entropy
 from actsearch.models import Model, cnn2d, mlp
 from actsearch.recipe import Recipe
@@ -52,7 +52,9 @@ def main() -> None:
             tables.append(step_table(steps, f"{name}, batches of {n} × {' × '.join(map(str, shape))}"))
             print("\n".join(" | ".join(row) for row in tables[-1][2]), flush=True)
         for compiled in [False] if options.no_compile else [False, True]:
-            chosen = settings([LARGE], ["float32", "bfloat16"], ["contiguous", "channels_last"], [compiled])
+            chosen = settings(
+                [large_shape(device)], ["float32", "bfloat16"], ["contiguous", "channels_last"], [compiled]
+            )
             costs = [c for setting in chosen for c in activation_costs(specs, setting, device, BUDGET_S)]
             tables += cost_tables(costs)
             print("\n".join(failures(costs)), flush=True)

@@ -82,6 +82,8 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     device = find_device(options.device)
+    if device.type == "cuda" and device.index is None:
+        device = torch.device("cuda", 0)  # one against one, where there are several
     sizes = options.k or ([4, 8, 16, 32] if device.type == "cpu" else [32, 128, 256])
     images = options.k or ([8] if device.type == "cpu" else sizes)  # on a CPU they are slow, and of no use
     print(machine(device), flush=True)
@@ -116,8 +118,7 @@ def compare(name: str, device: torch.device, sizes: list[int], steps: int, repea
     model = Model(function, name, shape, 10)
     steps = max(10, int(steps * SHARE_OF_STEPS[name]))
     recipe = Recipe(steps=steps, eval_every=min(100, steps))
-    seeds = 2 if device.type == "cpu" else 14
-    runs = [Run((Spec.parse(text),), recipe, seed) for text in TEXTS for seed in range(seeds)]
+    n_runs = 38 if device.type == "cpu" else 256  # about
 
     plan = {"model": name, "device": str(device), "shape": shape, "steps": steps, "lr": recipe.lr,
             "weight_decay": recipe.weight_decay, "batch_size": recipe.batch_size, "eval_every": recipe.eval_every,
@@ -136,18 +137,22 @@ def compare(name: str, device: torch.device, sizes: list[int], steps: int, repea
         trainer.load(model, data)
 
         def train_all(how: Plan) -> Callable[[], tuple[int, float]]:
+            """Plain, each activation once; fused, full programs of them and of further seeds in every process."""
+            at_once = trainer.cores * how.k
+            n = len(TEXTS) if how.engine == "serial" else at_once * max(1, round(n_runs / at_once))
+            runs = [Run((Spec.parse(TEXTS[i % len(TEXTS)]),), recipe, i // len(TEXTS)) for i in range(n)]
+
             def measure() -> tuple[int, float]:
                 trainer.plan = how
-                some = runs[::seeds] if how.engine == "serial" else runs
                 begin = time.perf_counter()
-                trainer.start(some)
+                trainer.start(runs)
                 for _ in recipe.rungs():
                     list(trainer.advance(set()))
-                return len(some) * steps, time.perf_counter() - begin
+                return n * steps, time.perf_counter() - begin
 
             return measure
 
-        auto = choose("auto", model, recipe.batch_size, device, trainer.cores)
+        auto = choose("auto", model, data.goal, recipe.batch_size, device, trainer.cores)
         sides = [Side("the ordinary script", script, []), Side("plain loop", train_all(Plan("serial")), [])]
         if name == "cnn2d":
             sides.append(Side("plain loop, channels last", train_all(Plan("serial", channels_last=True)), []))
@@ -156,6 +161,8 @@ def compare(name: str, device: torch.device, sizes: list[int], steps: int, repea
             side.measure()  # first use of every kernel
         for _ in range(repeat):
             for side in sides:
+                if device.type == "cuda":
+                    torch.cuda.reset_peak_memory_stats(device)
                 done, seconds = side.measure()
                 side.rates.append(done / seconds)
                 side.memory_mib = max(side.memory_mib, memory_mib(device))
@@ -225,24 +232,25 @@ def memory_mib(device: torch.device) -> float:
 
 
 def roofline(model: Model, data: Data, recipe: Recipe, device: torch.device, best: Side) -> str:
-    """What the fastest side reaches of what plain products of 1024 × 1024 reach on all cores of this machine."""
+    """What the fastest side reaches of what plain products of square matrices reach on all of this machine."""
     net, split = model.build((Spec.of("relu"),), 0, "torch"), data.split(0)
     with FlopCounterMode(display=False) as counter:
         split.goal.loss(net(split.x_train[: recipe.batch_size]), split.y_train[: recipe.batch_size]).backward()
     reached = counter.get_total_flops() * statistics.median(best.rates)
-    a = torch.randn(1024, 1024, device=device)
+    size = 8192 if device.type == "cuda" else 1024
+    a = torch.randn(size, size, device=device)
     torch.set_num_threads(psutil.cpu_count() or 1)
     seconds = []
     for _ in range(20):
         start = time.perf_counter()
         a @ a
         if device.type == "cuda":
-            torch.cuda.synchronize()
+            torch.cuda.synchronize(device)
         seconds.append(time.perf_counter() - start)
     torch.set_num_threads(1)
-    peak = 2 * 1024**3 / min(seconds)
+    peak = 2 * size**3 / min(seconds)
     return (f"Roofline: {best.name} computes {reached / 1e9:,.0f} GFLOP/s of products and convolutions, "
-            f"{reached / peak:.0%} of the {peak / 1e9:,.0f} that a product of 1024 × 1024 reaches.")  # fmt: skip
+            f"{reached / peak:.0%} of the {peak / 1e9:,.0f} that a product of {size} × {size} reaches.")  # fmt: skip
 
 
 def write(machine: str, blocks: list[list[str]]) -> None:

@@ -34,19 +34,19 @@ class Clocked(nn.Module):
         return x
 
 
-def test_the_least_of_the_blocks_medians_in_microseconds_without_the_warm_up(monkeypatch):
-    warm_up, slow, calm = [9.0] * 10, [0.02, 0.01, 0.03], [0.001, 0.1, 0.003]  # medians 20 and 3 ms
-    net = Clocked(warm_up + slow + calm)
-    monkeypatch.setattr(cost.time, "perf_counter", lambda: net.now)
-    assert cost.latency_us(net, torch.zeros(2, 3), blocks=2, repeats=3) == pytest.approx(3000)
-    assert net.calls == 16
+def test_the_median_of_the_least_of_the_blocks_in_microseconds_without_the_warm_up(monkeypatch):
+    warm_up, first, second = [9.0] * 3 + [1.0], [0.02, 0.01, 0.03], [0.003, 0.1, 0.004]  # 10 and 3 ms
+    net = Clocked(warm_up + first + second)
+    monkeypatch.setattr(cost, "_clock", lambda _: net.now)
+    assert cost.latency_us(net, Recipe(), torch.zeros(2, 3)) == pytest.approx(6500)
+    assert net.calls == 10
     assert (net.modes, net.grads) == ({False}, {False})
 
 
 def test_a_real_net_that_does_more_takes_longer():
     x = torch.randn(64, 64)
-    small = cost.latency_us(nn.Linear(64, 8), x, repeats=10)
-    large = cost.latency_us(nn.Sequential(*[nn.Linear(64, 64) for _ in range(40)]), x, repeats=10)
+    small = cost.latency_us(nn.Linear(64, 8), Recipe(), x, 0.1)
+    large = cost.latency_us(nn.Sequential(*[nn.Linear(64, 64) for _ in range(40)]), Recipe(), x, 0.1)
     assert 0 < small < large
 
 
