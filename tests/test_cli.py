@@ -528,8 +528,9 @@ def test_a_comparison_in_one_line_gives_the_table_that_a_paper_needs(command, la
     lines = (folder / "finalists.md").read_text().splitlines()
     assert len(lines) == 5
     for head in ("rank", "activation", "test accuracy ± sd", "difference (points)", "97.5 % interval", "p, corrected",
-                 "verdict", "training step"):  # fmt: skip
+                 "verdict", "training step", "memory kept"):  # fmt: skip
         assert head in lines[0]
+    assert all(line.endswith(" MiB |") for line in lines[2:])
     latex = (folder / "finalists.tex").read_text()
     assert latex.count(r" \\") == 4
     assert r"97.5 \% interval" in latex

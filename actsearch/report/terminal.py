@@ -23,7 +23,7 @@ from actsearch.study import (
     TrialRecord,
 )
 
-WIDE = 140  # columns that the finalists' table takes with all it has
+WIDE = 152  # columns that the finalists' table takes with all it has
 LINE_SECONDS = 5.0  # between plain lines of progress
 
 
