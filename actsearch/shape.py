@@ -103,7 +103,7 @@ def shape_of(f: Function) -> Shape:
     if any(tail.gradient == "ends" and math.isinf(tail.slope) for tail in (left, right)):
         steepest = math.inf
     if math.isfinite(steepest):
-        steepest = _peak(lambda x: with_slope(f, x)[1].abs(), x[slope.abs().argmax()].item())[1]
+        steepest = _peak(lambda x: with_slope(f, x)[1].abs().nan_to_num(0.0), x[slope.abs().argmax()].item())[1]
     sides_of_kinks = [abs(slope) for kink in kinks for slope in (kink.left, kink.right)]
     within = x[close][8:-8]  # at an end of what is defined, f″ often grows without bound
     smoothness = "jumps" if jumps else "C0" if kinks else "C1" if _slope_has_kinks(f, within) else "C2+"

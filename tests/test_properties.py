@@ -299,6 +299,13 @@ def test_expressions_that_are_defined_around_0_only(text):
         assert end.at is None if at is None else end.at == pytest.approx(at, abs=1e-2)
 
 
+@pytest.mark.parametrize(
+    "text", ["log(exp(x ** 2))", "max(log(exp(x)), x)", "exp((6 + sigmoid(x)) / softplus(x + 4))"]
+)
+def test_the_steepest_place_beside_one_that_overflows(text):
+    assert of(text).shape.lipschitz > 0.99
+
+
 def test_nearly_constant():
     assert ends(shape_of(lambda x: 1 + 1e-8 * torch.tanh(x))) == pytest.approx((1, 1), abs=1e-7)
 
