@@ -299,9 +299,7 @@ def test_expressions_that_are_defined_around_0_only(text):
         assert end.at is None if at is None else end.at == pytest.approx(at, abs=1e-2)
 
 
-@pytest.mark.parametrize(
-    "text", ["log(exp(x ** 2))", "max(log(exp(x)), x)", "exp((6 + sigmoid(x)) / softplus(x + 4))"]
-)
+@pytest.mark.parametrize("text", ["log(exp(x ** 2))", "max(log(exp(x)), x)", "exp((6 + sigmoid(x)) / softplus(x + 4))"])
 def test_the_steepest_place_beside_one_that_overflows(text):
     assert of(text).shape.lipschitz > 0.99
 

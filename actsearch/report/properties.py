@@ -39,10 +39,11 @@ def property_tables(measured: Sequence[Properties]) -> list[Table]:
 
 
 def _of_shape(shape: Shape) -> Row:
-    left, right = (_number(slope) for slope in shape.slope_at_0)
+    left, right = shape.slope_at_0
+    one = math.isclose(left, right, rel_tol=1e-6, abs_tol=1e-8)
     return [
         _range(shape.low, shape.high), shape.monotone, shape.symmetry, shape.smoothness, _kinks(shape),
-        left if left == right else f"{left} | {right}", _tail(shape.left), _tail(shape.right),
+        _number(left) if one else f"{_number(left)} | {_number(right)}", _tail(shape.left), _tail(shape.right),
     ]  # fmt: skip
 
 
