@@ -283,6 +283,10 @@ def test_costs_of_a_list_in_this_model(command, lab, no_pictures):
     assert float(steps["relu"]["training_step_ratio"]) == 1
     assert "not measured: frelu in mlp" in out
     assert str(folder.relative_to(lab)) in out
+    assert "-cost-" in folder.name
+    assert command("task=cost", *words[:-1], "task.activations=[tanh]")[0] == 0  # another question: another folder
+    assert len(list((lab / "runs").iterdir())) == 2
+    assert [r["activation"] for r in rows(folder / "cost.csv")] == [r["activation"] for r in found]
 
 
 def test_help_and_cfg_are_useful_and_leave_nothing(command, lab):
@@ -319,6 +323,7 @@ def test_the_written_config_is_the_whole_question(command, lab):
 
 NO_KEYS = ["~model.width", "~model.depth", "~model.norm", "~model.order", "~model.dropout"]
 BAD = {
+    "a name for a list": (["search_space.activations=relu"], "search_space.activations=relu", "activations=[a,b]"),
     "a list for a number": (["recipe.lr=[0.1,0.2]"], "recipe.lr=[0.1, 0.2]", "a number, e.g. recipe.lr=0.01"),
     "half a step": (["recipe.steps=1.5"], "recipe.steps=1.5", "a whole number, e.g. recipe.steps=1000"),
     "more steps than fit": (["recipe.steps=99999999999999999999"], "recipe.steps=9999", "from 1 to 1,000,000,000"),

@@ -94,6 +94,7 @@ ORDER = [
     "pipeline",
     "api",
     "config",
+    "tasks",
     "cli",
     "__main__",
 ]
