@@ -67,7 +67,8 @@ def show_properties(*, activations: Any = None) -> None:
 
     terminal = Terminal()
     specs = _specs(list(CATALOG) if activations is None else activations)
-    for heads, rows, legend in property_tables([measure(spec) for spec in specs]):
+    measured = [measure(spec) for spec in terminal.each(specs, f"measuring {len(specs)} activations")]
+    for heads, rows, legend in property_tables(measured):
         terminal.table(heads, rows, TEXT)
         terminal.line(f"{legend}\n")
 

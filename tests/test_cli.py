@@ -261,6 +261,10 @@ def test_properties_of_the_catalogue_and_of_a_list(command, lab):
     assert {"[0, 6]", "C0", "0, dies", "6, dies"} <= {cell.strip() for cell in relu6}
     assert "50.0 %" in normal[-1]
     assert "[-0.1392, ∞)" in out
+    code, out, err = command("task=properties", 'task.activations=["2 * isrlu(x, alpha=-0.05)","sqrt(4 - x)"]')
+    assert (code, err) == (0, "")
+    assert "measuring 2 activations" in out
+    assert ("nan below -4.472" in out, "nan above 4" in out) == (True, True)
     assert left(lab) == []
 
 
