@@ -264,7 +264,7 @@ def test_properties_of_the_catalogue_and_of_a_list(command, lab):
     code, out, err = command("task=properties", 'task.activations=["2 * isrlu(x, alpha=-0.05)","sqrt(4 - x)"]')
     assert (code, err) == (0, "")
     assert "measuring 2 activations" in out
-    assert ("nan below -4.472" in out, "nan above 4" in out) == (True, True)
+    assert ("undefined below -4.472" in out, "undefined above 4" in out) == (True, True)
     assert left(lab) == []
 
 
@@ -593,7 +593,11 @@ def test_ctrl_c_that_falls_into_a_finaliser_is_not_lost(command, lab, monkeypatc
         raise AssertionError("the search went on")
 
     monkeypatch.setattr(FakeTrainer, "advance", interrupted)
-    code, _, err = command(*TINY)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore Ctrl-C
+    try:
+        code, _, err = command(*TINY)
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert code == 130
     assert err.count("\n") == 1
 

@@ -14,8 +14,8 @@ MOST_KINKS = 3  # that a cell can list
 SHAPE = (
     "class: jumps, C0 (it has kinks), C1 (its second derivative jumps or is unbounded) or C2+. kinks: where, and by "
     "how much the slope changes. Both are judged within ±25. far left, far right: the value at which it levels out, "
-    "and whether the slope there dies (is 0 on a half-line) or vanishes (tends to 0); else its slope. nan below, nan "
-    "above: from there on it or its slope is not defined, and nothing is said of it."
+    "and whether the slope there dies (is 0 on a half-line) or vanishes (tends to 0); else its slope. Undefined: "
+    "from there on it or its slope is not, and nothing is said of it."
 )
 NORMAL = (
     "Lipschitz: the largest |slope|. The rest for inputs z from N(0, 1). mean, variance: of f(z). gain: "
@@ -48,10 +48,12 @@ def _of_shape(shape: Shape) -> Row:
 
 
 def _of_normal(p: Properties) -> Row:
+    steepest = "" if p.shape is None else _number(p.shape.lipschitz)
+    if math.isnan(p.mean):  # of a function that is not defined for all inputs
+        return [steepest, *[""] * 7]
     share = "" if p.saturated_share is None else f"{100 * p.saturated_share:.1f} %"
     mean = "0" if p.zero_centred else f"{p.mean:.3f}"
     length, fixed = ("" if v is None else _number(v, 3) for v in (p.length_slope, p.fixed_point))
-    steepest = "" if p.shape is None else _number(p.shape.lipschitz)
     return [steepest, mean, f"{p.variance:.3g}", f"{p.gain:.3f}", f"{p.chi:.3f}", length, fixed, share]
 
 
@@ -73,7 +75,7 @@ def _kink(step: Step) -> str:
 
 def _tail(tail: Tail) -> str:
     if tail.gradient == "ends":
-        return f"nan {'below' if tail.end < 0 else 'above'} {_number(tail.end)}"
+        return f"undefined {'below' if tail.end < 0 else 'above'} {_number(tail.end)}"
     if tail.gradient != "stays":
         return f"{'swings' if math.isnan(tail.value) else _number(tail.value)}, {tail.gradient}"
     return "swings" if math.isnan(tail.slope) else f"slope {_number(tail.slope)}"
