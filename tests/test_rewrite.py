@@ -198,6 +198,30 @@ def _in_place(self, x):
     return self.other(x) + x
 
 
+def _one_after_another(self, x):
+    return F.relu(F.relu(self.layer(x))).tanh()
+
+
+def _of_its_output(self, x):
+    h = F.relu(self.layer(x))
+    return h + self.other(torch.tanh(h))
+
+
+def _swish_of_relu(self, x):
+    h = F.relu(self.layer(x))
+    return h * torch.sigmoid(h)
+
+
+def _swish_of_swish(self, x):
+    h = self.layer(x)
+    a = h * torch.sigmoid(h)
+    return a * torch.sigmoid(a)
+
+
+def _in_place_of_output(self, x):
+    return torch.relu_(torch.relu(self.layer(x)))
+
+
 CASES = {
     "children": (_children, ["relu()"] * 2, lambda n, x, f: f(n.other(f(n.layer(x))))),
     "helpers": (_helpers, ["tanh()", "silu()"], lambda n, x, f: f(n.other(f(n.layer(x))))),
@@ -205,11 +229,17 @@ CASES = {
     "swish": (_swish, ["x*sigmoid(x)"], lambda n, x, f: n.other(f(n.layer(x)))),
     "mish": (_mish, ["x*tanh(softplus(x))"], lambda n, x, f: n.other(f(n.layer(x)))),
     "gate": (_gate, ["relu()"], lambda n, x, f: f(n.layer(x)) * n.other(x).sigmoid()),
+    "one after another": (_one_after_another, ["relu()"] * 2 + ["tanh()"], lambda n, x, f: f(f(f(n.layer(x))))),
+    "of its output": (_of_its_output, ["relu()", "tanh()"], lambda n, x, f: (h := f(n.layer(x))) + n.other(f(h))),
+    "swish of relu": (_swish_of_relu, ["relu()", "x*sigmoid(x)"], lambda n, x, f: f(f(n.layer(x)))),
+    "swish of swish": (_swish_of_swish, ["x*sigmoid(x)"] * 2, lambda n, x, f: f(f(n.layer(x)))),
+    "in place of output": (_in_place_of_output, ["relu()"] * 2, lambda n, x, f: f(f(n.layer(x)))),
     "in place": (_in_place, ["relu()", "tanh()"], lambda n, x, f: n.other(f(f(n.layer(x)))) + f(f(n.layer(x)))),
 }
 
 
 @pytest.mark.parametrize("case", CASES)
+@torch.no_grad()  # some write in place on what the gradient needs
 def test_ways_to_write_an_activation(case):
     forward, was, wanted = CASES[case]
     net, x = two(forward, own=_own), torch.randn(4, 3)

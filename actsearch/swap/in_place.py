@@ -1,0 +1,118 @@
+"""Activations that write into their input: which do, who reads it afterwards, and one that does as they did."""
+
+from __future__ import annotations
+
+import inspect
+import operator
+from collections.abc import Callable
+from functools import lru_cache, partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
+
+from actsearch.swap.functions import METHODS, function_name
+from actsearch.swap.widths import width_after
+
+OPERATORS = {operator.iadd, operator.isub, operator.imul, operator.itruediv, operator.ipow, operator.ifloordiv}
+# what gives new memory; any other call may give back its inputs, or views of them
+FRESH = {
+    operator.add, operator.sub, operator.mul, operator.truediv, operator.neg, operator.pow, operator.matmul, torch.add,
+    torch.sub, torch.mul, torch.div, torch.matmul, torch.bmm, torch.cat, torch.stack, torch.clone, F.linear, F.conv1d,
+    F.conv2d, F.conv3d, F.batch_norm, F.layer_norm, F.group_norm, F.max_pool2d, F.avg_pool2d, F.interpolate, "add",
+    "sub", "mul", "div", "neg", "pow", "matmul", "clone", "mean", "sum",
+}  # fmt: skip
+SHAPE = {"size", "dim", "numel", "shape", "ndim", "dtype", "device"}
+
+
+def in_place(function: object, args: tuple, keywords: dict[str, Any]) -> bool:
+    """Whether a call writes into its first argument. function: a name is that of a tensor's method."""
+    while isinstance(function, partial):
+        args, keywords, function = (*function.args, *args), {**function.keywords, **keywords}, function.func
+    name = function if isinstance(function, str) else getattr(function, "__name__", "")
+    if keywords.get("inplace") is True or function in OPERATORS or (name[-1:] == "_" and name[-2:] != "__"):
+        return True
+    try:
+        return inspect.signature(function).bind_partial(*args).arguments.get("inplace") is True  # pyright: ignore[reportArgumentType]
+    except (TypeError, ValueError):  # a builtin, which has no such option
+        return False
+
+
+def written_by(node: fx.Node) -> fx.Node | None:
+    """What a function or method called in a trace writes into."""
+    if node.op not in ("call_function", "call_method") or not node.all_input_nodes:
+        return None
+    return node.all_input_nodes[0] if in_place(node.target, node.args, dict(node.kwargs)) else None
+
+
+def read_later(graph: fx.Graph, node: fx.Node, into: fx.Node, owner: nn.Module) -> bool:
+    """Whether what a call writes into `into` may be read after it, by another way than its output: by a later line of
+    the owner's forward, through a view of it, or by who called the owner.
+    """
+    place = {n: i for i, n in enumerate(graph.nodes)}
+    links = [(n, source) for n in graph.nodes if n is not node for source in _sources(n, owner)]
+    same, before = {into}, 0
+    while len(same) > before:
+        before = len(same)
+        for link in links:
+            if not same.isdisjoint(link):
+                same.update(link)
+    if any(n.op in ("placeholder", "get_attr") for n in same):
+        return True
+    return any(place[user] > place[node] and not _of_shape(user) for n in same for user in n.users if user is not node)
+
+
+def _sources(n: fx.Node, owner: nn.Module) -> list[fx.Node]:
+    """The values whose memory a value may share."""
+    if n.op == "output" or _of_shape(n):
+        return []
+    if n.op == "call_module":
+        known = n.target not in vars(owner) and gives_new_memory(owner.get_submodule(str(n.target)))
+        return [] if known else n.all_input_nodes
+    if written_by(n) is not None:
+        return n.all_input_nodes[:1]
+    activation = METHODS.get(str(n.target)) if n.op == "call_method" else function_name(n.target)
+    return [] if n.target in FRESH or activation else n.all_input_nodes
+
+
+def _of_shape(n: fx.Node) -> bool:
+    return (n.args[1] if n.target is getattr else n.target) in SHAPE
+
+
+def gives_new_memory(module: nn.Module) -> bool:
+    """A convolution, a linear layer, a norm, or a sequence with one of them."""
+    return width_after(module, None) is not None
+
+
+class WritesBack(nn.Module):
+    """In front of the class of an activation: it writes its output into its input, as nn.ReLU(inplace=True) does.
+
+    The function itself gets a copy, since its gradient may need its input as it was.
+    """
+
+    inplace = True
+    plain: type[nn.Module]  # the activation's class
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.copy_(super().forward(x.clone()))
+
+    def __reduce_ex__(self, protocol: Any) -> tuple:  # for copy and pickle: a class made here has no import path
+        return _empty, (self.plain,), vars(self)
+
+
+def write_back(module: nn.Module) -> None:
+    """Lets a module write its output into its input."""
+    if not isinstance(module, WritesBack):
+        module.__class__ = _writing(type(module))
+
+
+@lru_cache(maxsize=1024)
+def _writing(plain: type[nn.Module]) -> type[WritesBack]:
+    names = {name: getattr(plain, name) for name in ("__module__", "__qualname__", "__doc__")}
+    return type(plain.__name__, (WritesBack, plain), {"plain": plain, **names})  # pyright: ignore[reportReturnType]
+
+
+def _empty(plain: type[nn.Module]) -> nn.Module:
+    kind = _writing(plain)
+    return kind.__new__(kind)
