@@ -10,6 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from actsearch.errors import ActSearchError
 from actsearch.recipe import parameter_groups
@@ -280,6 +281,15 @@ def _no_grad(self, x):
         return F.relu(self.layer(x))
 
 
+def _autocast(self, x):
+    with torch.autocast("cuda", enabled=False):
+        return F.relu(self.layer(x))
+
+
+def _checkpoint(self, x):
+    return self.other(checkpoint(lambda z: F.relu(self.layer(z)), x, use_reentrant=False))
+
+
 def _modes(self, x):
     return F.relu(self.layer(x)) if self.training else torch.tanh(self.layer(x))
 
@@ -298,6 +308,8 @@ def _any(self, *x):
         (_tensor, "makes a tensor"),
         (_sets, "sets self.last"),
         (_no_grad, "switches gradients"),
+        (_autocast, "switches gradients or autocast"),
+        (_checkpoint, "torch.utils.checkpoint, which"),
         (_modes, "other activations in training"),
         (_any, "any arguments"),
     ],
@@ -324,6 +336,25 @@ def test_an_argument_that_cannot_be_traced_is_an_error_not_the_old_activation():
     net(torch.ones(2, 3))
     with pytest.raises(ActSearchError, match=r"activations were swapped, but its forward cannot be traced.*flag"):
         net(torch.ones(2, 3), flag=True)
+
+
+class Checkpointed(nn.Module):
+    """torchvision's densenet does so: what it recomputes holds activations that are modules."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer, self.act, self.calls = nn.Linear(3, 3), nn.ReLU(), []
+        self.layer.register_forward_hook(lambda *_: self.calls.append(1))
+
+    def forward(self, x):
+        return checkpoint(lambda z: self.act(self.layer(z)), x, use_reentrant=False)
+
+
+def test_what_a_checkpoint_recomputes_is_recomputed_after_the_swap():
+    net = Checkpointed()
+    assert swap_activations(net, "gelu").names == ["act"]
+    net(torch.randn(2, 3)).sum().backward()
+    assert len(net.calls) == 2
 
 
 def test_names_called_sees_methods_helpers_and_functions():

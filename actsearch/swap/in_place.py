@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import operator
-from collections.abc import Callable
 from functools import lru_cache, partial
 from typing import Any
 
