@@ -40,6 +40,7 @@ ORDER = [
     "swap.tracing",
     "swap.widths",
     "swap.in_place",
+    "swap.lookalikes",
     "swap.rewrite",
     "swap.survey",
     "swap",

@@ -14,6 +14,7 @@ from torch import nn
 
 from actsearch.activations.spec import ActivationModule, Spec
 from actsearch.errors import ActSearchError
+from actsearch.swap.in_place import write_back
 from actsearch.swap.kinds import kind_of
 from actsearch.swap.rewrite import rewrite
 from actsearch.swap.survey import Found, survey
@@ -103,6 +104,8 @@ def swap_activations(
         key = f.path if per_call or f.module is None else id(f.module)
         if key not in new_of:
             new_of[key] = _made(make, f, net)
+            if f.writes:
+                write_back(new_of[key])
         install.append((f, new_of[key]))
     for f, module in install:  # only now: an activation that does not fit has changed nothing
         setattr(f.owner, f.name, module)
@@ -118,10 +121,11 @@ def swap_activations(
             calls[f.owner][f.call] = f.name
     for owner, module_of_call in calls.items():
         rewrite(owner, module_of_call)
+    others = {id(f.module) for f in found if f.writes}  # those left: what they write is read
     for module in net.modules():
         # a dropout in place overwrites the output that relu's or tanh's backward needs (mobilenet_v3's hardswish
         # needs its input instead, so there it was allowed)
-        if getattr(module, "inplace", False):
+        if getattr(module, "inplace", False) and id(module) not in others:
             module.inplace = False  # pyright: ignore[reportArgumentType]
     return done
 

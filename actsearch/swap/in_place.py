@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
 import operator
+import textwrap
+from collections.abc import Callable
 from functools import lru_cache, partial
+from types import FunctionType
 from typing import Any
 
 import torch
@@ -12,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from actsearch.swap.functions import METHODS, function_name
+from actsearch.swap.kinds import writes_input
 from actsearch.swap.widths import width_after
 
 OPERATORS = {operator.iadd, operator.isub, operator.imul, operator.itruediv, operator.ipow, operator.ifloordiv}
@@ -22,6 +27,8 @@ FRESH = {
     F.conv2d, F.conv3d, F.batch_norm, F.layer_norm, F.group_norm, F.max_pool2d, F.avg_pool2d, F.interpolate, "add",
     "sub", "mul", "div", "neg", "pow", "matmul", "clone", "mean", "sum",
 }  # fmt: skip
+GivesNew = Callable[[nn.Module], bool]
+OUTER = ("placeholder", "get_attr")  # what a forward gets or its module keeps: others have it too
 SHAPE = {"size", "dim", "numel", "shape", "ndim", "dtype", "device"}
 
 
@@ -45,29 +52,50 @@ def written_by(node: fx.Node) -> fx.Node | None:
     return node.all_input_nodes[0] if in_place(node.target, node.args, dict(node.kwargs)) else None
 
 
-def read_later(graph: fx.Graph, node: fx.Node, into: fx.Node, owner: nn.Module) -> bool:
+def gives_new_memory(module: nn.Module) -> bool:
+    """A convolution, a linear layer, a norm, or a sequence that ends so."""
+    return width_after(module, None) is not None
+
+
+def read_later(
+    graph: fx.Graph, node: fx.Node, into: fx.Node, owner: nn.Module, new: GivesNew = gives_new_memory
+) -> bool:
     """Whether what a call writes into `into` may be read after it, by another way than its output: by a later line of
-    the owner's forward, through a view of it, or by who called the owner.
+    the owner's forward, through a view of it, or by who called the owner. new: which children give new memory.
     """
     place = {n: i for i, n in enumerate(graph.nodes)}
-    links = [(n, source) for n in graph.nodes if n is not node for source in _sources(n, owner)]
-    same, before = {into}, 0
+    same = _same_memory(graph, into, owner, new, node)
+    if any(n.op in OUTER for n in same):
+        return True
+    return any(place[user] > place[node] and not _of_shape(user) for n in same for user in n.users if user is not node)
+
+
+def output_is_new(graph: fx.Graph, owner: nn.Module, new: GivesNew) -> bool:
+    """Whether what a forward gives shares no memory with its arguments or with what its module keeps."""
+    (output,) = (n for n in graph.nodes if n.op == "output")
+    return not any(n.op in OUTER for given in output.all_input_nodes for n in _same_memory(graph, given, owner, new))
+
+
+def _same_memory(
+    graph: fx.Graph, value: fx.Node, owner: nn.Module, new: GivesNew, apart: fx.Node | None = None
+) -> set[fx.Node]:
+    """The values that may share memory with one, but for what comes out of the call `apart`."""
+    links = [(n, source) for n in graph.nodes if n is not apart for source in _sources(n, owner, new)]
+    same, before = {value}, 0
     while len(same) > before:
         before = len(same)
         for link in links:
             if not same.isdisjoint(link):
                 same.update(link)
-    if any(n.op in ("placeholder", "get_attr") for n in same):
-        return True
-    return any(place[user] > place[node] and not _of_shape(user) for n in same for user in n.users if user is not node)
+    return same
 
 
-def _sources(n: fx.Node, owner: nn.Module) -> list[fx.Node]:
+def _sources(n: fx.Node, owner: nn.Module, new: GivesNew) -> list[fx.Node]:
     """The values whose memory a value may share."""
     if n.op == "output" or _of_shape(n):
         return []
     if n.op == "call_module":
-        known = n.target not in vars(owner) and gives_new_memory(owner.get_submodule(str(n.target)))
+        known = n.target not in vars(owner) and new(owner.get_submodule(str(n.target)))
         return [] if known else n.all_input_nodes
     if written_by(n) is not None:
         return n.all_input_nodes[:1]
@@ -79,9 +107,34 @@ def _of_shape(n: fx.Node) -> bool:
     return (n.args[1] if n.target is getattr else n.target) in SHAPE
 
 
-def gives_new_memory(module: nn.Module) -> bool:
-    """A convolution, a linear layer, a norm, or a sequence with one of them."""
-    return width_after(module, None) is not None
+def only_on_new_memory(owner: nn.Module, name: str) -> bool:
+    """Whether the code of a class, whose forward cannot be traced, calls a child only so: self.relu(self.norm(x)).
+    Then nobody else has what goes into it.
+    """
+    called = 0
+    for kind in type(owner).__mro__[: type(owner).__mro__.index(nn.Module)]:
+        for function in (f for f in vars(kind).values() if isinstance(f, FunctionType)):
+            try:
+                tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
+            except (OSError, TypeError, SyntaxError):
+                return False
+            named = [n for n in ast.walk(tree) if isinstance(n, ast.Attribute) and n.attr == name]
+            calls = {id(n.func): n for n in ast.walk(tree) if isinstance(n, ast.Call)}
+            for attribute in named:
+                match calls.get(id(attribute)):
+                    case ast.Call(args=[ast.Call(func=ast.Attribute(value=ast.Name(), attr=inner))]):
+                        if not isinstance(child := getattr(owner, inner, None), nn.Module):
+                            return False
+                        if not gives_new_memory(child):
+                            return False
+                        called += 1
+                    case _ if not isinstance(attribute.ctx, ast.Store):
+                        return False
+    return called > 0
+
+
+def is_in_place(module: nn.Module) -> bool:
+    return isinstance(module, WritesBack) or writes_input(module)
 
 
 class WritesBack(nn.Module):
@@ -90,7 +143,6 @@ class WritesBack(nn.Module):
     The function itself gets a copy, since its gradient may need its input as it was.
     """
 
-    inplace = True
     plain: type[nn.Module]  # the activation's class
 
     def forward(self, x: Tensor) -> Tensor:
