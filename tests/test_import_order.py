@@ -43,6 +43,7 @@ ORDER = [
     "swap.lookalikes",
     "swap.rewrite",
     "swap.survey",
+    "swap.makers",
     "swap",
     "goal",
     "data",
@@ -171,6 +172,7 @@ def test_training_knows_neither_optuna_nor_the_layers_above():
             "swap.rewrite",
             "swap.widths",
             "swap.survey",
+            "swap.makers",
             "swap",
         ):
             assert "optuna" not in {

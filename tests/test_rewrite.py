@@ -357,6 +357,65 @@ def test_what_a_checkpoint_recomputes_is_recomputed_after_the_swap():
     assert len(net.calls) == 2
 
 
+def _listed(self, x):
+    return self.acts[0](self.layer(x))
+
+
+def _kept(self, x):
+    return self.lam(self.layer(x))
+
+
+def _by_name(self, x):
+    return getattr(F, "relu")(self.layer(x))  # noqa: B009
+
+
+def _of_class(self, x):
+    return self.D["relu"](self.layer(x))
+
+
+@pytest.mark.parametrize("forward", [_listed, _kept, _by_name, _of_class])
+def test_a_function_that_the_code_does_not_name_is_found_too(forward):
+    net, x = two(forward, D={"relu": F.relu}), torch.randn(4, 3)
+    net.acts, net.lam = [F.relu, F.relu], lambda t: F.relu(t + 0)
+    assert swap_activations(net, "elu").was == {"relu_1": "relu()"}
+    assert torch.equal(net(x), F.elu(net.layer(x)))
+
+
+@pytest.mark.parametrize("forward", [_listed, _kept, _of_class])
+def test_and_named_where_the_forward_cannot_be_traced(forward):
+    def branching(self, x):
+        return forward(self, x) if x.sum() > 0 else self.D["relu"](x) + self.acts[0](x) + self.lam(x)
+
+    net = two(branching, D={"relu": F.relu})
+    net.acts, net.lam = [F.relu], lambda t: F.relu(t + 0)
+    swapped = swap_activations(nn.Sequential(net, nn.Tanh()), "gelu")
+    assert swapped.names == ["1"] and swapped.left["0.forward"].startswith("relu in forward: its forward cannot be")
+
+
+def test_a_function_kept_as_an_attribute_and_called_with_more_than_x_is_left():
+    net = two(lambda self, x: self.act(self.layer(x), 0.3))
+    net.act = F.leaky_relu
+    swapped = swap_activations(nn.Sequential(net, nn.Tanh()), "gelu")
+    assert swapped.names == ["1"] and "arguments that no module takes" in swapped.left["0.act"]
+    assert torch.equal(net(torch.ones(2, 3)), F.leaky_relu(net.layer(torch.ones(2, 3)), 0.3))
+
+
+def test_what_looks_like_an_activation_is_listed():
+    def forward(self, x):
+        a = self.layer(x).clamp(min=0)
+        b = torch.maximum(self.other(a), torch.zeros_like(a))
+        c = torch.where(b > 0, b, 0.1 * b).clamp(min=-1.0, max=3.0)
+        return torch.tanh(c + a.clamp(1e-6) + torch.where(b > 1, a, c))
+
+    swapped = swap_activations(two(forward), "gelu")
+    assert swapped.names == ["tanh_1"]
+    assert {name: why.partition(":")[0] for name, why in swapped.left.items()} == {
+        "clamp": "clamp(min=0)",
+        "maximum": "maximum(x, 0)",
+        "where": "where(x > 0, x, …)",
+    }
+
+
 def test_names_called_sees_methods_helpers_and_functions():
     assert names_called(two(_helpers, own=_own)) == {"tanh", "silu"}
     assert names_called(two(_made)) == {"ReLU"}

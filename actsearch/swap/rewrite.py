@@ -193,7 +193,11 @@ def rewrite(module: nn.Module, module_of_call: dict[tuple[str, int], str]) -> No
         module.__class__ = _rewritten(type(module))
     assert isinstance(module, Rewritten)
     module.module_of_call = {**known, **module_of_call}
-    module.trace_defaults()
+    try:
+        module.trace_defaults()
+    except Untraceable as why:  # its two modes call the modules differently
+        names = ", ".join(module_of_call.values())
+        raise ActSearchError(f"{type(module).__name__}: {names} cannot be swapped: {why}. Leave it out.") from None
 
 
 def _compiled(module: Rewritten, training: bool, settled: tuple) -> Callable[..., Any]:
