@@ -278,7 +278,7 @@ def test_what_came_back_reads_as_a_list():
         (lambda: 5, r"at stem: `to` gave 5 and no module"),
         (
             lambda c: nn.PReLU(num_parameters=c),
-            r"at stem: `to` failed with TypeError.*number of channels is not known there.*c or 1",
+            r"at stem: `to` failed with TypeError.*number of channels is not known: .*c or 1",
         ),
         (lambda: nn.PReLU("3"), r"at stem: `to` failed with TypeError: [^.]*\.$"),
     ],
@@ -289,6 +289,11 @@ def test_what_makes_no_module_is_an_error_and_changes_nothing(to, part):
         swap_activations(net, to)
     assert "\n" not in str(error.value)
     assert [type(m) for m in net.modules()] == [type(m) for m in stages().modules()]
+
+
+def test_a_function_without_dim_is_told_why_it_gets_no_channels():
+    with pytest.raises(ActSearchError, match=r"channels is not given to what takes no `dim`, here -1.*lambda c"):
+        swap_activations(nn.Sequential(nn.Linear(2, 3), nn.ReLU()), lambda c: nn.PReLU(num_parameters=c))
 
 
 class Guarded(nn.Module):

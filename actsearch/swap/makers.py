@@ -55,10 +55,8 @@ def maker(to: To) -> Callable[[int | None, int], nn.Module]:
         except Exception as error:
             why = f"`to` failed with {one_line(error)}."
             if channels is None and (asked or named):
-                why += (
-                    " The number of channels is not known there: allow for None, lambda c: nn.PReLU(c or 1), or leave "
-                )
-                why += "the place out with `only`."
+                number = "is not known" if dim == 1 else f"is not given to what takes no `dim`, here {dim}"
+                why += f" The number of channels {number}: allow for None, as lambda c: nn.PReLU(c or 1) does."
             raise ActSearchError(why) from error
         if not isinstance(module, nn.Module):
             raise ActSearchError(f"`to` gave {module!r} and no module. Write a class or function that makes one.")
