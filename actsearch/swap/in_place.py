@@ -111,26 +111,30 @@ def only_on_new_memory(owner: nn.Module, name: str) -> bool:
     """Whether the code of a class, whose forward cannot be traced, calls a child only so: self.relu(self.norm(x)).
     Then nobody else has what goes into it.
     """
-    called = 0
-    for kind in type(owner).__mro__[: type(owner).__mro__.index(nn.Module)]:
-        for function in (f for f in vars(kind).values() if isinstance(f, FunctionType)):
+    inner = [getattr(owner, other, None) for other in _called_on(type(owner), name)]
+    return bool(inner) and all(isinstance(child, nn.Module) and gives_new_memory(child) for child in inner)
+
+
+@lru_cache(maxsize=1024)
+def _called_on(kind: type[nn.Module], name: str) -> tuple[str, ...]:
+    """The children on whose outputs a child is called at once; empty if it is called or named in another way too."""
+    found: list[str] = []
+    for base in kind.__mro__[: kind.__mro__.index(nn.Module)]:
+        for function in (f for f in vars(base).values() if isinstance(f, FunctionType)):
             try:
                 tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
             except (OSError, TypeError, SyntaxError):
-                return False
-            named = [n for n in ast.walk(tree) if isinstance(n, ast.Attribute) and n.attr == name]
+                return ()
             calls = {id(n.func): n for n in ast.walk(tree) if isinstance(n, ast.Call)}
-            for attribute in named:
-                match calls.get(id(attribute)):
+            for n in ast.walk(tree):
+                if not isinstance(n, ast.Attribute) or n.attr != name or isinstance(n.ctx, ast.Store):
+                    continue
+                match calls.get(id(n)):
                     case ast.Call(args=[ast.Call(func=ast.Attribute(value=ast.Name(), attr=inner))]):
-                        if not isinstance(child := getattr(owner, inner, None), nn.Module):
-                            return False
-                        if not gives_new_memory(child):
-                            return False
-                        called += 1
-                    case _ if not isinstance(attribute.ctx, ast.Store):
-                        return False
-    return called > 0
+                        found.append(inner)
+                    case _:
+                        return ()
+    return tuple(found)
 
 
 def is_in_place(module: nn.Module) -> bool:
