@@ -10,7 +10,7 @@ import re
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,8 +26,6 @@ from actsearch.errors import ActSearchError, hide_password, one_line, unknown
 from actsearch.processes import Processes, core_count
 
 if TYPE_CHECKING:  # imported where needed: torch, which they import, takes seconds
-    from actsearch.activations import Spec
-    from actsearch.activations.activation import Param
     from actsearch.config import Config
     from actsearch.job import Job
 
@@ -118,7 +116,7 @@ def _do(cfg: DictConfig, folder: Path) -> None:
     import optuna
     import psutil
 
-    from actsearch import pipeline
+    from actsearch import pipeline, tasks
     from actsearch.config import Config
     from actsearch.report.terminal import Terminal
 
@@ -130,8 +128,10 @@ def _do(cfg: DictConfig, folder: Path) -> None:
     name, words = config.task.get("name"), {key: value for key, value in config.task.items() if key != "name"}
     if name not in TASKS:
         raise unknown("task", name, TASKS)
-    alone: dict[str, Callable[..., None]] = {"list": _list, "properties": _properties, "export": _export}
-    takes = {**alone, "cost": _cost}
+    alone: dict[str, Callable[..., None]] = {
+        "list": tasks.show_list, "properties": tasks.show_properties, "export": tasks.export_file,
+    }  # fmt: skip
+    takes = {**alone, "cost": tasks.show_costs}
     known = (
         [p.name for p in inspect.signature(takes[name]).parameters.values() if p.kind is p.KEYWORD_ONLY]
         if name in takes
@@ -146,7 +146,7 @@ def _do(cfg: DictConfig, folder: Path) -> None:
     plain["task"] = {"name": "search"}  # the config of the search, whatever is done with it now
     job = _job(config, folder, OmegaConf.to_yaml(OmegaConf.create(plain)))
     if name == "cost":
-        _cost(job, **words)
+        tasks.show_costs(job, **words)
         return
     terminal = Terminal()
     if name == "deliver":
@@ -157,14 +157,10 @@ def _do(cfg: DictConfig, folder: Path) -> None:
     else:
         result = pipeline.run(job, terminal, early, psutil.Process().create_time())
     result.report(terminal)
-    terminal.line(f"\nreport       {_shown(folder)}/report.html")
-    terminal.line(f"results      {_shown(folder)}/ (leaderboard.csv, finalists.csv, verdict.json, …)")
+    terminal.line(f"\nreport       {tasks.shown(folder)}/report.html")
+    terminal.line(f"results      {tasks.shown(folder)}/ (leaderboard.csv, finalists.csv, verdict.json, …)")
     if job.tracking_uri and result.page:
         terminal.line(f"dashboard    {_dashboard(job.tracking_uri, result.page)}")
-
-
-def _shown(folder: Path) -> Path:
-    return folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
 
 
 def _job(config: Config, folder: Path, config_yaml: str) -> Job:
@@ -256,9 +252,13 @@ def _identity(cfg: Any) -> dict[str, Any]:
 
 
 def _study_name_of(*, _root_: DictConfig) -> str:
-    """${study_name:} in the config: the study's name, or data, model and fingerprint."""
-    from actsearch.study import check_name, study_name
+    """${study_name:} in the config: the study's name, or data, model and fingerprint; of costs, what is asked too."""
+    from actsearch.study import check_name, fingerprint, study_name
 
+    if OmegaConf.select(_root_, "task.name") == "cost":
+        search = OmegaConf.merge(_root_, {"task": {"name": "search"}})
+        asked: Any = OmegaConf.to_container(_root_.task, resolve=True)
+        return f"{_study_name_of(_root_=search)}-cost-{fingerprint(asked)}"  # pyright: ignore[reportArgumentType]
     name = OmegaConf.select(_root_, "study.name")
     if name is not None:
         check_name("study.name", str(name))  # before a folder of that name is made
@@ -296,138 +296,6 @@ def _dashboard(uri: str, page: str) -> str:
     command = Path(sys.executable).with_name("mlflow")
     shown = command.relative_to(Path.cwd()) if command.is_relative_to(Path.cwd()) else command
     return f"{shown} ui --backend-store-uri {uri}\n             and open http://127.0.0.1:5000{page}"
-
-
-def _list() -> None:
-    from rich.table import Table
-
-    from actsearch.activations import CATALOG
-    from actsearch.report.terminal import Terminal
-
-    terminal = Terminal()
-    for family in dict.fromkeys(a.family for a in CATALOG.values()):
-        table = Table(
-            box=None, pad_edge=False, title=f"\n[bold]{family}[/bold]", title_justify="left", show_header=False
-        )
-        table.add_column(width=max(map(len, CATALOG)), no_wrap=True)
-        table.add_column()
-        for a in CATALOG.values():
-            if a.family == family:
-                also = f"[dim]also {', '.join(a.aliases)}[/dim]\n" if a.aliases else ""
-                params = "".join(f"{line}\n" for line in _params_in_words(a.params))
-                table.add_row(a.name, f"{a.formula}\n{params}{also}[dim]{a.source}[/dim]")
-        terminal.console.print(table)
-    terminal.line(
-        f"\n{len(CATALOG)} activations. Beside each parameter: its default and the range that 'search' means. An "
-        "expression such as x * tanh(softplus(x))\nstands wherever a name does, and so does a function of your own: "
-        "my_file.my_function."
-    )
-
-
-def _params_in_words(params: Sequence[Param]) -> list[str]:
-    """A line for each, and one for all that only draw a shape."""
-    shape = [p.name for p in params if p.anonymous]
-    lines = [f"  {', '.join(shape)}: learned"] if shape else []
-    for p in params:
-        if not p.anonymous:
-            start = p.default if isinstance(p.default, str) else f"{p.default:.4g}"
-            bounds = f"; {p.low:g} to {p.high:g}{', log' if p.log else ''}" if p.low is not None else ""
-            words = f"; {' or '.join(c if isinstance(c, str) else f'{c:g}' for c in p.choices)}" if p.choices else ""
-            lines.append(f"  {p.name}: {'learned from ' if p.learned else ''}{start}{bounds}{words}")
-    return lines
-
-
-def _properties(*, activations: Any = None) -> None:
-    from actsearch.activations import CATALOG
-    from actsearch.properties import measure
-    from actsearch.report.properties import TEXT, property_tables
-    from actsearch.report.terminal import Terminal
-
-    terminal = Terminal()
-    specs = _specs(list(CATALOG) if activations is None else activations)
-    for heads, rows, legend in property_tables([measure(spec) for spec in specs]):
-        terminal.table(heads, rows, TEXT)
-        terminal.line(f"{legend}\n")
-
-
-def _cost(
-    job: Job, *, activations: Any = None, shape: Any = None, dtypes: Any = ("float32", "bfloat16"),
-    memory_formats: Any = ("contiguous", "channels_last"), compiled: Any = (False,),
-) -> None:  # fmt: skip
-    from actsearch import cost
-    from actsearch.activations import Spec
-    from actsearch.pipeline import make_folder
-    from actsearch.report import costs as report
-    from actsearch.report.files import write_csv
-    from actsearch.report.terminal import Terminal
-    from actsearch.training import find_device
-
-    typical = [spec for candidate in job.space.typical() for spec in candidate.specs]
-    specs = typical if activations is None else _specs(activations)
-    relu, nothing = Spec.parse(report.HOME), Spec.parse(report.NOTHING)
-    specs = list(dict.fromkeys([relu, *specs]))
-    device, split, n = find_device(job.device), job.data.split(0), job.recipe.batch_size
-    x, y = split.x_train[:n].to(device), split.y_train[:n].to(device)
-    net = job.model.build((relu,), 0, job.recipe.init).to(device)
-    shapes = [cost.first_shape(net, x), cost.large_shape(device)] if shape is None else [shape]
-    chosen = cost.settings(shapes, dtypes, memory_formats, compiled)
-    make_folder(job.folder)
-    terminal, found = Terminal(), []
-    with cost.one_thread():
-        for setting in chosen:
-            terminal.line(f"measuring {len(specs)} activations: {setting}")
-            found += cost.activation_costs(specs, setting, device)
-        terminal.line(f"measuring training steps of {job.model.name}")
-        steps, left_out = cost.step_costs(
-            job.model, list(dict.fromkeys([nothing, *specs])), job.recipe, x, y, split.goal.loss
-        )
-    for title, heads, rows, legend in (*report.cost_tables(found), report.step_table(steps, job.model.name)):
-        terminal.line(f"\n{title}")
-        terminal.table(heads, rows)
-        terminal.line(legend)
-    for line in (*report.failures(found), *(f"{name} in {job.model.name}: {why}" for name, why in left_out.items())):
-        terminal.warn(f"not measured: {line}")
-    write_csv(job.folder / "cost.csv", report.cost_rows(found))
-    write_csv(job.folder / "training_step.csv", report.step_rows(steps))
-    report.cost_figure(found, steps).savefig(job.folder / "cost.png", dpi=150)
-    terminal.line(f"\ncosts        {_shown(job.folder)}/ (cost.csv, training_step.csv, cost.png)")
-
-
-def _export(
-    *, activation: Any = None, path: Any = None, channels: Any = None, dim: Any = 1, onnx: Any = None,
-    overwrite: Any = False,
-) -> None:  # fmt: skip
-    from actsearch.activations import Spec
-    from actsearch.export import export
-    from actsearch.report.terminal import Terminal
-
-    text = "'task.activation=\"leaky_relu6(negative_slope=0.02)\"'"
-    for key, value, right, cure in (
-        ("activation", activation, isinstance(activation, str), f"it must be one spec, e.g. {text}"),
-        ("path", path, path is None or isinstance(path, str), "it must be a .py file or a folder"),
-        ("channels", channels, channels is None or (type(channels) is int and channels > 0), "it must be 1 or more"),
-        ("dim", dim, dim in (1, -1), "channels stand in dimension 1 or -1"),
-        ("onnx", onnx, onnx is None or isinstance(onnx, bool), "it must be true, false or null"),
-        ("overwrite", overwrite, isinstance(overwrite, bool), "it must be true or false"),
-    ):
-        if not right:
-            shown = "null" if value is None else value
-            raise ActSearchError(f"task.{key}={shown}: {cure}.")
-    if "|" in activation:
-        raise ActSearchError(f"task.activation={activation}: a file holds one activation. Export each of them.")
-    terminal = Terminal()
-    for what, said in export(Spec.parse(activation), path, channels, dim, onnx, overwrite):
-        terminal.line(f"{what:<12} {said}")
-
-
-def _specs(activations: Any) -> list[Spec]:
-    from actsearch.activations import Spec
-
-    if not activations or not isinstance(activations, list) or not all(isinstance(a, str) for a in activations):
-        raise ActSearchError(
-            f"task.activations={activations}: write a list of specs, e.g. task.activations=[relu,gelu]."
-        )
-    return list(dict.fromkeys(map(Spec.parse, activations)))
 
 
 def _explain(error: BaseException) -> str:
@@ -480,7 +348,7 @@ def _wrong_kind(key: str, value: Any) -> str:
         name, example = next(iter(default.items()), ("name", "value"))
         return f"{key}={value}: it holds values by name. Write e.g. {key}.{name}={example}."
     kinds = {bool: "true or false", int: "a whole number", float: "a number", list: "a list in brackets"}
-    example = "mine" if default is None else str(default).replace(" ", "")
+    example = "mine" if default is None else "[a,b]" if default == [] else str(default).replace(" ", "")
     example = example.lower() if isinstance(default, bool) else example
     return f"{key}={value}: it must be {kinds.get(type(default), 'one word')}, e.g. {key}={example}."
 

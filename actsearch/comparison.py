@@ -174,7 +174,8 @@ class Comparison:
     tuned rate. verdict: by that metric; None for the baseline. at_rates: the same at other learning rates, by rate.
     secondary: by the other metrics, corrected for the number of candidates but not for the number of metrics.
     n_reached: how many runs reached the target accuracy, where steps to it are counted. training_step_us,
-    latency_us: geometric means over repetitions, of the plain PyTorch net on this machine; NaN where not measured.
+    latency_us: geometric means over repetitions, of the plain PyTorch net on this machine; saved_mib: what its training
+    step keeps for the backward pass; NaN where not measured.
     """
 
     activation: str
@@ -193,6 +194,7 @@ class Comparison:
     n_reached: int | None
     training_step_us: float
     latency_us: float
+    saved_mib: float
 
 
 def primary_verdicts(
@@ -250,6 +252,7 @@ def compare(
                 n_reached=None if target is None else sum(reaches(run.curves, target) for run in group),
                 training_step_us=statistics.geometric_mean(cost.training_step_us) if cost else math.nan,
                 latency_us=statistics.geometric_mean(cost.latency_us) if cost else math.nan,
+                saved_mib=cost.saved_mib if cost else math.nan,
             )
         )  # fmt: skip
     sign = -1 if options.primary.higher_is_better else 1

@@ -109,6 +109,8 @@ class Data:
             )
         self.n_validation, self._subset = n_validation, subset
         self.n_train = most if subset is None else subset
+        if source.goal is None and source.y.min() == source.y.max():
+            raise ActSearchError(f"'{name}': all examples are of class {int(source.y[0])}. There is nothing to learn.")
         self.goal = source.goal or classification(int(source.y.max()) + 1)
         seen = [source.x] if source.validation is None else [source.x, source.validation[0]]
         counted = None if source.x.is_floating_point() else 1 + max(int(x.max()) for x in seen)
@@ -399,6 +401,9 @@ def text(path: str | None = None, context: int = 64, n_test: int = 500) -> Sourc
 
     train = windows(0, most)
     number_of = {c: i for i, c in enumerate(sorted(set("".join(train))), start=UNKNOWN + 1)}
+
+    if len(number_of) < 2:
+        raise ActSearchError(f"data.path={path}: it has one character, over and over. There is nothing to predict.")
 
     def numbered(parts: list[str]) -> Pair:
         tokens = torch.tensor([[number_of.get(c, UNKNOWN) for c in w] for w in parts])

@@ -102,7 +102,13 @@ class Grammar:
 
     def middle(self) -> tuple[Spec, ...]:
         """One of them, to try a model with."""
-        return next(replace(self, depth=1).all())
+        found = next(replace(self, depth=1).all(), None)
+        if found is None:
+            raise ActSearchError(
+                f"search_space.activations: the grammar of unary {list(self.unary)} and binary {list(self.binary)} "
+                "makes no usable function of x. Add functions that depend on x, are finite and not constant."
+            )
+        return found
 
     def all(self) -> Iterator[tuple[Spec, ...]]:
         """Each function once, without the unusable. Raises ActSearchError beyond depth 1, where there are millions."""

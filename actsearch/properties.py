@@ -27,6 +27,7 @@ class Properties:
     For elementwise activations, None for others: shape. length_slope: of the length map at 1; below 1, sizes that
     are off come back from layer to layer. fixed_point: where q → E[f(√q z)²], g = 1, leads from q = 1: 0 where
     signals die out, inf where they grow. saturated_share: of z with |f′(z)| < 0.01, as the diagnostics count it.
+    NaN where f, or f′, is NaN for some z within ±9.
     """
 
     activation: str
@@ -61,9 +62,11 @@ def measure(spec: Spec) -> Properties:
     def expectation(values: Tensor) -> float:
         return (values * weight).sum().item()
 
-    mean, second, g = expectation(y), expectation(y.square()), gain(spec)
+    mean, second = expectation(y), expectation(y.square())
+    g = math.nan if math.isnan(second) else gain(spec)
     even = torch.linspace(-8.0, 8.0, 100_000, dtype=torch.float64)
-    flat = (with_slope(f, even)[1].abs() < SATURATED).double()
+    steepness = with_slope(f, even)[1].abs()
+    flat = torch.where(steepness.isnan(), math.nan, (steepness < SATURATED).double())
     return Properties(
         activation=str(spec), mean=mean, variance=second - mean**2, second_moment=second, gain=g,
         chi=g**2 * expectation(slope.square()), shape=shape, length_slope=g**2 * expectation(z * y * slope),
@@ -94,10 +97,15 @@ def _normal(z: Tensor) -> Tensor:
 def _normal_nodes(breaks: Sequence[float]) -> tuple[Tensor, Tensor]:
     """Points z and weights for means over N(0, 1): Gauss–Legendre on pieces of ±9 that end where f is not smooth."""
     edges = np.unique([*np.linspace(-9.0, 9.0, 73), *(b for b in breaks if abs(b) < 9)])
-    points, weights = np.polynomial.legendre.leggauss(20)
+    points, weights = _legendre()
     half, middle = np.diff(edges)[:, None] / 2, (edges[1:] + edges[:-1])[:, None] / 2
     z = torch.from_numpy((middle + half * points).ravel())
     return z, torch.from_numpy((half * weights).ravel()) * _normal(z)
+
+
+@lru_cache
+def _legendre() -> tuple[np.ndarray, np.ndarray]:
+    return np.polynomial.legendre.leggauss(20)
 
 
 def _fixed_point(f: Function, shape: Shape) -> float:

@@ -1,8 +1,9 @@
 """The shape of an elementwise function, measured in float64 from its values and from its slopes by autograd.
 
 Nothing is taken from a formula, so that any parameter's value and any expression is described as it behaves. Kinks are
-looked for within ±25, limits out to ±1e5, or as far as the function is finite. What is narrower than 1/200, smaller
-than 1e-3 or slower than a logarithm is not seen.
+looked for within ±25, limits out to ±1e5, or as far as the function is finite; where it or its slope is NaN within ±25,
+it ends, and nothing is said of it beyond. What is narrower than 1/200, smaller than 1e-3 or slower than a
+logarithm is not seen.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from torch import Tensor
 INNER, OUTER = 25.0, 1e5
 N_INNER, N_TAIL = 12_001, 2_000  # points; of a tail evenly spaced in log x
 OFFSET = 1.2345e-4  # kinks at round numbers then lie between points, and both sides of them are seen
+N_FLAT = 100  # points of a tail, as far as from x to 1.5 x
 JUMP = 1e-3  # the least step of a value or a slope that counts
 Function = Callable[[Tensor], Tensor]
 
@@ -44,17 +46,19 @@ class Step:
 class Tail:
     """Towards one infinity. value, slope: the limits of f and f′; ±inf where they grow, NaN where they swing.
 
-    gradient: `dies`: f′ is 0 on a whole half-line; `vanishes`: f′ tends to 0 and never is; `stays`: neither.
+    gradient: `dies`: f′ is 0 on a whole half-line; `vanishes`: f′ tends to 0 and never is; `stays`: neither; `ends`:
+    f or f′ is NaN beyond `end`, and the limits are those there.
     """
 
     value: float
     slope: float
-    gradient: Literal["dies", "vanishes", "stays"]
+    gradient: Literal["dies", "vanishes", "stays", "ends"]
+    end: float
 
     @property
     def saturation(self) -> float | None:
         """The value at which f levels out (infinite for a logarithm), or None where it does not."""
-        return None if self.gradient == "stays" else self.value
+        return self.value if self.gradient in ("dies", "vanishes") else None
 
 
 @dataclass(frozen=True)
@@ -62,7 +66,7 @@ class Shape:
     """An elementwise f by itself.
 
     low, high: the ends of its range. monotone: not strictly, `increasing` where f is flat too. symmetry: odd, even or
-    neither. jumps, kinks: within ±25. smoothness: `jumps`, `C0` (kinks), `C1` (the second derivative jumps) or `C2+`.
+    neither. jumps, kinks: within ±25. smoothness: `jumps`, `C0` (kinks), `C1` (f″ jumps or is unbounded) or `C2+`.
     slope_at_0: from the left and from the right. lipschitz: the least upper bound of |f′|. left, right: far out.
     """
 
@@ -85,26 +89,28 @@ def shape_of(f: Function) -> Shape:
     tail = torch.logspace(math.log10(1.01 * INNER), math.log10(OUTER), N_TAIL, dtype=torch.float64)
     x = torch.cat([-tail.flip(0), inner, tail])
     y, slope = with_slope(f, x)
+    ends = [_end(f, x, y + slope, sign) for sign in (-1, 1)]
     x, y, slope = _finite_around_0(x, y, slope)
-    sides = [_side(x, y, slope, sign) for sign in (-1, 1)]
+    sides = [_side(f, x, y, slope, sign, end) for sign, end in zip((-1, 1), ends, strict=True)]
     left, right = (side[0] for side in sides)
     close = x.abs() < INNER
     jumps = _steps(f, x[close], y[close], 0)
     kinks = [k for k in _steps(f, x[close], slope[close], 1) if all(abs(k.at - j.at) > 1e-6 for j in jumps)]
-    at_0, beside = (with_slope(f, torch.tensor([-h, h], dtype=torch.float64))[1].tolist() for h in (1e-9, 1e-6))
-    at_0 = [_unbounded(near, aside) for near, aside in zip(at_0, beside, strict=True)]
+    at_0 = _beside(f, torch.zeros(2, dtype=torch.float64), torch.tensor([-1.0, 1.0], dtype=torch.float64), 1).tolist()
     if math.inf in at_0 and not any(step.at == 0 for step in (*jumps, *kinks)):
         kinks.append(Step(0.0, *at_0))  # a root's: equally steep on both sides, so that it is no step
     steepest = _supremum(x, slope.abs())
+    if any(tail.gradient == "ends" and math.isinf(tail.slope) for tail in (left, right)):
+        steepest = math.inf
     if math.isfinite(steepest):
-        steepest = _peak(lambda x: with_slope(f, x)[1].abs(), x[slope.abs().argmax()].item())[1]
+        steepest = _peak(lambda x: with_slope(f, x)[1].abs().nan_to_num(0.0), x[slope.abs().argmax()].item())[1]
     sides_of_kinks = [abs(slope) for kink in kinks for slope in (kink.left, kink.right)]
-    smooth = not jumps and not kinks
-    smoothness = "C1" if smooth and _slope_has_kinks(f, x[close]) else "C2+" if smooth else "jumps" if jumps else "C0"
-    low, high = (_bound(f, x, sides, (*jumps, *kinks), sign) for sign in (-1, 1))
+    within = x[close][8:-8]  # at an end of what is defined, f″ often grows without bound
+    smoothness = "jumps" if jumps else "C0" if kinks else "C1" if _slope_has_kinks(f, within) else "C2+"
+    low, high = (_bound(f, x, sides, jumps, kinks, sign) for sign in (-1, 1))
     return Shape(
-        low=low, high=high, monotone=_monotone(y), symmetry=_symmetry(f, x), jumps=tuple(jumps), kinks=tuple(kinks),
-        smoothness=smoothness, slope_at_0=(at_0[0], at_0[1]),
+        low=low, high=high, monotone=_monotone(y), symmetry=_symmetry(f, x, ends), jumps=tuple(jumps),
+        kinks=tuple(kinks), smoothness=smoothness, slope_at_0=(at_0[0], at_0[1]),
         lipschitz=math.inf if jumps else max(steepest, *sides_of_kinks, 0.0), left=left, right=right,
     )  # fmt: skip
 
@@ -128,18 +134,51 @@ def _finite_around_0(x: Tensor, *values: Tensor) -> tuple[Tensor, ...]:
     return tuple(v[start:end] for v in (x, *values))
 
 
-def _side(x: Tensor, y: Tensor, slope: Tensor, sign: int) -> tuple[Tail, float]:
+def _end(f: Function, x: Tensor, both: Tensor, sign: int) -> float:
+    """The last point on this side before f or f′ is NaN, if that lies within ±25; else ±inf. both: f + f′ at x."""
+    x, both = (x, both) if sign > 0 else (x.flip(0), both.flip(0))
+    missing = torch.nonzero(both.isnan() & (sign * x > 0) & (x.abs() < INNER))
+    if not len(missing):
+        return sign * math.inf
+    first = int(missing[0])
+    inside, outside = x[first - 1 : first], x[first : first + 1]
+    for _ in range(60):
+        middle = (inside + outside) / 2
+        is_finite = all(v.isfinite() for v in with_slope(f, middle))
+        inside, outside = (middle, outside) if is_finite else (inside, middle)
+    return inside.item()
+
+
+def _side(f: Function, x: Tensor, y: Tensor, slope: Tensor, sign: int, end: float) -> tuple[Tail, float]:
     """What f does towards sign · ∞; and from where on it is near a limit that it never reaches, ±inf if none."""
+    if math.isfinite(end):
+        return _towards(f, end, sign), sign * math.inf
     if sign < 0:
         x, y, slope = -x.flip(0), y.flip(0), slope.flip(0)
     n = max(int((x > INNER).sum()), 200)
-    value, steep = _limit(y[-n:]), _limit(slope[-n:])
+    flat = _is_flat(y) and bool((slope[-N_FLAT:] == 0).all())
+    value, steep = (y[-1].item(), 0.0) if flat else (_limit(y[-n:]), _limit(slope[-n:]))
     x, y, slope = (v[x > 0] for v in (x, y, slope))
-    gradient = "stays" if steep != 0 else "dies" if _reaches(x, slope, 0.0) else "vanishes"
+    gradient = "stays" if steep != 0 else "dies" if _dies(f, x, slope, sign) else "vanishes"
     near = math.inf
-    if math.isfinite(value) and not _reaches(x, y, value):
+    if math.isfinite(value) and gradient != "dies":
         near = x[_last_off(y, value, 1e-6)].item()
-    return Tail(value, steep, gradient), sign * near
+    return Tail(value, steep, gradient, end), sign * near
+
+
+def _towards(f: Function, end: float, sign: int) -> Tail:
+    """What f does where it ends."""
+    at, away = torch.tensor([end], dtype=torch.float64), torch.tensor([-sign], dtype=torch.float64)
+    value, slope = (_limit(v) for v in with_slope(f, end + away * torch.logspace(0, -9, 200, dtype=torch.float64)))
+    if math.isfinite(value):  # it is known better from beside
+        value = round(_beside(f, at, away, 0).item(), 9)
+    if math.isfinite(slope):
+        slope = round(_beside(f, at, away, 1).item(), 9)
+    return Tail(value, slope, "ends", end)
+
+
+def _is_flat(v: Tensor) -> bool:
+    return bool((v[-N_FLAT:] == v[-1]).all())
 
 
 def _limit(v: Tensor) -> float:
@@ -149,14 +188,21 @@ def _limit(v: Tensor) -> float:
     spread, before = (second.max() - second.min()).item(), (first.max() - first.min()).item()
     last, sign = v[-1].item(), math.copysign(1.0, v[-1].item())
     if spread <= 2e-3 * max(1.0, abs(last)) or (spread < 0.5 * before and _monotone(second) != "no"):
-        a, b, c = v[-1 - n // 2].item(), v[-1 - n // 4].item(), last
-        # a power of x comes nearer by a constant factor from quarter to quarter (Aitken): add what is still to come
-        ratio = (c - b) / (b - a) if b != a else 0.0
-        limit = round(c + (c - b) * ratio / (1 - ratio), 6) if 0 < ratio < 0.9 else c
+        a, b, c = v[-1 - n // 2], v[-1 - n // 4], v[-1]
+        to_come = _to_come(a, b, c).item()
+        limit = round(last + to_come, 6) if to_come else last
         return limit if abs(limit) > spread else 0.0
     parts = [sign * part for part in second.chunk(4)]
     rises = all(b.min() > 0.99 * a.max() for a, b in itertools.pairwise(parts))
     return sign * math.inf if rises and parts[-1].min() > 1.05 * parts[0].min() > 0 else math.nan
+
+
+def _to_come(a: Tensor, b: Tensor, c: Tensor) -> Tensor:
+    """What c lacks of the limit: at distances that shrink or grow by a constant factor, a power comes nearer by a
+    constant factor too (Aitken).
+    """
+    ratio = (c - b) / (b - a)
+    return torch.where((ratio > 0) & (ratio < 0.9), (c - b) * ratio / (1 - ratio), 0.0)
 
 
 def _last_off(v: Tensor, limit: float, tolerance: float) -> int:
@@ -164,19 +210,31 @@ def _last_off(v: Tensor, limit: float, tolerance: float) -> int:
     return int(off[-1]) if len(off) else 0
 
 
-def _reaches(x: Tensor, v: Tensor, limit: float) -> bool:
-    """Whether v is equal to its limit from some x on. x: growing.
+def _dies(f: Function, x: Tensor, slope: Tensor, sign: int) -> bool:
+    """Whether f′, whose limit is 0, is 0 from some x on. x: growing, f is of sign · x.
 
-    Float64 cannot tell by looking: sigmoid(40) is 1. But where a limit is reached, the last points at which v is off
-    by 1e-3, 1e-6, 1e-9 close up, while those of an exponential go on at even distances (of exp(-x²) still at 0.8).
+    Float64 cannot tell by looking: sigmoid(40) is 1. But where 0 is reached, the last points at which f′ is above
+    1e-3, 1e-6, 1e-9, 1e-12 close up: those of a power p by 10^(-3/p), always the same, while those of an exponential
+    go on at even distances, and those of exp(-x²) at 0.77, 0.84.
     """
-    a, b, c = (_last_off(v, limit, tolerance) for tolerance in (1e-3, 1e-6, 1e-9))
-    if c == len(x) - 1:
+    tolerances = torch.tensor([1e-3, 1e-6, 1e-9, 1e-12], dtype=torch.float64)
+    last = torch.tensor([_last_off(slope, 0.0, tolerance) for tolerance in tolerances.tolist()])
+    if last[-1] == len(x) - 1:
         return False
-    return (x[c] - x[b]).item() <= 0.5 * (x[b] - x[a]).item() + 2 * (x[c + 1] - x[c]).item()
+    low, high = x[last], x[last + 1]
+    for _ in range(45):
+        middle = (low + high) / 2
+        above = with_slope(f, sign * middle)[1].abs() > tolerances
+        low, high = torch.where(above, middle, low), torch.where(above, high, middle)
+    first, second, third = low.diff().tolist()
+    if second <= 0.5 * first + 1e-9 * max(1.0, low[2].item()):
+        return True
+    return second < 0.95 * first and abs(third / second - second / first) < 0.005
 
 
-def _bound(f: Function, x: Tensor, sides: Sequence[tuple[Tail, float]], steps: Sequence[Step], sign: int) -> Bound:
+def _bound(
+    f: Function, x: Tensor, sides: Sequence[tuple[Tail, float]], jumps: Sequence[Step], kinks: Sequence[Step], sign: int
+) -> Bound:
     """The supremum of sign · f."""
 
     def g(x: Tensor) -> Tensor:
@@ -184,8 +242,13 @@ def _bound(f: Function, x: Tensor, sides: Sequence[tuple[Tail, float]], steps: S
 
     v = g(x)
     most = _supremum(x, v)
-    if math.isinf(most):
+    ends = [tail for tail, _ in sides if tail.gradient == "ends"]
+    poles = [value for jump in jumps for value in (jump.left, jump.right)] + [tail.value for tail in ends]
+    if math.isinf(most) or sign * math.inf in poles:
         return Bound(sign * math.inf, None)
+    for tail in ends:
+        if sign * tail.value >= most - 1e-6 * max(1.0, abs(most)):
+            return Bound(tail.value, tail.end)
     open_ends = [
         (tail.value, near) for tail, near in sides
         if math.isfinite(near) and sign * tail.value >= most - 1e-6 * max(1.0, abs(most))
@@ -193,11 +256,13 @@ def _bound(f: Function, x: Tensor, sides: Sequence[tuple[Tail, float]], steps: S
     for value, _ in open_ends:
         edges = [-math.inf, *sorted(near for _, near in open_ends), math.inf]
         inside = x[(x > max(e for e in edges if e < 0)) & (x < min(e for e in edges if e > 0))]
+        if not len(inside):  # all of f is as near to it
+            return Bound(value, None)
         at, peak = _peak(g, inside[g(inside).argmax()].item())
         if not inside[0] < at < inside[-1] or peak < sign * value - 1e-9:
             return Bound(value, None)
-    at_steps = [step.at + aside for step in steps for aside in (-1e-9, 0.0, 1e-9)]
-    points = torch.cat([x, torch.tensor(at_steps, dtype=torch.float64)])
+    special = [step.at + aside for step in (*jumps, *kinks) for aside in (-1e-9, 0.0, 1e-9)]
+    points = torch.cat([x, torch.tensor(special, dtype=torch.float64)])
     values = g(points)
     # of several maxima, or of a plateau, the point nearest to 0; points beside a maximum are lower by h²/2 · f″
     close = points[values >= values.max() - 1e-5 * max(1.0, abs(most))]
@@ -205,6 +270,8 @@ def _bound(f: Function, x: Tensor, sides: Sequence[tuple[Tail, float]], steps: S
     at = round(at, 6) + 0.0
     there = g(torch.tensor([at], dtype=torch.float64)).item()
     most = max(values.max().item(), peak, there)
+    if math.isinf(most):
+        return Bound(sign * math.inf, None)
     is_reached = there >= most - JUMP / 2 or bool((v >= most - 1e-9).any())  # else only beside a jump
     return Bound(round(sign * most, 9) + 0.0, at if is_reached else None)
 
@@ -229,7 +296,7 @@ def _supremum(x: Tensor, v: Tensor) -> float:
     near = v[x.abs() < INNER].max().item()
     for side in (x < -INNER, x > INNER):
         far = v[side] if not (side & (x < 0)).any() else v[side].flip(0)
-        if len(far) >= 16:
+        if len(far) >= 16 and not _is_flat(far):
             first, second = far[: len(far) // 2].max().item(), far[len(far) // 2 :].max().item()
             if second > 1.1 * max(first, near, 1e-6):
                 return math.inf
@@ -242,10 +309,12 @@ def _monotone(y: Tensor) -> Literal["increasing", "decreasing", "constant", "no"
     return "constant" if up and down else "increasing" if up else "decreasing" if down else "no"
 
 
-def _symmetry(f: Function, x: Tensor) -> Literal["odd", "even", "neither"]:
+def _symmetry(f: Function, x: Tensor, ends: Sequence[float]) -> Literal["odd", "even", "neither"]:
     here, there = f(x).detach(), f(-x).detach()
     both = here.isfinite() & there.isfinite()
     noise = 1e-9 * here.abs().clamp(min=1.0)
+    if not math.isclose(-ends[0], ends[1], rel_tol=1e-9):
+        return "neither"
     if bool(((here + there).abs() <= noise)[both].all()):
         return "odd"
     return "even" if bool(((here - there).abs() <= noise)[both].all()) else "neither"
@@ -253,41 +322,58 @@ def _symmetry(f: Function, x: Tensor) -> Literal["odd", "even", "neither"]:
 
 def _steps(f: Function, x: Tensor, v: Tensor, order: int) -> list[Step]:
     """Where f (order 0) or f′ (order 1) steps: between which points it changes, halved until only a step is left."""
-    changes = torch.nonzero(v.diff().abs() > JUMP / 2).view(-1)
-    low, high, v_low, v_high = x[changes], x[changes + 1], v[changes], v[changes + 1]
-    for _ in range(30):  # to 4e-12
+    low, high, v_low, v_high = x[:-1], x[1:], v[:-1], v[1:]
+    for _ in range(31):  # to 4e-12
+        stays = (v_high - v_low).abs() > JUMP / 2  # a smooth change is less from half to half
+        low, high, v_low, v_high = (t[stays] for t in (low, high, v_low, v_high))
+        if not len(low):
+            return []
         middle = (low + high) / 2
         v_middle = with_slope(f, middle)[order]
         left = (v_middle - v_low).abs() >= (v_high - v_middle).abs()
         low, v_low = torch.where(left, low, middle), torch.where(left, v_low, v_middle)
         high, v_high = torch.where(left, middle, high), torch.where(left, v_middle, v_high)
-    aside_low, aside_high = (with_slope(f, at)[order] for at in (low - 1e-6, high + 1e-6))
     steps = []
-    for at, *each in zip(*(t.tolist() for t in (low, v_low, v_high, aside_low, aside_high)), strict=True):
-        left, right = _unbounded(each[0], each[2]), _unbounded(each[1], each[3])
+    sides = (_beside(f, at, away * torch.ones_like(at), order).tolist() for at, away in ((low, -1), (high, 1)))
+    for at, left, right in zip(low.tolist(), *sides, strict=True):
         if math.inf in (abs(left), abs(right)) or abs(right - left) > JUMP * max(1.0, abs(left), abs(right)):
             steps.append(Step(round(at, 6) + 0.0, left, right))
     return steps
 
 
+def _beside(f: Function, at: Tensor, away: Tensor, order: int) -> Tensor:
+    """The limit of f (order 0) or f′ (order 1) at each of `at`, from the side `away` (±1): ±inf where it grows."""
+    far, a, b, c = (with_slope(f, at + away * h)[order] for h in (1e-6, 1.6e-8, 4e-9, 1e-9))
+    grown = c.abs() > 10 * far.abs().clamp(min=10.0)
+    to_come = _to_come(a, b, c)
+    limit = torch.where((c + to_come).abs() > 1e-4 * to_come.abs(), c + to_come, 0.0)
+    return torch.where(grown, math.inf * c.sign(), limit)
+
+
 def _slope_has_kinks(f: Function, x: Tensor) -> bool:
-    """Whether f″ jumps: the slope of f′ right and left of a shrinking interval stays different."""
+    """Whether f″ jumps or grows without bound: the slope of f′ right and left of a shrinking interval stays different.
+
+    A smooth change, however steep, is less from half to half; it has to be seen beside what f″ changes around there,
+    because a change that is 0 by chance only grows at first.
+    """
     low, high = x[:-1], x[1:]
 
     def bend(a: Tensor, b: Tensor) -> Tensor:
         width = b - a
         p, q, r, s = (with_slope(f, at)[1] for at in (a - width, a, b, b + width))
-        return ((s - r) / width - (q - p) / width).abs()
+        return ((s - r) / width - (q - p) / width).abs().nan_to_num(0.0)
 
-    first = bend(low, high)
-    for _ in range(9):  # to 8e-6: narrower, rounding takes over
-        middle = (low + high) / 2
-        left = bend(low, middle) >= bend(middle, high)
-        low, high = torch.where(left, low, middle), torch.where(left, middle, high)
-    last = bend(low, high)
-    return bool(((last > JUMP) & (last > 0.5 * first)).any())
-
-
-def _unbounded(slope: float, aside: float) -> float:
-    """The slope a hair from a point, or ±inf if it is far larger there than a little aside."""
-    return math.copysign(math.inf, slope) if abs(slope) > 10 * max(10.0, abs(aside)) else slope
+    now = bend(low, high)
+    around = 0.5 * torch.max_pool1d(now.view(1, 1, -1), kernel_size=5, stride=1, padding=2).view(-1)
+    for _ in range(20):  # to 4e-9: narrower, rounding takes over
+        stays = now > JUMP / 2
+        around = torch.maximum(around, 0.5 * now)
+        low, high, around = (t[stays] for t in (low, high, around))
+        if not len(low):
+            return False
+        width = (high - low) / 2
+        starts = low + torch.arange(-2.0, 3.5, 0.5, dtype=torch.float64).view(-1, 1) * width
+        now, which = bend(starts, starts + width).max(0)
+        low = starts.gather(0, which.view(1, -1)).view(-1)
+        high = low + width
+    return bool(((now > JUMP) & (now > around)).any())

@@ -173,7 +173,8 @@ class Delivery:
         ]
         ends = {test: comparison.test_metric, f"{test}_std": comparison.test_metric_std,
                 "test_loss": comparison.test_loss, "n_failed": comparison.n_failed,
-                "training_step_us": comparison.training_step_us, "latency_us": comparison.latency_us}  # fmt: skip
+                "training_step_us": comparison.training_step_us, "latency_us": comparison.latency_us,
+                "saved_mib": comparison.saved_mib}  # fmt: skip
         for v in (*([verdict] if verdict else []), *comparison.secondary):
             name = v.metric.name
             ends |= {f"{name}_difference": v.difference, f"{name}_ci_low": v.ci_low, f"{name}_ci_high": v.ci_high,

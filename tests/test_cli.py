@@ -261,6 +261,10 @@ def test_properties_of_the_catalogue_and_of_a_list(command, lab):
     assert {"[0, 6]", "C0", "0, dies", "6, dies"} <= {cell.strip() for cell in relu6}
     assert "50.0 %" in normal[-1]
     assert "[-0.1392, ∞)" in out
+    code, out, err = command("task=properties", 'task.activations=["2 * isrlu(x, alpha=-0.05)","sqrt(4 - x)"]')
+    assert (code, err) == (0, "")
+    assert "measuring 2 activations" in out
+    assert ("nan below -4.472" in out, "nan above 4" in out) == (True, True)
     assert left(lab) == []
 
 
@@ -279,6 +283,10 @@ def test_costs_of_a_list_in_this_model(command, lab, no_pictures):
     assert float(steps["relu"]["training_step_ratio"]) == 1
     assert "not measured: frelu in mlp" in out
     assert str(folder.relative_to(lab)) in out
+    assert "-cost-" in folder.name
+    assert command("task=cost", *words[:-1], "task.activations=[tanh]")[0] == 0  # another question: another folder
+    assert len(list((lab / "runs").iterdir())) == 2
+    assert [r["activation"] for r in rows(folder / "cost.csv")] == [r["activation"] for r in found]
 
 
 def test_help_and_cfg_are_useful_and_leave_nothing(command, lab):
@@ -315,6 +323,7 @@ def test_the_written_config_is_the_whole_question(command, lab):
 
 NO_KEYS = ["~model.width", "~model.depth", "~model.norm", "~model.order", "~model.dropout"]
 BAD = {
+    "a name for a list": (["search_space.activations=relu"], "search_space.activations=relu", "activations=[a,b]"),
     "a list for a number": (["recipe.lr=[0.1,0.2]"], "recipe.lr=[0.1, 0.2]", "a number, e.g. recipe.lr=0.01"),
     "half a step": (["recipe.steps=1.5"], "recipe.steps=1.5", "a whole number, e.g. recipe.steps=1000"),
     "more steps than fit": (["recipe.steps=99999999999999999999"], "recipe.steps=9999", "from 1 to 1,000,000,000"),
@@ -523,8 +532,9 @@ def test_a_comparison_in_one_line_gives_the_table_that_a_paper_needs(command, la
     lines = (folder / "finalists.md").read_text().splitlines()
     assert len(lines) == 5
     for head in ("rank", "activation", "test accuracy ± sd", "difference (points)", "97.5 % interval", "p, corrected",
-                 "verdict", "training step"):  # fmt: skip
+                 "verdict", "training step", "memory kept"):  # fmt: skip
         assert head in lines[0]
+    assert all(line.endswith(" MiB |") for line in lines[2:])
     latex = (folder / "finalists.tex").read_text()
     assert latex.count(r" \\") == 4
     assert r"97.5 \% interval" in latex

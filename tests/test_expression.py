@@ -343,6 +343,7 @@ def test_what_is_refused_is_said_on_one_line_with_place_and_cure(text, parts):
         ("sign(x)", ["has no slope"]),
         ("where(x > 0, 1, 0)", ["has no slope"]),
         ("where(x > 0, a, 0)(a=learned(1))", ["has no slope"]),
+        ("where(x > 0, sqrt(x), x)", ["no slope at x = -3", "sqrt(max(x, 0))"]),
         ("(x / a)(a=0)", ["'(x / a)(a=0)' is not finite"]),
         ("(x * (1 / a))(a=0)", ["does not work"]),
         ("(x ** a)(a=0.5)", ["not finite", "another value"]),

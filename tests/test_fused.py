@@ -286,23 +286,30 @@ def test_scores_on_test_are_the_nets():
 def test_the_full_cross(name, optimizer, schedule, vectorised):
     """Some nets are chaotic: softmax between layers, or a bias before a batch norm under Adam, whose gradient is
     nothing but rounding. There fused and plain may differ as far as plain differs from itself when its initial
-    weights change in their last two digits; of all tensors most are equal to 1e-9 as they are.
+    weights change in their last two digits, and where that is beyond 1e-3 nothing is told; of all tensors most are
+    equal to 1e-9 as they are.
     """
     recipe = replace(RECIPE, optimizer=optimizer, schedule=schedule, lr=0.002)
     m, runs = model(name), runs_of(TEXTS, recipe)
     d = data(m.in_shape)
     program = fused(m, d, runs, vectorised)
     for _ in recipe.rungs():
-        list(program.advance(set()))
+        last = dict(program.advance(set()))
     strict = []
     for i, run in enumerate(runs):
-        wanted = plain(m, d, run)[0].state_dict()
+        net, evaluations = plain(m, d, run)
+        wanted = {k: v for k, v in net.state_dict().items() if not k.endswith("num_batches_tracked")}
         near = [plain(m, d, run, jitter)[0].state_dict() for jitter in (1e-15, 1e-14)]
+        off = {key: max((n[key] - value).abs().max().item() for n in near) for key, value in wanted.items()}
+        if not all(own < 1e-3 for own in off.values()):  # or not a number
+            strict += [False] * len(wanted)
+            continue
+        assert last[i].diverged == evaluations[-1].diverged, run.specs
+        if last[i].diverged:
+            continue
         mine = program.state_dict(i)
         for key, value in wanted.items():
-            if key.endswith("num_batches_tracked"):
-                continue
-            own = max((other[key] - value).abs().max().item() for other in near)
+            own = off[key]
             strict.append(own < 1e-11)
             allowed = 1e-9 * (1 + value.abs().max().item()) + 1000 * own
             assert (mine[key] - value).abs().max().item() <= allowed, f"{run.specs}: {key}"

@@ -334,3 +334,11 @@ def test_a_run_that_diverged_scores_what_guessing_does(tmp_path):
     (end,) = train(net, data.split(0), run, torch.device("cpu"))
     assert end.diverged
     assert (end.val_metric, end.val_loss) == data.goal.guess
+
+
+def test_what_holds_nothing_to_learn_is_refused(tmp_path):
+    (tmp_path / "dull.txt").write_text("a" * 120_000)
+    with pytest.raises(ActSearchError, match="one character, over and over"):
+        text(str(tmp_path / "dull.txt"))
+    with pytest.raises(ActSearchError, match="all examples are of class 1"):
+        Data(Source(torch.randn(40, 3), torch.ones(40, dtype=torch.long), lambda: None), "dull", 10)

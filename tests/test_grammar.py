@@ -136,6 +136,13 @@ def test_a_deep_grammar_cannot_be_listed():
         SearchSpace([{"grammar": {"depth": 2}}], n_slots=1, base=Recipe()).nets()
 
 
+@pytest.mark.parametrize("depth", [1, 2])
+def test_a_grammar_of_constants_only_is_refused(depth):
+    space = SearchSpace([{"grammar": {"depth": depth, "unary": ["x"], "binary": ["a - b"]}}], n_slots=1, base=Recipe())
+    with pytest.raises(ActSearchError, match="makes no usable function of x"):
+        space.typical()
+
+
 def test_a_deep_grammar_still_has_one_to_try_a_model_with():
     (candidate,) = SearchSpace(
         [{"grammar": {"depth": 3, "unary": ["0", "sin(x)"]}}], n_slots=1, base=Recipe()

@@ -97,6 +97,7 @@ ORDER = [
     "pipeline",
     "api",
     "config",
+    "tasks",
     "cli",
     "__main__",
 ]

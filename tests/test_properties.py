@@ -260,6 +260,115 @@ def test_steep_is_not_broken():
     assert (shape.smoothness, shape.lipschitz, shape.jumps) == ("C2+", pytest.approx(250, rel=1e-4), ())
 
 
+def test_what_is_undefined_far_out_ends_there():
+    """x / √(1 - 0.05 x²) is real within ±√20; its mean over all normal z is then no number."""
+    p = of("2 * isrlu(x, alpha=-0.05)")
+    assert (p.shape.left.gradient, p.shape.left.value, p.shape.left.saturation) == ("ends", -inf, None)
+    assert p.shape.left.end == pytest.approx(-math.sqrt(20), rel=1e-12)
+    assert (ends(p.shape), p.shape.lipschitz, p.shape.right.slope) == ((-inf, inf), inf, 2)
+    numbers = (p.mean, p.variance, p.gain, p.chi, p.length_slope, p.fixed_point, p.saturated_share)
+    assert all(math.isnan(v) for v in numbers)
+
+
+# ends of what is defined, range, where the range's ends are reached (None: not at all), symmetry
+ENDING = {
+    "sqrt(4 - x)": ((-inf, 4), (0, inf), (4, None), "neither"),
+    "sqrt(x + 4)": ((-4, inf), (0, inf), (-4, None), "neither"),
+    "sqrt(12 - x * x)": ((-math.sqrt(12), math.sqrt(12)), (0, math.sqrt(12)), (-math.sqrt(12), 0), "even"),
+    "(4 - x) ** 1.5": ((-inf, 4), (0, inf), (4, None), "neither"),
+    "(x + 3.5) ** 0.3 * x": ((-3.5, inf), (-2.525216, inf), (-2.69231, None), "neither"),
+    "x * sqrt(9.5 - abs(x))": ((-9.5, 9.5), (-11.270249, 11.270249), (-19 / 3, 19 / 3), "odd"),
+    "(4 - x) * log(4 - x)": ((-inf, 4), (-1 / math.e, inf), (4 - 1 / math.e, None), "neither"),
+    "log(x + 20)": ((-20, inf), (-inf, inf), (None, None), "neither"),
+    "2 * isru(x, alpha=-0.01)": ((-10, 10), (-inf, inf), (None, None), "odd"),
+    "where(x > 5.1, sqrt(3 - x), relu(x - 1))": ((-inf, 3), (0, 2), (0, 3), "neither"),  # f′ is NaN above 3
+    "0.003 + sqrt(4 - x)": ((-inf, 4), (0.003, inf), (4, None), "neither"),
+    "where(x > 9, log(-x), tanh(x))": ((-inf, 9), (-1, math.tanh(9)), (None, 9), "neither"),
+    "where(x < -5, x + 5, sqrt(x + 5))": ((-5, inf), (0, inf), (-5, None), "neither"),  # f′ is NaN below -5
+}
+
+
+@pytest.mark.parametrize("text", ENDING)
+def test_expressions_that_are_defined_around_0_only(text):
+    defined, bounds, reached, symmetry = ENDING[text]
+    shape = of(text).shape
+    assert (shape.left.end, shape.right.end) == pytest.approx(defined, abs=1e-9)
+    assert ends(shape) == pytest.approx(bounds, abs=1e-4)
+    assert (shape.symmetry, shape.jumps) == (symmetry, ())
+    for end, at in zip((shape.low, shape.high), reached, strict=True):
+        assert end.at is None if at is None else end.at == pytest.approx(at, abs=1e-2)
+
+
+@pytest.mark.parametrize("text", ["log(exp(x ** 2))", "max(log(exp(x)), x)", "exp((6 + sigmoid(x)) / softplus(x + 4))"])
+def test_the_steepest_place_beside_one_that_overflows(text):
+    assert of(text).shape.lipschitz > 0.99
+
+
+def test_nearly_constant():
+    assert ends(shape_of(lambda x: 1 + 1e-8 * torch.tanh(x))) == pytest.approx((1, 1), abs=1e-7)
+
+
+def test_a_pole_has_no_bound():
+    shape = shape_of(lambda x: x / (9 - x))
+    assert (ends(shape), shape.low.at, shape.high.at, shape.smoothness) == ((-inf, inf), None, None, "jumps")
+    shape = shape_of(lambda x: (x - 4.1).abs().log())
+    assert (ends(shape), shape.low.at) == ((-inf, inf), None)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["sin(omega=30)", "sin(omega=60)", "snake(a=50)", "sin(50 * x)", "sin(1000 * x)", "sigmoid(1000 * x)", "smu"],
+)
+def test_steep_is_not_c1(text):
+    assert (of(text).shape.smoothness, of(text).shape.kinks) == ("C2+", ())
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["elu(50 * x)", "elu(300 * x)", "softsign(100 * x)", "x * abs(x)", "squared_relu(x - 7.77)", "abs(x) ** 1.5",
+     "relu(x - 1) ** 1.5 + sin(5 * x)"],
+)  # fmt: skip
+def test_a_second_derivative_that_jumps_or_has_no_bound(text):
+    assert (of(text).shape.smoothness, of(text).shape.kinks) == ("C1", ())
+
+
+def test_a_root_in_the_slope():
+    shape = of("relu(x) ** 1.5").shape
+    assert (shape.smoothness, shape.kinks, shape.slope_at_0) == ("C1", (), (0, 0))
+    assert of("relu(x) ** 1.2").shape.slope_at_0 == (0, 0)
+    assert of("relu(x) ** 2.5").shape.smoothness == "C2+"
+    assert of("x + abs(x) ** 1.5").shape.slope_at_0 == pytest.approx((1, 1), abs=1e-9)
+    assert of("smu").shape.slope_at_0 == pytest.approx((0.625, 0.625), abs=1e-6)
+    assert of("gaussian(width=0.01)").shape.slope_at_0 == pytest.approx((0, 0), abs=1e-8)
+
+
+@pytest.mark.parametrize("t", [0.0, 0.5, 0.9, 0.95, 0.98])
+def test_a_power_reaches_its_limit_however_high_it_is(t):
+    shape = of(f"pdelu(t={t})").shape  # -1 for all x below -1 / (1 - t)
+    assert (shape.low.value, shape.left.gradient) == (-1, "dies")
+    assert shape.low.at is not None
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["gaussian(width=0.01)", "sigmoid(1000 * x)", "exp(-abs(x) ** 1.5)", "erf(30 * x)", "tanh(exp(x))",
+     "1 - exp(-exp(x))", "sigmoid(x ** 3)"],
+)  # fmt: skip
+def test_what_underflows_still_only_approaches_its_limit(text):
+    shape = of(text).shape
+    assert (shape.left.gradient, shape.right.gradient) == ("vanishes", "vanishes")
+    assert shape.low.at is None
+
+
+def test_a_limit_far_out_is_seen():
+    shape = of("min(max(x, 0), 10000)").shape
+    assert (ends(shape), shape.high.at, shape.right.gradient) == ((0, 10000), pytest.approx(10000), "dies")
+    assert (shape.lipschitz, shape.right.saturation) == (1, 10000)
+    shape = of("-min(max(x, 0), 20000) ** 2").shape
+    assert (shape.low.value, shape.right.gradient) == (-4e8, "dies")
+    assert shape.lipschitz == pytest.approx(40000)
+
+
 # --- every entry ----------------------------------------------------------------------------------
 
 

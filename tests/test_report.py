@@ -235,6 +235,25 @@ def test_a_log_gets_plain_lines(capsys):
     assert any(line.split()[:2] == ["2", "relu"] and line.count("baseline") == 2 for line in lines)
 
 
+def test_work_that_takes_a_while_is_shown(capsys, monkeypatch):
+    assert list(Terminal().each("abcd", "measuring [4] letters")) == list("abcd")
+    assert capsys.readouterr().out == "measuring [4] letters\n"  # no more than that if it is quick
+    monkeypatch.setattr("actsearch.report.terminal.LINE_SECONDS", -1.0)
+    assert list(Terminal().each("abcd", "measuring")) == list("abcd")
+    shares = [line.split("%")[0].strip() for line in capsys.readouterr().out.splitlines()[1:]]
+    assert shares == ["0", "25", "50", "75"]
+    assert list(Terminal(quiet=True).each("abcd", "measuring")) == list("abcd")
+    assert capsys.readouterr().out == ""
+
+
+def test_work_that_takes_a_while_is_a_bar_in_a_terminal():
+    terminal, shown = Terminal(), io.StringIO()
+    terminal.console = Console(file=shown, force_terminal=True, width=80)
+    assert list(terminal.each("abcd", "measuring 4 letters")) == list("abcd")
+    assert "measuring 4 letters" in shown.getvalue()
+    assert "100%" in shown.getvalue()
+
+
 def test_a_loss_is_best_when_it_is_smallest(capsys):
     terminal = Terminal()
     terminal.begin(10, "val_loss", "minimize")

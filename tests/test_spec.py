@@ -198,6 +198,18 @@ def test_of_refuses_what_is_no_finite_number(value):
         Spec.of("elu", {"alpha": value})
 
 
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [("isrlu(alpha=-0.05)", "alpha"), ("isru(alpha=-1e-9)", "alpha"), ("celu(alpha=-1)", "alpha"),
+     ("squareplus(b=-1)", "b"), ("pelu(b=learned(-0.5))", "b"), ("isrlu(x, alpha=-0.05)", "alpha")],
+)  # fmt: skip
+def test_values_for_which_a_formula_has_no_meaning(text, name):
+    with pytest.raises(ActSearchError, match=f"'{name}' has no meaning below 0. Write {name}="):
+        Spec.parse(text)
+    assert str(Spec.parse("isru(alpha=0)")) == "isru(alpha=0)"  # the least itself
+    assert str(Spec.parse("elu(alpha=-1)")) == "elu(alpha=-1)"  # unusual, and a function
+
+
 # --- nets -----------------------------------------------------------------------------------------
 
 

@@ -21,7 +21,7 @@ class Param:
     default: its value when a spec does not name it. low, high, log: the range that `search` means
     (None: not searchable). choices: for a parameter that is one of some words or numbers. learned: trained with the
     weights unless a spec says otherwise. shared: learned, it is one number of the layer, not one per channel.
-    quoted: printed even at its default, because people speak of the value.
+    quoted: printed even at its default, because people speak of the value. least: below it the formula has no meaning.
     """
 
     name: str
@@ -33,6 +33,7 @@ class Param:
     learned: bool = False
     shared: bool = False
     quoted: bool = False
+    least: float | None = None
 
     @property
     def anonymous(self) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
@@ -40,7 +41,7 @@ PELU = Activation(
     "pelu", pelu, family="exponential", formula="(a / b) * x for x > 0, a * (exp(x / b) - 1) otherwise",
     params=(
         Param("a", 1.0, low=0.1, high=2.0, log=True, learned=True, shared=True),
-        Param("b", 1.0, low=0.1, high=2.0, log=True, learned=True, shared=True),
+        Param("b", 1.0, low=0.1, high=2.0, log=True, learned=True, shared=True, least=0.0),
     ),
     source="Trottier et al. 2016, whose code keeps both above 0.1; here nothing does",
 )  # fmt: skip
@@ -54,7 +55,7 @@ def celu(x: Tensor, alpha: Value = 1.0) -> Tensor:
 
 CELU = Activation(
     "celu", celu, family="exponential", formula="x for x > 0, alpha * (exp(x / alpha) - 1) otherwise",
-    params=(ALPHA,), source="Barron 2017",
+    params=(replace(ALPHA, least=0.0),), source="Barron 2017",
 )  # fmt: skip
 
 
@@ -88,7 +89,7 @@ def squareplus(x: Tensor, b: Value = 4.0) -> Tensor:
 
 SQUAREPLUS = Activation(
     "squareplus", squareplus, family="exponential", formula="(x + sqrt(x^2 + b)) / 2",
-    params=(Param("b", 4.0, low=0.1, high=10.0, log=True),),
+    params=(Param("b", 4.0, low=0.1, high=10.0, log=True, least=0.0),),
     source="Barron 2021; b = 4 has softplus's second derivative at 0",
 )  # fmt: skip
 
@@ -102,7 +103,7 @@ def isrlu(x: Tensor, alpha: Value = 1.0) -> Tensor:
 
 ISRLU = Activation(
     "isrlu", isrlu, family="exponential", formula="x for x > 0, x / sqrt(1 + alpha * x^2) otherwise",
-    params=(Param("alpha", 1.0, low=0.1, high=10.0, log=True),), source="Carlile et al. 2017",
+    params=(Param("alpha", 1.0, low=0.1, high=10.0, log=True, least=0.0),), source="Carlile et al. 2017",
 )  # fmt: skip
 
 

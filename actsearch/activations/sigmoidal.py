@@ -119,6 +119,6 @@ def isru_backward(grad: Tensor, x: Tensor, alpha: Tensor) -> tuple[Tensor, dict[
 
 ISRU = Activation(
     "isru", isru, family="sigmoidal", formula="x / sqrt(1 + alpha * x^2)", backward=isru_backward,
-    params=(Param("alpha", 1.0, low=0.1, high=10.0, log=True),),
+    params=(Param("alpha", 1.0, low=0.1, high=10.0, log=True, least=0.0),),
     source="Carlile et al. 2017; between -1 and 1 over sqrt(alpha)",
 )  # fmt: skip

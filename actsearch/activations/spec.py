@@ -144,6 +144,10 @@ class Spec:
         slopes = torch.autograd.grad(y.sum(), x)[0] if y.requires_grad else None
         if slopes is None or (not learned and bool((slopes == 0).all())):
             raise ActSearchError(f"'{self}' has no slope between -8 and 8: nothing can be learned through it.")
+        broken = x[slopes.isnan() & (x.abs() <= 3)].tolist()
+        if len(broken) > 1:  # at one point it is that of a root
+            cure = "'where' lets through what the value that it leaves out has there: write e.g. sqrt(max(x, 0))"
+            raise ActSearchError(f"'{self}' has no slope at x = {number(broken[0])}, where that is NaN. {cure}.")
         for name in learned:  # where a module has something of that name
             try:
                 free = isinstance(getattr(self.module(2), name), nn.Parameter)
@@ -325,6 +329,10 @@ def _settle(entry: Activation, param: Param, value: object) -> ParamValue:
     if not math.isfinite(settled):
         cure = f"{param.default} or learned" if param.default == param.default else "0.5 or learned(0.5)"
         raise ActSearchError(f"{where}: '{value}' is no finite number. Write {param.name}={cure}.")
+    if param.least is not None and settled < param.least:
+        raise ActSearchError(
+            f"{where}: '{param.name}' has no meaning below {number(param.least)}. Write {param.name}={param.default}."
+        )
     settled += 0.0  # -0.0 becomes 0.0: equal specs print equally
     return Learned(settled) if isinstance(value, Learned) else settled
 

@@ -12,9 +12,10 @@ from actsearch.shape import Bound, Shape, Step, Tail
 TEXT = ("activation", "range", "monotone", "symmetry", "class", "kinks", "far left", "far right")
 MOST_KINKS = 3  # that a cell can list
 SHAPE = (
-    "class: jumps, C0 (it has kinks), C1 (its second derivative jumps) or C2+. kinks: where, and by how much the slope "
-    "changes. far left, far right: the value at which it levels out, and whether the slope there dies (is 0 on a "
-    "half-line) or vanishes (tends to 0); else its slope."
+    "class: jumps, C0 (it has kinks), C1 (its second derivative jumps or is unbounded) or C2+. kinks: where, and by "
+    "how much the slope changes. Both are judged within ±25. far left, far right: the value at which it levels out, "
+    "and whether the slope there dies (is 0 on a half-line) or vanishes (tends to 0); else its slope. nan below, nan "
+    "above: from there on it or its slope is not defined, and nothing is said of it."
 )
 NORMAL = (
     "Lipschitz: the largest |slope|. The rest for inputs z from N(0, 1). mean, variance: of f(z). gain: "
@@ -38,10 +39,11 @@ def property_tables(measured: Sequence[Properties]) -> list[Table]:
 
 
 def _of_shape(shape: Shape) -> Row:
-    left, right = (_number(slope) for slope in shape.slope_at_0)
+    left, right = shape.slope_at_0
+    one = math.isclose(left, right, rel_tol=1e-6, abs_tol=1e-8)
     return [
         _range(shape.low, shape.high), shape.monotone, shape.symmetry, shape.smoothness, _kinks(shape),
-        left if left == right else f"{left} | {right}", _tail(shape.left), _tail(shape.right),
+        _number(left) if one else f"{_number(left)} | {_number(right)}", _tail(shape.left), _tail(shape.right),
     ]  # fmt: skip
 
 
@@ -70,14 +72,14 @@ def _kink(step: Step) -> str:
 
 
 def _tail(tail: Tail) -> str:
+    if tail.gradient == "ends":
+        return f"nan {'below' if tail.end < 0 else 'above'} {_number(tail.end)}"
     if tail.gradient != "stays":
-        return f"{_number(tail.value)}, {tail.gradient}"
+        return f"{'swings' if math.isnan(tail.value) else _number(tail.value)}, {tail.gradient}"
     return "swings" if math.isnan(tail.slope) else f"slope {_number(tail.slope)}"
 
 
 def _number(value: float, digits: int = 4) -> str:
     if math.isinf(value):
         return "∞" if value > 0 else "-∞"
-    if math.isnan(value):
-        return "swings"
     return f"{0.0 if abs(value) < 1e-8 else value:.{digits}g}"

@@ -102,6 +102,11 @@ def microseconds(number: float) -> str:
     return f"{number:,.0f} µs" if number >= 100 else f"{number:.3g} µs"
 
 
+def mebibytes(number: float) -> str:
+    """Empty for a study measured before this was."""
+    return "" if math.isnan(number) else f"{number:.3g} MiB"
+
+
 def percent(value: float) -> str:
     return f"{100 * value:.2f} %"
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from actsearch.comparison import Comparison, Confirmation
 from actsearch.goal import Metric
-from actsearch.report.sentence import confidence, microseconds, p_value, points, unit, value
+from actsearch.report.sentence import confidence, mebibytes, microseconds, p_value, points, unit, value
 
 Row = list[str]
 
@@ -24,7 +24,7 @@ def finalist_table(comparisons: Sequence[Comparison], options: Confirmation) -> 
     difference = f"difference ({unit(metric)})" if unit(metric) else "difference"
     heads += [difference, f"{level} interval".strip(), "p, corrected"]
     heads += ["verdict", "seeds", *(["failed"] if failed else [])]
-    heads += ["training step", "forward pass"] if costly else []
+    heads += ["training step", "forward pass", "memory kept"] if costly else []
     rows = []
     for rank, c in enumerate(comparisons, start=1):
         v = c.verdict
@@ -41,7 +41,7 @@ def finalist_table(comparisons: Sequence[Comparison], options: Confirmation) -> 
             row += [points(metric, v.difference), bounds, p_value(v.p_corrected), v.verdict]
         row.append(str(c.n_seeds))
         row += [str(c.n_failed or "")] if failed else []
-        row += [microseconds(c.training_step_us), microseconds(c.latency_us)] if costly else []
+        row += [microseconds(c.training_step_us), microseconds(c.latency_us), mebibytes(c.saved_mib)] if costly else []
         rows.append(row)
     return heads, rows
 

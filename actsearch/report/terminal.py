@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TypeVar
 
 from rich.cells import cell_len
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+    track,
+)
 from rich.table import Table
 
 from actsearch.comparison import Comparison, Confirmation
@@ -23,8 +32,9 @@ from actsearch.study import (
     TrialRecord,
 )
 
-WIDE = 140  # columns that the finalists' table takes with all it has
+WIDE = 152  # columns that the finalists' table takes with all it has
 LINE_SECONDS = 5.0  # between plain lines of progress
+T = TypeVar("T")
 
 
 class Terminal:
@@ -97,6 +107,19 @@ class Terminal:
 
     def line(self, message: str) -> None:
         self.console.print(message, markup=False)
+
+    def each(self, items: Sequence[T], doing: str) -> Iterator[T]:
+        """The items in turn, for work that takes a while, with how far it is: a bar that goes, or plain lines."""
+        if self.console.is_terminal:
+            yield from track(items, doing, console=self.console, transient=True)
+            return
+        self.line(doing)
+        self._last_line = time.monotonic()
+        for i, item in enumerate(items):
+            if time.monotonic() - self._last_line > LINE_SECONDS:
+                self._last_line = time.monotonic()
+                self.line(f"{100 * i / len(items):3.0f} %  {doing}")
+            yield item
 
     def table(self, heads: Sequence[str], rows: Sequence[Sequence[str]], text: Sequence[str] = ("activation",)) -> None:
         """As several tables, each with the first column, where one is too wide. text: columns that are words."""

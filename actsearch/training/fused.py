@@ -1,7 +1,7 @@
 """K runs as one tensor program: weights as rows (K, n), one call per layer, forward, backward and update written out.
 
 `trace` reads a net's layers once; `Fused` holds some runs in flight, as worker.py holds those of the plain loop.
-Equal to the plain loop (reference.py) in float64; what one run does never depends on its neighbours.
+Equal to the plain loop (reference.py) in float64; what one run does never depends on its neighbours but for rounding.
 """
 
 from __future__ import annotations

@@ -1,0 +1,142 @@
+"""The tasks of the command that search nothing: the list, properties, costs, an export. Keyword arguments: task.…"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from actsearch import cost
+from actsearch.activations import CATALOG, Spec
+from actsearch.activations.activation import Param
+from actsearch.errors import ActSearchError
+from actsearch.export import export
+from actsearch.job import Job
+from actsearch.pipeline import make_folder
+from actsearch.properties import measure
+from actsearch.report import costs as report
+from actsearch.report.files import write_csv
+from actsearch.report.properties import TEXT, property_tables
+from actsearch.report.terminal import Terminal
+from actsearch.training import find_device
+
+
+def shown(folder: Path) -> Path:
+    """From where the user is, if it lies below."""
+    return folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
+
+
+def show_list() -> None:
+
+    terminal = Terminal()
+    for family in dict.fromkeys(a.family for a in CATALOG.values()):
+        table = Table(
+            box=None, pad_edge=False, title=f"\n[bold]{family}[/bold]", title_justify="left", show_header=False
+        )
+        table.add_column(width=max(map(len, CATALOG)), no_wrap=True)
+        table.add_column()
+        for a in CATALOG.values():
+            if a.family == family:
+                also = f"[dim]also {', '.join(a.aliases)}[/dim]\n" if a.aliases else ""
+                params = "".join(f"{line}\n" for line in _params_in_words(a.params))
+                table.add_row(a.name, f"{a.formula}\n{params}{also}[dim]{a.source}[/dim]")
+        terminal.console.print(table)
+    terminal.line(
+        f"\n{len(CATALOG)} activations. Beside each parameter: its default and the range that 'search' means. An "
+        "expression such as x * tanh(softplus(x))\nstands wherever a name does, and so does a function of your own: "
+        "my_file.my_function."
+    )
+
+
+def _params_in_words(params: Sequence[Param]) -> list[str]:
+    """A line for each, and one for all that only draw a shape."""
+    shape = [p.name for p in params if p.anonymous]
+    lines = [f"  {', '.join(shape)}: learned"] if shape else []
+    for p in params:
+        if not p.anonymous:
+            start = p.default if isinstance(p.default, str) else f"{p.default:.4g}"
+            bounds = f"; {p.low:g} to {p.high:g}{', log' if p.log else ''}" if p.low is not None else ""
+            words = f"; {' or '.join(c if isinstance(c, str) else f'{c:g}' for c in p.choices)}" if p.choices else ""
+            lines.append(f"  {p.name}: {'learned from ' if p.learned else ''}{start}{bounds}{words}")
+    return lines
+
+
+def show_properties(*, activations: Any = None) -> None:
+
+    terminal = Terminal()
+    specs = _specs(list(CATALOG) if activations is None else activations)
+    measured = [measure(spec) for spec in terminal.each(specs, f"measuring {len(specs)} activations")]
+    for heads, rows, legend in property_tables(measured):
+        terminal.table(heads, rows, TEXT)
+        terminal.line(f"{legend}\n")
+
+
+def show_costs(
+    job: Job, *, activations: Any = None, shape: Any = None, dtypes: Any = ("float32", "bfloat16"),
+    memory_formats: Any = ("contiguous", "channels_last"), compiled: Any = (False,),
+) -> None:  # fmt: skip
+
+    typical = [spec for candidate in job.space.typical() for spec in candidate.specs]
+    specs = typical if activations is None else _specs(activations)
+    relu, nothing = Spec.parse(report.HOME), Spec.parse(report.NOTHING)
+    specs = list(dict.fromkeys([relu, *specs]))
+    device, split, n = find_device(job.device), job.data.split(0), job.recipe.batch_size
+    x, y = split.x_train[:n].to(device), split.y_train[:n].to(device)
+    net = job.model.build((relu,), 0, job.recipe.init).to(device)
+    shapes = [cost.first_shape(net, x), cost.large_shape(device)] if shape is None else [shape]
+    chosen = cost.settings(shapes, dtypes, memory_formats, compiled)
+    make_folder(job.folder)
+    terminal, found = Terminal(), []
+    with cost.one_thread():
+        for setting in chosen:
+            terminal.line(f"measuring {len(specs)} activations: {setting}")
+            found += cost.activation_costs(specs, setting, device)
+        terminal.line(f"measuring training steps of {job.model.name}")
+        steps, left_out = cost.step_costs(
+            job.model, list(dict.fromkeys([nothing, *specs])), job.recipe, x, y, split.goal.loss
+        )
+    for title, heads, rows, legend in (*report.cost_tables(found), report.step_table(steps, job.model.name)):
+        terminal.line(f"\n{title}")
+        terminal.table(heads, rows)
+        terminal.line(legend)
+    for line in (*report.failures(found), *(f"{name} in {job.model.name}: {why}" for name, why in left_out.items())):
+        terminal.warn(f"not measured: {line}")
+    write_csv(job.folder / "cost.csv", report.cost_rows(found))
+    write_csv(job.folder / "training_step.csv", report.step_rows(steps))
+    report.cost_figure(found, steps).savefig(job.folder / "cost.png", dpi=150)
+    terminal.line(f"\ncosts        {shown(job.folder)}/ (cost.csv, training_step.csv, cost.png)")
+
+
+def export_file(
+    *, activation: Any = None, path: Any = None, channels: Any = None, dim: Any = 1, onnx: Any = None,
+    overwrite: Any = False,
+) -> None:  # fmt: skip
+
+    text = "'task.activation=\"leaky_relu6(negative_slope=0.02)\"'"
+    for key, value, right, cure in (
+        ("activation", activation, isinstance(activation, str), f"it must be one spec, e.g. {text}"),
+        ("path", path, path is None or isinstance(path, str), "it must be a .py file or a folder"),
+        ("channels", channels, channels is None or (type(channels) is int and channels > 0), "it must be 1 or more"),
+        ("dim", dim, dim in (1, -1), "channels stand in dimension 1 or -1"),
+        ("onnx", onnx, onnx is None or isinstance(onnx, bool), "it must be true, false or null"),
+        ("overwrite", overwrite, isinstance(overwrite, bool), "it must be true or false"),
+    ):
+        if not right:
+            shown = "null" if value is None else value
+            raise ActSearchError(f"task.{key}={shown}: {cure}.")
+    if "|" in activation:
+        raise ActSearchError(f"task.activation={activation}: a file holds one activation. Export each of them.")
+    terminal = Terminal()
+    for what, said in export(Spec.parse(activation), path, channels, dim, onnx, overwrite):
+        terminal.line(f"{what:<12} {said}")
+
+
+def _specs(activations: Any) -> list[Spec]:
+
+    if not activations or not isinstance(activations, list) or not all(isinstance(a, str) for a in activations):
+        raise ActSearchError(
+            f"task.activations={activations}: write a list of specs, e.g. task.activations=[relu,gelu]."
+        )
+    return list(dict.fromkeys(map(Spec.parse, activations)))
