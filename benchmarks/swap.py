@@ -9,6 +9,7 @@ Weights are random, so nothing is downloaded. What each column says stands above
 from __future__ import annotations
 
 import argparse
+import copy
 import gc
 import math
 import time
@@ -147,7 +148,7 @@ def row(name: str, net: nn.Module, size: int) -> Row:
 
 def _same(f: Found) -> Callable[[], nn.Module]:
     if f.module is not None:
-        old = f.module
+        old = copy.copy(f.module)  # what stands in the net goes on writing in place until it is swapped
         if hasattr(old, "inplace"):
             old.inplace = False  # pyright: ignore[reportArgumentType]
         return lambda: Itself(old)

@@ -38,9 +38,12 @@ ORDER = [
     "swap.functions",
     "swap.kinds",
     "swap.tracing",
-    "swap.rewrite",
     "swap.widths",
+    "swap.in_place",
+    "swap.lookalikes",
+    "swap.rewrite",
     "swap.survey",
+    "swap.makers",
     "swap",
     "goal",
     "data",
@@ -170,6 +173,7 @@ def test_training_knows_neither_optuna_nor_the_layers_above():
             "swap.rewrite",
             "swap.widths",
             "swap.survey",
+            "swap.makers",
             "swap",
         ):
             assert "optuna" not in {

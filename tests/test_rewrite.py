@@ -10,6 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from actsearch.errors import ActSearchError
 from actsearch.recipe import parameter_groups
@@ -198,6 +199,30 @@ def _in_place(self, x):
     return self.other(x) + x
 
 
+def _one_after_another(self, x):
+    return F.relu(F.relu(self.layer(x))).tanh()
+
+
+def _of_its_output(self, x):
+    h = F.relu(self.layer(x))
+    return h + self.other(torch.tanh(h))
+
+
+def _swish_of_relu(self, x):
+    h = F.relu(self.layer(x))
+    return h * torch.sigmoid(h)
+
+
+def _swish_of_swish(self, x):
+    h = self.layer(x)
+    a = h * torch.sigmoid(h)
+    return a * torch.sigmoid(a)
+
+
+def _in_place_of_output(self, x):
+    return torch.relu_(torch.relu(self.layer(x)))
+
+
 CASES = {
     "children": (_children, ["relu()"] * 2, lambda n, x, f: f(n.other(f(n.layer(x))))),
     "helpers": (_helpers, ["tanh()", "silu()"], lambda n, x, f: f(n.other(f(n.layer(x))))),
@@ -205,11 +230,17 @@ CASES = {
     "swish": (_swish, ["x*sigmoid(x)"], lambda n, x, f: n.other(f(n.layer(x)))),
     "mish": (_mish, ["x*tanh(softplus(x))"], lambda n, x, f: n.other(f(n.layer(x)))),
     "gate": (_gate, ["relu()"], lambda n, x, f: f(n.layer(x)) * n.other(x).sigmoid()),
+    "one after another": (_one_after_another, ["relu()"] * 2 + ["tanh()"], lambda n, x, f: f(f(f(n.layer(x))))),
+    "of its output": (_of_its_output, ["relu()", "tanh()"], lambda n, x, f: (h := f(n.layer(x))) + n.other(f(h))),
+    "swish of relu": (_swish_of_relu, ["relu()", "x*sigmoid(x)"], lambda n, x, f: f(f(n.layer(x)))),
+    "swish of swish": (_swish_of_swish, ["x*sigmoid(x)"] * 2, lambda n, x, f: f(f(n.layer(x)))),
+    "in place of output": (_in_place_of_output, ["relu()"] * 2, lambda n, x, f: f(f(n.layer(x)))),
     "in place": (_in_place, ["relu()", "tanh()"], lambda n, x, f: n.other(f(f(n.layer(x)))) + f(f(n.layer(x)))),
 }
 
 
 @pytest.mark.parametrize("case", CASES)
+@torch.no_grad()  # some write in place on what the gradient needs
 def test_ways_to_write_an_activation(case):
     forward, was, wanted = CASES[case]
     net, x = two(forward, own=_own), torch.randn(4, 3)
@@ -250,6 +281,15 @@ def _no_grad(self, x):
         return F.relu(self.layer(x))
 
 
+def _autocast(self, x):
+    with torch.autocast("cuda", enabled=False):
+        return F.relu(self.layer(x))
+
+
+def _checkpoint(self, x):
+    return self.other(checkpoint(lambda z: F.relu(self.layer(z)), x, use_reentrant=False))
+
+
 def _modes(self, x):
     return F.relu(self.layer(x)) if self.training else torch.tanh(self.layer(x))
 
@@ -268,6 +308,8 @@ def _any(self, *x):
         (_tensor, "makes a tensor"),
         (_sets, "sets self.last"),
         (_no_grad, "switches gradients"),
+        (_autocast, "switches gradients or autocast"),
+        (_checkpoint, "torch.utils.checkpoint, which"),
         (_modes, "other activations in training"),
         (_any, "any arguments"),
     ],
@@ -294,6 +336,84 @@ def test_an_argument_that_cannot_be_traced_is_an_error_not_the_old_activation():
     net(torch.ones(2, 3))
     with pytest.raises(ActSearchError, match=r"activations were swapped, but its forward cannot be traced.*flag"):
         net(torch.ones(2, 3), flag=True)
+
+
+class Checkpointed(nn.Module):
+    """torchvision's densenet does so: what it recomputes holds activations that are modules."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer, self.act, self.calls = nn.Linear(3, 3), nn.ReLU(), []
+        self.layer.register_forward_hook(lambda *_: self.calls.append(1))
+
+    def forward(self, x):
+        return checkpoint(lambda z: self.act(self.layer(z)), x, use_reentrant=False)
+
+
+def test_what_a_checkpoint_recomputes_is_recomputed_after_the_swap():
+    net = Checkpointed()
+    assert swap_activations(net, "gelu").names == ["act"]
+    net(torch.randn(2, 3)).sum().backward()
+    assert len(net.calls) == 2
+
+
+def _listed(self, x):
+    return self.acts[0](self.layer(x))
+
+
+def _kept(self, x):
+    return self.lam(self.layer(x))
+
+
+def _by_name(self, x):
+    return getattr(F, "relu")(self.layer(x))  # noqa: B009
+
+
+def _of_class(self, x):
+    return self.D["relu"](self.layer(x))
+
+
+@pytest.mark.parametrize("forward", [_listed, _kept, _by_name, _of_class])
+def test_a_function_that_the_code_does_not_name_is_found_too(forward):
+    net, x = two(forward, D={"relu": F.relu}), torch.randn(4, 3)
+    net.acts, net.lam = [F.relu, F.relu], lambda t: F.relu(t + 0)
+    assert swap_activations(net, "elu").was == {"relu_1": "relu()"}
+    assert torch.equal(net(x), F.elu(net.layer(x)))
+
+
+@pytest.mark.parametrize("forward", [_listed, _kept, _of_class])
+def test_and_named_where_the_forward_cannot_be_traced(forward):
+    def branching(self, x):
+        return forward(self, x) if x.sum() > 0 else self.D["relu"](x) + self.acts[0](x) + self.lam(x)
+
+    net = two(branching, D={"relu": F.relu})
+    net.acts, net.lam = [F.relu], lambda t: F.relu(t + 0)
+    swapped = swap_activations(nn.Sequential(net, nn.Tanh()), "gelu")
+    assert swapped.names == ["1"] and swapped.left["0.forward"].startswith("relu in forward: its forward cannot be")
+
+
+def test_a_function_kept_as_an_attribute_and_called_with_more_than_x_is_left():
+    net = two(lambda self, x: self.act(self.layer(x), 0.3))
+    net.act = F.leaky_relu
+    swapped = swap_activations(nn.Sequential(net, nn.Tanh()), "gelu")
+    assert swapped.names == ["1"] and "arguments that no module takes" in swapped.left["0.act"]
+    assert torch.equal(net(torch.ones(2, 3)), F.leaky_relu(net.layer(torch.ones(2, 3)), 0.3))
+
+
+def test_what_looks_like_an_activation_is_listed():
+    def forward(self, x):
+        a = self.layer(x).clamp(min=0)
+        b = torch.maximum(self.other(a), torch.zeros_like(a))
+        c = torch.where(b > 0, b, 0.1 * b).clamp(min=-1.0, max=3.0)
+        return torch.tanh(c + a.clamp(1e-6) + torch.where(b > 1, a, c))
+
+    swapped = swap_activations(two(forward), "gelu")
+    assert swapped.names == ["tanh_1"]
+    assert {name: why.partition(":")[0] for name, why in swapped.left.items()} == {
+        "clamp": "clamp(min=0)",
+        "maximum": "maximum(x, 0)",
+        "where": "where(x > 0, x, …)",
+    }
 
 
 def test_names_called_sees_methods_helpers_and_functions():

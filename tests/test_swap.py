@@ -203,6 +203,9 @@ def test_only_chooses_by_path_or_by_what_is_there(only, names):
         ("!stage", "'stage'|'!stage' matches no activation"),
         ("*.4", r"only='\*\.4' matches gates alone. Write gates=True"),
         (lambda f: False, "takes none of the activations"),
+        ([], r"only=\[\] takes nothing\. Write patterns"),
+        (5, "only=5 takes nothing"),
+        (["layer1", 5], r"only=\['layer1', 5\] takes nothing"),
     ],
 )
 def test_only_that_takes_nothing_is_an_error(only, part):
@@ -258,6 +261,70 @@ def test_what_came_back_reads_as_a_list():
         "  was Tanh (2): layer1.3, layer2.3",
         "  left Sigmoid: a gate or an output, not a hidden activation (2): layer1.4, layer2.4",
     ]
+
+
+@pytest.mark.parametrize(
+    ("to", "part"),
+    [
+        (nn.functional.gelu, r"to=gelu makes no module\. Write a name such as 'gelu'"),
+        (torch.relu, "to=relu makes no module"),
+        (5, "to=5 makes no module"),
+        (None, "to=None makes no module"),
+        (nn.ReLU(), r"to: one ReLU for all places\. Write its class"),
+        ({}, r"to=\{\} needs patterns"),
+        ({1: "gelu"}, r"to=\{1: 'gelu'\} needs patterns"),
+        ({"stem": "gelu", "layer1": 5}, "to=5 makes no module"),
+        (lambda a, b, c: nn.ReLU(), r"to: it asks for 3 arguments"),
+        (lambda: 5, r"at stem: `to` gave 5 and no module"),
+        (
+            lambda c: nn.PReLU(num_parameters=c),
+            r"at stem: `to` failed with TypeError.*number of channels is not known: .*c or 1",
+        ),
+        (lambda: nn.PReLU("3"), r"at stem: `to` failed with TypeError: [^.]*\.$"),
+    ],
+)
+def test_what_makes_no_module_is_an_error_and_changes_nothing(to, part):
+    net = stages()
+    with pytest.raises(ActSearchError, match=part) as error:
+        swap_activations(net, to)
+    assert "\n" not in str(error.value)
+    assert [type(m) for m in net.modules()] == [type(m) for m in stages().modules()]
+
+
+def test_a_function_without_dim_is_told_why_it_gets_no_channels():
+    with pytest.raises(ActSearchError, match=r"channels is not given to what takes no `dim`, here -1.*lambda c"):
+        swap_activations(nn.Sequential(nn.Linear(2, 3), nn.ReLU()), lambda c: nn.PReLU(num_parameters=c))
+
+
+class Guarded(nn.Module):
+    """Its second activation cannot be set; its forward calls the first as often as the mode says."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.drop = nn.ReLU(inplace=True), nn.Tanh(), nn.Dropout(inplace=True)
+
+    def __setattr__(self, name, value):
+        if name == "b" and isinstance(value, ActivationModule):
+            raise RuntimeError("b stays")
+        super().__setattr__(name, value)
+
+    def forward(self, x):
+        x = self.a(self.a(x))
+        return self.b(self.drop(x if self.training else self.a(x)))
+
+
+@pytest.mark.parametrize(
+    ("keywords", "part"),
+    [({}, "b stays"), ({"per_call": True, "only": "a*"}, r"Guarded: a, a_2, a_3 cannot be swapped")],
+)
+def test_an_error_while_swapping_leaves_the_net_as_it_was(keywords, part):
+    net = nn.Sequential(nn.Sequential(nn.ReLU()), Guarded())
+    before = [(m, type(m), dict(vars(m)), dict(m._modules)) for m in net.modules()]
+    keywords["only"] = f"1.{keywords.get('only', '*')}"
+    with pytest.raises((RuntimeError, ActSearchError), match=part):
+        swap_activations(net, "gelu", **keywords)
+    assert [(m, type(m), dict(vars(m)), dict(m._modules)) for m in net.modules()] == before
+    assert net[1].a.inplace and net[1].drop.inplace
 
 
 # --- whose activations ----------------------------------------------------------------------------

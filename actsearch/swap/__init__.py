@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import inspect
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from itertools import islice
@@ -12,22 +12,16 @@ from itertools import islice
 import torch
 from torch import nn
 
-from actsearch.activations.spec import ActivationModule, Spec
 from actsearch.errors import ActSearchError
+from actsearch.swap.in_place import write_back
 from actsearch.swap.kinds import kind_of
+from actsearch.swap.makers import To, made, maker
 from actsearch.swap.rewrite import rewrite
 from actsearch.swap.survey import Found, survey
 
 __all__ = ["Found", "Swapped", "find_activations", "swap_activations"]
 
-Maker = Callable[..., nn.Module]
-To = str | Spec | Maker
 Only = str | Sequence[str] | Callable[[Found], bool]
-
-HOOKS = (
-    "_forward_hooks", "_forward_hooks_with_kwargs", "_forward_hooks_always_called", "_forward_pre_hooks",
-    "_forward_pre_hooks_with_kwargs", "_backward_hooks", "_backward_pre_hooks",
-)  # fmt: skip
 
 
 @dataclass
@@ -85,13 +79,17 @@ def swap_activations(
     Learned parameters are one per channel where the structure tells their number with certainty, else one per module.
 
     Parameters, state-dict keys, device, mode and hooks stay; learned parameters come with keys of their own, and a
-    swapped nn.PReLU takes its own along. Flags `inplace` of other modules (dropout) are cleared.
-    Raises ActSearchError if there was nothing to swap, a pattern matches nothing, or an activation does not fit.
+    swapped nn.PReLU takes its own along. What replaces an activation in place writes into its input too, if others may
+    read that afterwards. Flags `inplace` of other modules (dropout) are cleared.
+    Raises ActSearchError if there was nothing to swap, a pattern matches nothing, or an activation does not fit; the
+    net is then as it was.
     """
+    makers = {p: maker(t) for p, t in to.items()} if isinstance(to, Mapping) else {"*": maker(to)}
+    if not makers or not all(isinstance(pattern, str) for pattern in makers):
+        raise ActSearchError(f"to={to!r} needs patterns of paths, each with an activation: {{'layer1': 'gelu'}}.")
     found, left = find_activations(net, per_call)
-    makers = {p: _maker(t) for p, t in to.items()} if isinstance(to, Mapping) else {"*": _maker(to)}
     chosen = _chosen(net, found, left, only, gates)
-    done, new_of, install = Swapped(left=left), {}, []
+    new_of, install = {}, []
     for pattern in makers:
         if not any(_matches(f.path, pattern) for f in chosen):
             raise _no_match("to", pattern, chosen)
@@ -102,16 +100,23 @@ def swap_activations(
             continue
         key = f.path if per_call or f.module is None else id(f.module)
         if key not in new_of:
-            new_of[key] = _made(make, f, net)
+            new_of[key] = made(make, f, net)
+            if f.writes:
+                write_back(new_of[key])
         install.append((f, new_of[key]))
-    for f, module in install:  # only now: an activation that does not fit has changed nothing
+    with _as_it_was_after_an_error(net):
+        _install(net, install, {id(f.module) for f in found if f.writes})
+    return Swapped([f.path for f, _ in install], {f.path: f.was for f, _ in install}, left)
+
+
+def _install(net: nn.Module, install: list[tuple[Found, nn.Module]], writing: set[int]) -> None:
+    """Puts each new module in its place. writing: those whose input others read; where they are left, they stay so."""
+    for f, module in install:
         setattr(f.owner, f.name, module)
         if f.call is not None:
             _stand_after(f.owner, f.name, f.after)
         if isinstance(f.owner, nn.TransformerEncoderLayer):
             f.owner.activation_relu_or_gelu = 0  # else its fast path computes the old one
-        done.names.append(f.path)
-        done.was[f.path] = f.was
     calls = defaultdict(dict)
     for f, _ in install:
         if f.call is not None:
@@ -121,50 +126,22 @@ def swap_activations(
     for module in net.modules():
         # a dropout in place overwrites the output that relu's or tanh's backward needs (mobilenet_v3's hardswish
         # needs its input instead, so there it was allowed)
-        if getattr(module, "inplace", False):
+        if getattr(module, "inplace", False) and id(module) not in writing:
             module.inplace = False  # pyright: ignore[reportArgumentType]
-    return done
 
 
-def _maker(to: To) -> Callable[[int | None, int], nn.Module]:
-    if isinstance(to, str):
-        to = Spec.parse(to)
-    if isinstance(to, Spec):
-        return to.module
-    function = to
-    parameters = list(inspect.signature(function).parameters.values())
-    asked = sum(p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) and p.default is p.empty for p in parameters)
-    named = {p.name for p in parameters[asked:]} & {"channels", "dim"}  # nn.GELU has other options, and gets none
-
-    def make(channels: int | None, dim: int) -> nn.Module:
-        if asked < 2 and "dim" not in named and dim != 1:
-            channels = None  # it cannot be told where they are
-        return function(
-            *(channels, dim)[:asked], **{k: v for k, v in (("channels", channels), ("dim", dim)) if k in named}
-        )
-
-    return make
-
-
-def _made(make: Callable[[int | None, int], nn.Module], f: Found, net: nn.Module) -> nn.Module:
-    """The module for a place, with what the old one had: device, type, mode, hooks."""
+@contextmanager
+def _as_it_was_after_an_error(net: nn.Module) -> Iterator[None]:
+    before = [(module, type(module), dict(vars(module)), dict(module._modules)) for module in net.modules()]
     try:
-        module = make(f.channels, f.dim)
-    except ActSearchError as error:
-        raise ActSearchError(f"at {f.path}: {error}") from error
-    if isinstance(module, ActivationModule) and module.spec.activation.width is not None:
-        raise ActSearchError(
-            f"'{module.spec}' gives another number of channels than it takes: it cannot stand for {f.was} at {f.path}."
-        )
-    weights = (p for home in (f.owner, net) for p in home.parameters() if p.is_floating_point())
-    weight = next(weights, None)
-    if weight is not None and next(module.parameters(), None) is not None:
-        module.to(weight.device, weight.dtype)
-    old = f.module
-    module.train(f.owner.training if old is None else old.training)
-    for name in HOOKS if old is not None and f.call is None else ():
-        vars(module)[name] = vars(old)[name]
-    return module
+        yield
+    except BaseException:
+        for module, kind, attributes, children in before:
+            module.__class__ = kind
+            for now, then in ((vars(module), attributes), (attributes["_modules"], children)):
+                now.clear()
+                now.update(then)
+        raise
 
 
 def _stand_after(owner: nn.Module, name: str, earlier: tuple[str, ...]) -> None:
@@ -191,6 +168,11 @@ def _chosen(net: nn.Module, found: list[Found], left: dict[str, str], only: Only
         )
     if only is None:
         return there
+    several = isinstance(only, list | tuple | set) and only and all(isinstance(pattern, str) for pattern in only)
+    if not (several or isinstance(only, str) or callable(only)):
+        raise ActSearchError(
+            f"only={only!r} takes nothing. Write patterns of paths such as ['layer1', '!*.act2'], or none for all."
+        )
     if callable(only):
         wanted = [bool(only(f)) for f in there]
     else:

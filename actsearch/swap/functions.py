@@ -27,6 +27,7 @@ FUNCTIONS: dict[Any, str] = {
     if callable(function := getattr(home, spelt, None))
 } | {torch.special.expit: "sigmoid"}
 METHODS = {spelt: name for spelt, name in _SPELT.items() if hasattr(Tensor, spelt)}
+OF_MODULES = {*vars(nn.Module()), "traced", "module_of_call"}  # hooks are no part of forward; see rewrite.py
 
 
 def function_name(function: object) -> str | None:
@@ -42,7 +43,24 @@ def function_name(function: object) -> str | None:
 def names_called(module: nn.Module) -> set[str]:
     """Which activations the code behind a module's `forward` names as functions; {"?"} without source."""
     kind = getattr(type(module), "plain", type(module))
-    return set() if kind.__module__.startswith("torch.nn.") else set(_names(kind.forward, kind))
+    if kind.__module__.startswith("torch.nn."):
+        return set()
+    found = set(_names(kind.forward, kind))
+    for name, value in vars(module).items():
+        if name in OF_MODULES or function_name(value) is not None:  # one kept as an attribute is found as such
+            continue
+        for held in _members(value):
+            if (word := function_name(held)) is not None:
+                found.add(word)
+            elif isinstance(held, FunctionType):
+                found |= _names.__wrapped__(held, kind)  # a cache would keep what a closure holds
+    return found
+
+
+def _members(value: object) -> list[Any]:
+    if isinstance(value, dict):
+        return list(value.values())
+    return list(value) if isinstance(value, list | tuple) else [value]
 
 
 @lru_cache(maxsize=4096)
@@ -86,7 +104,7 @@ def _references(tree: ast.AST, function: FunctionType, kind: type) -> Iterator[o
             chain, root = [root.attr, *chain], root.value
         if isinstance(root, ast.Name) and root.id == own:
             if len(chain) == 1:
-                yield getattr(kind, chain[0], None)  # a method of its own
+                yield from _members(getattr(kind, chain[0], None))  # a method of its own, or a class's functions
         elif isinstance(root, ast.Name) and isinstance(known.get(root.id), ModuleType | type):
             value = known[root.id]
             for name in chain:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Literal
 
 import torch
@@ -37,19 +39,37 @@ def kind_of(module: nn.Module) -> Literal["hidden", "gate"] | None:
         return "hidden"
     if type(module).__module__.startswith("torch.") or next(module.children(), None) is not None:
         return None
+    try:
+        with _tried(module) as weight:
+            return _by_values(module, weight)
+    except Exception:  # it wants other inputs: no activation
+        return None
+
+
+def writes_input(module: nn.Module) -> bool:
+    """Whether an activation writes its output into its input: torch's say so, another is tried."""
+    if getattr(module, "inplace", False) or isinstance(module, (*HIDDEN, *GATES)) or kind_of(module) is None:
+        return bool(getattr(module, "inplace", False))
+    with _tried(module) as weight:
+        x = torch.linspace(-6, 6, 96, device=weight.device).to(weight.dtype).view(2, 4, 3, 4)
+        given = x.clone()
+        module.forward(given)
+        return not torch.equal(given, x)
+
+
+@contextmanager
+def _tried(module: nn.Module) -> Iterator[Tensor]:
+    """One of a module's weights, for device and type, while it is in evaluation mode without gradients."""
     training = module.training
     try:
         module.training = False
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            return _by_values(module)
-    except Exception:  # it wants other inputs: no activation
-        return None
+            yield next(module.parameters(), next(module.buffers(), torch.zeros(())))
     finally:
         module.training = training
 
 
-def _by_values(module: nn.Module) -> Literal["hidden", "gate"] | None:
-    weight = next(module.parameters(), next(module.buffers(), torch.zeros(())))
+def _by_values(module: nn.Module, weight: Tensor) -> Literal["hidden", "gate"] | None:
     x = torch.linspace(-6, 6, 97, device=weight.device)[1:]  # 96 points, none of them 0
     order = torch.randperm(96, generator=torch.Generator().manual_seed(0)).to(weight.device)
 

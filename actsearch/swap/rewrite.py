@@ -20,6 +20,7 @@ from torch import fx, nn
 
 from actsearch.errors import ActSearchError
 from actsearch.swap.functions import METHODS, function_name
+from actsearch.swap.in_place import read_later, written_by
 from actsearch.swap.tracing import Untraceable, trace
 
 BY_ELEMENT = {
@@ -45,14 +46,15 @@ class Call:
 def functions_in(graph: fx.Graph) -> list[Call]:
     """The activations called as functions, in order; x * sigmoid(x), and the like, as one."""
     named = {n: name for n in graph.nodes if (name := _name(n)) is not None and n.all_input_nodes}
+    place = {n: i for i, n in enumerate(graph.nodes)}
     written: dict[fx.Node, tuple[fx.Node, list[fx.Node]]] = {}
     for n in graph.nodes:
         if n.target in PRODUCTS and len(n.args) == 2 and all(isinstance(a, fx.Node) for a in n.args):
             for x, gate in (n.args, n.args[::-1]):
                 inner = _between(x, gate)
-                if inner and any(i in named for i in inner):
+                if inner and any(i in named for i in inner) and not _written_over(n, x, inner, place):
                     written[n] = (x, inner)
-    parts = {i for _, inner in written.values() for i in inner}
+    parts = {i for n, (_, inner) in written.items() for i in inner if {n, *inner}.issuperset(i.users)}
     calls: list[Call] = []
     for n in graph.nodes:
         key = ("", len(calls))
@@ -80,11 +82,21 @@ def _between(x: Any, end: Any) -> list[fx.Node]:
         if n is x:
             reached = True
         elif n not in found:
-            if _name(n) is None and n.target not in BY_ELEMENT:
+            if (_name(n) is None and n.target not in BY_ELEMENT) or written_by(n) is x:
                 return []
             found.append(n)
             stack += n.all_input_nodes
     return found if reached else []
+
+
+def _written_over(product: fx.Node, x: fx.Node, inner: list[fx.Node], place: dict[fx.Node, int]) -> bool:
+    """Whether a product is none of x and a function of x: something else is written into a part of it before, or it
+    is written into a part that others read.
+    """
+    begin, end = min(place[i] for i in inner), place[product]
+    users = {(u, part) for part in (x, *inner) for u in part.users if u not in inner and begin < place[u] < end}
+    into = written_by(product)
+    return any(written_by(u) is part for u, part in users) or (into in inner and set(into.users) != {product})
 
 
 def modules_in(graph: fx.Graph, target: str) -> list[Call]:
@@ -181,7 +193,11 @@ def rewrite(module: nn.Module, module_of_call: dict[tuple[str, int], str]) -> No
         module.__class__ = _rewritten(type(module))
     assert isinstance(module, Rewritten)
     module.module_of_call = {**known, **module_of_call}
-    module.trace_defaults()
+    try:
+        module.trace_defaults()
+    except Untraceable as why:  # its two modes call the modules differently
+        names = ", ".join(module_of_call.values())
+        raise ActSearchError(f"{type(module).__name__}: {names} cannot be swapped: {why}. Leave it out.") from None
 
 
 def _compiled(module: Rewritten, training: bool, settled: tuple) -> Callable[..., Any]:
@@ -189,22 +205,22 @@ def _compiled(module: Rewritten, training: bool, settled: tuple) -> Callable[...
     names = dict(module.module_of_call)
     calls = functions_in(graph) + [c for child in {key[0] for key in names} if child for c in modules_in(graph, child)]
     place = {node: i for i, node in enumerate(graph.nodes)}
-    written: dict[fx.Node, fx.Node] = {}  # what a value became in place
+    calls = sorted((c for c in calls if c.key in names), key=lambda c: place[c.node])
+    into = {c.node: written_by(c.node) for c in calls}
+    writes = {c.node for c in calls if (w := into[c.node]) is not None and read_later(graph, c.node, w, module)}
+    became: dict[fx.Node, fx.Node] = {}
     for call in calls:
-        name = names.pop(call.key, None)
-        if name is None:
-            continue
-        given = call.given
-        while given in written:
-            given = written[given]
+        given = became.get(call.given, call.given)
         with graph.inserting_before(call.node):
-            new = graph.call_module(name, (given,))
-        if _in_place(call.node):  # whoever reads the input later reads what was written into it
-            given.replace_all_uses_with(new, lambda user, at=call.node: place.get(user, -1) > place[at])
-            written[given] = new
+            if call.node in writes:  # into a copy's stead, since the gradient may need what goes in as it was
+                new = graph.call_module(names.pop(call.key), (graph.call_method("clone", (given,)),))
+                new = graph.call_method("copy_", (given, new))
+            else:
+                new = graph.call_module(names.pop(call.key), (given,))
         call.node.replace_all_uses_with(new)
+        became[call.node] = new
         for old in (call.node, *call.inside):
-            if not old.users:
+            if not old.users and (old is call.node or old not in became):
                 graph.erase_node(old)
     if names:
         raise Untraceable(f"its forward does not call {', '.join(names.values())}")
@@ -212,8 +228,3 @@ def _compiled(module: Rewritten, training: bool, settled: tuple) -> Callable[...
     space = dict(code.globals)
     exec(compile(code.src, f"<{type(module).__name__}.forward, its activations swapped>", "exec"), space)
     return space["forward"]
-
-
-def _in_place(node: fx.Node) -> bool:
-    spelt = str(node.target) if node.op == "call_method" else getattr(node.target, "__name__", "")
-    return spelt.endswith("_") or node.kwargs.get("inplace") is True or node.target is operator.imul

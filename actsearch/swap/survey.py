@@ -9,7 +9,16 @@ from dataclasses import dataclass
 from torch import fx, nn
 
 from actsearch.swap.functions import GATE_NAMES, HIDDEN_NAMES, function_name, names_called
+from actsearch.swap.in_place import (
+    gives_new_memory,
+    in_place,
+    is_in_place,
+    only_on_new_memory,
+    output_is_new,
+    read_later,
+)
 from actsearch.swap.kinds import GATES, HIDDEN, INSIDE, kind_of
+from actsearch.swap.lookalikes import looks_like
 from actsearch.swap.rewrite import Call, functions_in, modules_in, traces
 from actsearch.swap.tracing import Untraceable
 from actsearch.swap.widths import Width, runs_in_sequence, width_after, widths_in
@@ -25,6 +34,7 @@ class Found:
     `relu()` of a function. owner: the module that holds or calls it, under `name`. gate: a sigmoid or softmax.
     channels, dim: where they are certain, else None and 1. module: what is there now, None for a function. call: its
     key among the calls of the owner's forward, where that must be rewritten; after: children that are called before it.
+    writes: in place, into an input that others may read afterwards, and so must the module that replaces it.
     """
 
     path: str
@@ -37,6 +47,7 @@ class Found:
     after: tuple[str, ...] = ()
     channels: int | None = None
     dim: int = 1
+    writes: bool = False
 
 
 def survey(net: nn.Module, per_call: bool) -> tuple[list[Found], dict[str, str]]:
@@ -54,6 +65,7 @@ def survey(net: nn.Module, per_call: bool) -> tuple[list[Found], dict[str, str]]
         (width, *others) = together[key(f)]
         if width is not None and not others:
             f.channels, f.dim = width
+        f.writes = walk.writes(f)
     return walk.found, walk.left
 
 
@@ -63,6 +75,8 @@ class _Walk:
         self.found: list[Found] = []
         self.left: dict[str, str] = {}
         self.widths: dict[str, list[Width | None]] = defaultdict(list)  # by path, of each call
+        self._read_later: dict[object, list[bool]] = defaultdict(list)  # of each call: what it would write in place
+        self._new: set[int] = set()  # owners whose output shares no memory with their inputs
         self._seen: set[int] = set()
         self._placed: set[str] = set()
 
@@ -74,17 +88,24 @@ class _Walk:
         if type(owner) in INSIDE:
             self.left[path or "net"] = f"{type(owner).__name__}: {INSIDE[type(owner)]} inside torch's kernel"
         if runs_in_sequence(owner):
+            made = False  # memory that only the sequence knows of
             for name, child in _children(owner).items():
+                self._read_later[id(child)].append(not made)
                 self.widths[_join(path, name)].append(before)
                 self._place(path, owner, name, before)
                 before = width_after(child, before)
+                made = made or self._gives_new(child)
             return
         graph, calls = self._trace(path, owner)
         widths = widths_in(graph, owner) if graph is not None else {}
         called: list[str] = []
+        if graph is not None and output_is_new(graph, owner, self._gives_new):
+            self._new.add(id(owner))
         for n in graph.nodes if graph is not None else ():
             width = widths[n.all_input_nodes[0]] if n.all_input_nodes else None
             call = calls.get(n, str(n.target))
+            if graph is not None and n.op == "call_module":
+                self._note_call(path, owner, graph, n)
             if isinstance(call, Found):
                 call.after = tuple(called)
                 called.append(call.name)
@@ -97,8 +118,42 @@ class _Walk:
                 self._place(path, owner, call, width)
         for name in [*_functions(owner), *_children(owner)]:
             if graph is None:
+                if not isinstance(owner, LISTS):
+                    known = _width_inside(owner) is not None or only_on_new_memory(owner, name)
+                    self._read_later[self._key(path, owner, name)].append(not known)
                 self.widths[_join(path, name)].append(_width_inside(owner))
             self._place(path, owner, name)
+
+    def writes(self, f: Found) -> bool:
+        """Whether an activation writes in place into what others may read. That of a function called in forward is
+        no matter of the module that replaces it: rewriting sees to it.
+        """
+        if f.module is None and f.call is not None:
+            return False
+        if f.module is None:
+            writing, key = in_place(vars(f.owner)[f.name], (), {}), f.path
+        else:
+            writing, key = is_in_place(f.module), id(f.module)
+        return writing and any(self._read_later.get(key) or [True])  # [True]: called from where nobody looked
+
+    def _note_call(self, path: str, owner: nn.Module, graph: fx.Graph, n: fx.Node) -> None:
+        target = str(n.target)
+        function = vars(owner)[target] if target in _functions(owner) else None
+        if function is not None and len(n.args) + len(n.kwargs) > 1:
+            self._placed.add(_join(path, target))
+            self.left[_join(path, target)] = f"{function_name(function)}(): called with arguments that no module takes"
+        if in_place(function, (), {}) if function is not None else is_in_place(owner.get_submodule(target)):
+            later = read_later(graph, n, n.all_input_nodes[0], owner, self._gives_new)
+            self._read_later[self._key(path, owner, target)].append(later)
+
+    def _gives_new(self, module: nn.Module) -> bool:
+        """Whether nobody else has the memory of what a module gives; of one visited before, by its trace."""
+        if runs_in_sequence(module):
+            return any(self._gives_new(child) for child in module.children())
+        return id(module) in self._new or gives_new_memory(module)
+
+    def _key(self, path: str, owner: nn.Module, target: str) -> object:
+        return _join(path, target) if target in _functions(owner) else id(owner.get_submodule(target))
 
     def _place(self, path: str, owner: nn.Module, target: str, before: Width | None = None) -> None:
         """What stands in one place: an activation, or another owner."""
@@ -124,7 +179,7 @@ class _Walk:
         words = names_called(owner)
         hidden, gates = words & _HIDDEN_WORDS, words & _GATE_WORDS
         holds = any(kind_of(child) for child in _reached(owner)) or bool(_functions(owner))
-        if not hidden and not gates and (not holds or _width_inside(owner) is not None):
+        if not hidden and not gates and (_width_inside(owner) is not None or (not holds and _is_torchs(owner))):
             return None, {}
         try:
             graph = traces(owner)
@@ -135,6 +190,11 @@ class _Walk:
                 self.left[_join(path, "forward")] = f"{', '.join(sorted(gates))}: a gate or an output, and {why}"
             return None, {}
         calls = functions_in(graph)
+        for n in graph.nodes:
+            if (like := looks_like(n)) is not None:
+                self.left[_join(path, n.name)] = (
+                    f"{like}: looks like an activation; swapped if it is written as F.relu(x)"
+                )
         for name, child in _children(owner).items() if self.per_call else ():
             several = modules_in(graph, name)
             if len(several) > 1 and kind_of(child) is not None:
@@ -175,6 +235,10 @@ def _children(owner: nn.Module) -> dict[str, nn.Module]:
 def _functions(owner: nn.Module) -> list[str]:
     """The attributes that are functions such as F.relu."""
     return [name for name, value in vars(owner).items() if function_name(value) is not None]
+
+
+def _is_torchs(owner: nn.Module) -> bool:
+    return getattr(type(owner), "plain", type(owner)).__module__.startswith("torch.nn.")
 
 
 def _reached(owner: nn.Module) -> Iterator[nn.Module]:

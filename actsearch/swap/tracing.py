@@ -43,6 +43,11 @@ class _Tracer(fx.Tracer):
     def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
         if _contexts() != self.contexts:
             raise Untraceable("its forward switches gradients or autocast, which a trace does not hold")
+        frame = sys._getframe(1)
+        while frame is not None:
+            if frame.f_globals.get("__name__") == "torch.utils.checkpoint":
+                raise Untraceable("its forward calls torch.utils.checkpoint, which a trace does not hold")
+            frame = frame.f_back
         return super().create_node(*args, **kwargs)
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
@@ -136,5 +141,7 @@ def _identity(member: object) -> object:
     return (member[0], id(member[1])) if isinstance(member, tuple) and len(member) == 2 else id(member)
 
 
-def _contexts() -> tuple[bool, ...]:
-    return torch.is_grad_enabled(), torch.is_inference_mode_enabled(), torch.is_autocast_enabled("cpu")
+def _contexts() -> tuple[bool | int, ...]:
+    torch.autocast_increment_nesting()
+    depth = torch.autocast_decrement_nesting()  # autocast(enabled=False) shows in nothing else
+    return torch.is_grad_enabled(), torch.is_inference_mode_enabled(), torch.is_autocast_enabled("cpu"), depth

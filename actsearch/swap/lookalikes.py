@@ -1,0 +1,30 @@
+"""Activations written with functions that have other uses too, which nothing but their author can tell apart."""
+
+from __future__ import annotations
+
+import operator
+from typing import Any
+
+import torch
+from torch import fx
+
+COMPARING = {
+    operator.gt, operator.ge, operator.lt, operator.le, torch.gt, torch.ge, torch.lt, torch.le, "gt", "ge", "lt", "le",
+}  # fmt: skip
+CLAMPS = {torch.clamp, torch.clip, torch.clamp_min, "clamp", "clip", "clamp_", "clip_", "clamp_min", "clamp_min_"}
+LARGER = {torch.maximum, torch.max, "maximum", "max"}
+ZEROS = {torch.zeros_like, "new_zeros", torch.zeros}
+
+
+def looks_like(n: fx.Node) -> str | None:
+    """What a call that may be a relu or a leaky relu is: clamp(min=0), maximum(x, 0), where(x > 0, x, …)."""
+    if n.target in CLAMPS:
+        low: Any = n.kwargs.get("min", n.args[1] if len(n.args) > 1 else None)
+        return "clamp(min=0)" if type(low) in (int, float) and low == 0 else None
+    if n.target in LARGER:
+        return "maximum(x, 0)" if any(a.target in ZEROS for a in n.all_input_nodes) else None
+    if n.target in (torch.where, "where") and len(n.args) == 3:
+        test, *values = n.args if n.target is torch.where else (n.args[1], n.args[0], n.args[2])
+        if isinstance(test, fx.Node) and test.target in COMPARING and test.args[0] in values and test.args[1] == 0:
+            return "where(x > 0, x, …)"
+    return None
