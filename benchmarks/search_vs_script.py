@@ -101,7 +101,8 @@ def save_inputs() -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     source = mnist1d()
     split = Data(source, "mnist1d", n_validation=800).split(0)
     x_test, y_test = source.test()
-    return {k: v.numpy() for k, v in vars(split).items()}, {"x_test": x_test.numpy(), "y_test": y_test.numpy()}
+    inputs = {k: v.numpy() for k, v in vars(split).items() if k != "goal"}
+    return inputs, {"x_test": x_test.numpy(), "y_test": y_test.numpy()}
 
 
 def run_process(arguments: list[str], folder: Path, environment: dict[str, str]) -> float:

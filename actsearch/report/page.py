@@ -94,6 +94,8 @@ def _table_caption(result: Result) -> str:
         f"{rules.words} (Bonferroni). Better or worse: the interval leaves out 0, and an exact sign-flip test agrees. "
         f"Equivalent: it lies within ±{margin(v)}."
     )
+    if any(not math.isnan(c.saved_mib) for c in result.comparisons):
+        text += " Memory kept: by a training step, for its backward pass."
     waiting = [
         f"{c.activation} about {c.verdict.seeds_to_decide}"
         for c in result.comparisons
