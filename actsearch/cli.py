@@ -252,18 +252,24 @@ def _identity(cfg: Any) -> dict[str, Any]:
 
 
 def _study_name_of(*, _root_: DictConfig) -> str:
-    """${study_name:} in the config: the study's name, or data, model and fingerprint; of costs, what is asked too."""
-    from actsearch.study import check_name, fingerprint, study_name
+    """${study_name:} in the config: the name of the search; of costs, and what is asked of them."""
+    from actsearch.study import fingerprint
 
-    if OmegaConf.select(_root_, "task.name") == "cost":
-        search = OmegaConf.merge(_root_, {"task": {"name": "search"}})
-        asked: Any = OmegaConf.to_container(_root_.task, resolve=True)
-        return f"{_study_name_of(_root_=search)}-cost-{fingerprint(asked)}"  # pyright: ignore[reportArgumentType]
-    name = OmegaConf.select(_root_, "study.name")
+    if OmegaConf.select(_root_, "task.name") != "cost":
+        return _search_name(_root_)
+    asked: Any = OmegaConf.to_container(_root_.task, resolve=True)
+    return f"{_search_name(_root_)}-cost-{fingerprint(asked)}"
+
+
+def _search_name(cfg: DictConfig) -> str:
+    """The study's name, or data, model and fingerprint."""
+    from actsearch.study import check_name, study_name
+
+    name = OmegaConf.select(cfg, "study.name")
     if name is not None:
         check_name("study.name", str(name))  # before a folder of that name is made
         return str(name)
-    identity = _identity(OmegaConf.masked_copy(_root_, [str(k) for k in _root_ if k != "hydra"]))
+    identity = _identity(OmegaConf.masked_copy(cfg, [str(k) for k in cfg if k != "hydra"]))
     data, model = [
         str(identity[part].get("name") or str(identity[part].get("_target_")).rpartition(".")[2])
         for part in ("data", "model")

@@ -86,7 +86,7 @@ class Node:
 @dataclass
 class Binding:
     """What a layer is bound to. of: (values, gradients) of a slot, each (K, *slot.shape); gradients None for buffers.
-    noise: (batch, *shape) uniform draws of each run's own stream, one call after the other.
+    keep_mask: of an example's shape and p, dropout's factors (K, *positions, C, B), each call the next draw.
     """
 
     n_runs: int
