@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from actsearch.activations import CATALOG, Spec, get_activation
     from actsearch.api import compare, search
     from actsearch.errors import ActSearchError
-    from actsearch.swap import swap_activations
+    from actsearch.swap.net import swap_activations
 
 __version__ = "0.1.0"
 __all__ = ["CATALOG", "ActSearchError", "Spec", "compare", "get_activation", "search", "swap_activations"]

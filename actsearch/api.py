@@ -13,18 +13,19 @@ import torch
 from torch import nn
 
 from actsearch.activations.spec import Spec
-from actsearch.comparison import ConfirmOptions
-from actsearch.data import Data, Source, as_source
+from actsearch.data.source import Data, Source, as_source
 from actsearch.errors import ActSearchError, unknown
 from actsearch.job import Job
-from actsearch.models import Model, cnn1d, cnn2d, mlp, resnet, transformer
+from actsearch.models import cnn1d, cnn2d, mlp, resnet, transformer
+from actsearch.models.model import Model
 from actsearch.pipeline import run
-from actsearch.recipe import Recipe
+from actsearch.question.identity import study_name
+from actsearch.question.options import ConfirmOptions, StudyOptions
+from actsearch.question.recipe import Recipe
 from actsearch.report.result import Result
 from actsearch.report.terminal import Terminal
-from actsearch.samplers import SamplerFactory
-from actsearch.search_space import SearchSpace
-from actsearch.study import StudyOptions, study_name
+from actsearch.space.space import SearchSpace
+from actsearch.study.samplers import SamplerFactory
 
 MODELS: dict[str, Callable[..., nn.Module]] = {
     "mlp": mlp,
@@ -132,7 +133,7 @@ def _digest(data: Any) -> str:
 
 
 def _data(data: Any, n_validation: int | None) -> Data:
-    from actsearch import data as sets
+    from actsearch.data import source as sets
 
     if isinstance(data, Data):
         return data

@@ -10,17 +10,18 @@ from typing import Any
 import optuna
 
 from actsearch.activations.spec import parse_net
-from actsearch.comparison import SPEED, SPEED_RUNGS, Confirmation, speed_is_told
-from actsearch.data import Data
+from actsearch.data.source import Data
 from actsearch.errors import ActSearchError
-from actsearch.goal import Direction, Metric
-from actsearch.models import Model
-from actsearch.recipe import Recipe
-from actsearch.samplers import SamplerFactory
-from actsearch.search_space import SearchSpace
-from actsearch.study import StudyOptions, check_sampler, directions_of, fingerprint, study_name
+from actsearch.models.model import Model
+from actsearch.question.identity import fingerprint, study_name
+from actsearch.question.metrics import Direction, Metric, directions_of
+from actsearch.question.options import SPEED, SPEED_RUNGS, Confirmation, StudyOptions, speed_is_told
+from actsearch.question.recipe import Recipe
+from actsearch.space.space import SearchSpace
+from actsearch.study.mirror import check_sampler
+from actsearch.study.samplers import SamplerFactory
 from actsearch.tracking import StudyInfo, check_tracking
-from actsearch.training import find_device
+from actsearch.training.trainer import find_device
 
 
 @dataclass
@@ -101,7 +102,10 @@ def check(job: Job) -> None:
         check_sampler(job.sampler, job.space, job.directions)
     if job.tracking_uri is not None:
         check_tracking(job.tracking_uri, job.experiment)
-    layers = len(parse_net(job.confirm.baseline))
+    try:
+        layers = len(parse_net(job.confirm.baseline))
+    except ActSearchError as error:
+        raise ActSearchError(f"confirm.baseline: {error}") from None
     if layers not in (1, job.model.n_slots):
         raise ActSearchError(
             f"confirm.baseline={job.confirm.baseline} names {layers} layers; the model takes {job.model.n_slots}."

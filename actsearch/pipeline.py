@@ -8,86 +8,41 @@ import importlib
 import json
 import threading
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import TypeVar
 
 import optuna
 import torch
 
-from actsearch import finalists as stage
 from actsearch.activations.spec import parse_net
-from actsearch.comparison import TARGET, Confirmation, FinalistRun, compare
-from actsearch.cost import Cost, latency_us, measure, one_thread
-from actsearch.environment import environment
-from actsearch.errors import ActSearchError, hide_password, one_line
+from actsearch.clock import Clock
+from actsearch.errors import ActSearchError, one_line
 from actsearch.job import Job, check
+from actsearch.judge.comparison import TARGET
+from actsearch.judge.statistics import fewest_for_sign_flips
+from actsearch.measure.cost import latency_us, measure
+from actsearch.measure.timing import one_thread
+from actsearch.outcome import deliver_end, header, make_result, stored
 from actsearch.processes import Processes
-from actsearch.report.files import (
-    finalist_rows,
-    leaderboard_rows,
-    output_files,
-    write_csv,
-    write_text,
-)
-from actsearch.report.page import second_look, write_page
-from actsearch.report.plots import write_plots
+from actsearch.question.options import StudyOptions
+from actsearch.records import Candidate, Event, GenerationStarted, RungReached
+from actsearch.report.files import make_folder, output_files, write_text
+from actsearch.report.page import second_look
 from actsearch.report.result import Result
-from actsearch.report.sentence import sentence, span
-from actsearch.report.tables import finalist_table, latex_table, markdown_table
 from actsearch.report.terminal import Terminal
-from actsearch.search_space import Candidate, plural
-from actsearch.statistics import fewest_for_sign_flips
-from actsearch.storage import close_storage, open_storage, sole_leader, sqlite_path
-from actsearch.study import (
-    Event,
-    GenerationStarted,
-    RungReached,
-    StudyOptions,
-    open_study,
-    records,
-)
-from actsearch.study import search as search_stage
+from actsearch.report.write import write_files
+from actsearch.study import finalists as stage
+from actsearch.study.search import search as search_stage
+from actsearch.study.storage import close_storage, open_storage, sole_leader
+from actsearch.study.store import note_environment, note_look, note_plan, open_study, plan_key, records, stored_costs
 from actsearch.tracking import Delivery, Tracker
-from actsearch.training import Plan, Run, Trainer, choose, devices_of, find_device, tune
+from actsearch.training.plan import Plan, choose
+from actsearch.training.reference import Run
+from actsearch.training.trainer import Trainer, devices_of, find_device, tune
 
 TUNE_STEPS = 50  # of each plan that engine=tune times
-NOT_TO_REPEAT = ("task=", "hydra.run.dir=")  # of a command: what was done with the result, and where it lies
 T = TypeVar("T")
-
-
-class Clock:
-    """Where the time goes from `start` (seconds since the epoch), read off the stream of events."""
-
-    def __init__(self, start: float) -> None:
-        self.start = start
-        self.spent: dict[str, float] = dict.fromkeys(
-            ("startup_s", "training_s", "asking_s", "finalists_s", "cost_s", "report_s", "tracking_wait_s"), 0.0
-        )
-        self.first_rung_s: float | None = None
-        self._mark = self.start
-
-    def lap(self, part: str) -> None:
-        now = time.time()
-        self.spent[part] += now - self._mark
-        self._mark = now
-
-    def event(self, event: Event) -> None:
-        if self.first_rung_s is None and isinstance(event, RungReached):
-            self.first_rung_s = time.time() - self.start
-        if event.stage == "finalists":
-            self.lap("finalists_s")
-        else:
-            self.lap("asking_s" if isinstance(event, GenerationStarted) else "training_s")
-
-    def summary(self, tracking_s: float) -> dict[str, float | None]:
-        return {
-            "wall_s": round(time.time() - self.start, 3),
-            "first_rung_s": None if self.first_rung_s is None else round(self.first_rung_s, 3),
-            **{part: round(seconds, 3) for part, seconds in self.spent.items()},
-            "tracking_s": round(tracking_s, 3),
-        }
 
 
 def run(job: Job, terminal: Terminal, processes: Processes | None = None, started: float | None = None) -> Result:
@@ -216,31 +171,11 @@ def run(job: Job, terminal: Terminal, processes: Processes | None = None, starte
     return result
 
 
-def look(options: Confirmation) -> str:
-    """What verdicts are seen with these options, in words."""
-    n, margin = span(options.seeds_at_looks), f"{options.margin[options.metric]:g}"
-    return f"{options.metric} against {options.baseline}, {n} seeds, alpha {options.alpha:g}, margin {margin}"
-
-
-def note_look(study: optuna.Study, options: Confirmation) -> None:
-    """Keeps which verdicts a person saw: to ask again because of them is a further chance to err."""
-    seen, now = study.user_attrs.get("looked_at", []), look(options)
-    if now not in seen:
-        study.set_user_attr("looked_at", [*seen, now])
-
-
 def import_for_the_end() -> None:
     """What verdicts, costs and the report need."""
     for module in ("scipy.stats", "scipy.optimize", "matplotlib.figure", "matplotlib.backends.backend_svg"):
         importlib.import_module(module)
     torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))], fused=True)  # the first one imports for 1.6 s
-
-
-def note_environment(study: optuna.Study, device: torch.device) -> None:
-    """Keeps in the study with what it is being trained, each once."""
-    before, now = study.user_attrs.get("environments", []), environment(device)
-    if now not in before:
-        study.set_user_attr("environments", [*before, now])
 
 
 def settle_costs(job: Job, study: optuna.Study, chosen: Sequence[Candidate], trainer: Trainer) -> None:
@@ -256,14 +191,6 @@ def settle_costs(job: Job, study: optuna.Study, chosen: Sequence[Candidate], tra
     study.set_user_attr("costs", measured)
 
 
-def stored_costs(study: optuna.Study, chosen: Sequence[Candidate]) -> dict[str, Cost]:
-    """By activation; empty if others were measured."""
-    measured = study.user_attrs.get("costs", [])
-    if [key for key, _ in measured] != [list(c.key) for c in chosen]:
-        return {}
-    return {key[0]: Cost(**cost) for key, cost in measured}
-
-
 def settle_plan(job: Job, study: optuna.Study, trainer: Trainer) -> Plan:
     """Trains as the study was trained before; else as chosen, or as tuned, and notes it in the study."""
     noted = study.user_attrs.get(plan_key(trainer))
@@ -274,16 +201,6 @@ def settle_plan(job: Job, study: optuna.Study, trainer: Trainer) -> Plan:
         recipe = replace(job.recipe, eval_every=min(job.recipe.eval_every, TUNE_STEPS))
         tune(trainer, job.model, [Run(c.specs, recipe, s) for c in job.space.typical() for s in range(job.study.seeds)])
     return note_plan(study, trainer)
-
-
-def plan_key(trainer: Trainer) -> str:
-    """The study's attribute: a study may go on on another kind of device, which has another plan."""
-    return f"plan_{trainer.device.type}"
-
-
-def note_plan(study: optuna.Study, trainer: Trainer) -> Plan:
-    study.set_user_attr(plan_key(trainer), trainer.plan.to_json())
-    return trainer.plan
 
 
 def deliver(job: Job) -> Result:
@@ -326,158 +243,8 @@ def report(job: Job, terminal: Terminal) -> Result:
     return result
 
 
-@contextlib.contextmanager
-def stored(job: Job) -> Iterator[tuple[optuna.Study, Result | None]]:
-    """A study in its storage, and its result if it is finished. Nothing is trained, measured or created."""
-    path = sqlite_path(job.storage_url)
-    storage = open_storage(job.storage_url) if path is None or path.exists() else None
-    if storage is None or job.name not in optuna.get_all_study_names(storage):
-        where = hide_password(job.storage_url)
-        raise ActSearchError(f"there is no study '{job.name}' in {where}. Run it first, without task=.")
-    try:
-        study = open_study(storage, job.name, job.directions, job.identity)
-        chosen = [
-            Candidate(parse_net(activation), tuple(values.items()))
-            for activation, values in study.user_attrs.get("finalists", [])
-        ]
-        asked = study.user_attrs.get("finalists_asked")
-        if chosen and asked != [job.confirm.finalists, job.confirm.baseline]:
-            raise ActSearchError(
-                f"the study '{job.name}' was last run with confirm.finalists={asked[0]} confirm.baseline={asked[1]}. "
-                "Write these, or run it with others: without task."
-                if asked
-                else f"the study '{job.name}' is of an older version. Run it once more: what was trained is not again."
-            )
-        done = stage.stored_runs(storage, job.name)
-        target = study.user_attrs.get("target_accuracy")
-        costs = stored_costs(study, chosen)
-        runs, wanted = stage.standing(done, chosen, job.recipe, job.confirm, target, costs)
-        finished = chosen and costs and not wanted
-        yield study, make_result(job, study, storage, chosen, runs) if finished else None
-    finally:
-        close_storage(storage)
-
-
-def deliver_end(delivery: Delivery, result: Result, files: Sequence[Path]) -> None:
-    own = result.options.own
-    curves = {(r.activation, str(r.recipe)): r.curves for r in stage.as_records(result.runs, f"val_{own.name}")}
-    for comparison in result.comparisons:
-        theirs = [r for r in result.runs if (r.activation, r.recipe) == (comparison.activation, comparison.recipe)]
-        delivery.finalist(comparison, theirs, curves[comparison.activation, str(comparison.recipe)])
-    seen = [float(row[f"val_{own.name}_mean"]) for row in result.leaderboard]
-    ends = {
-        f"test_{own.name}": result.comparisons[0].test_metric,
-        f"val_{own.name}": max(seen) if own.higher_is_better else min(seen),
-    }
-    table = markdown_table(*finalist_table(result.comparisons, result.options))
-    delivery.finish(f"{result.summary}\n\n{table}", ends, files)
-
-
-def make_result(
-    job: Job,
-    study: optuna.Study,
-    storage: optuna.storages.BaseStorage,
-    chosen: Sequence[Candidate],
-    runs: Sequence[FinalistRun],
-) -> Result:
-    done = records(study)
-    objective = job.study.objectives[0]  # of a comparison without a search: its validation, in the same form
-    rows = (
-        leaderboard_rows(done, job.study.objectives, job.metric)
-        if done
-        else leaderboard_rows(stage.as_records(runs, objective), [objective], job.metric)
-    )
-    target = study.user_attrs.get("target_accuracy")
-    comparisons = compare(runs, job.confirm, target, stored_costs(study, chosen))
-    test_name = f"{job.data.name}'s test set"
-    return Result(
-        name=job.name, leaderboard=rows, records=done, comparisons=comparisons, runs=list(runs),
-        summary=sentence(comparisons, test_name, job.confirm), folder=job.folder, test_name=test_name,
-        searched=bool(done), objective=objective, options=job.confirm,
-        n_test=stage.n_test(storage, job.name), target=target,
-        earlier_looks=[seen for seen in study.user_attrs.get("looked_at", []) if seen != look(job.confirm)],
-        refused={text: why for trial in study.get_trials(deepcopy=False)
-                 for text, why in trial.user_attrs.get("refused", {}).items()},
-        about=about(job, study),
-        config_yaml=job.config_yaml.replace(str(job.folder), f"runs/{job.name}"),  # a report goes to others
-    )  # fmt: skip
-
-
-def about(job: Job, study: optuna.Study) -> dict[str, str]:
-    """How a study was made, by heading, for its report."""
-    plans = [Plan.from_json(v) for k, v in study.user_attrs.items() if k.startswith("plan_")]
-    made = study.user_attrs.get("environments", [])
-    rows = {
-        "command": " ".join(w for w in job.tags.get("command", "").split(" ") if not w.startswith(NOT_TO_REPEAT)),
-        **model_rows(job),
-        "training": "; ".join(dict.fromkeys(map(str, plans))),
-        "versions": " / ".join(dict.fromkeys(e["versions"] for e in made)),
-        "hardware": " / ".join(dict.fromkeys(e["hardware"] for e in made)),
-        "commit": job.tags.get("mlflow.source.git.commit", ""),
-    }
-    return {key: value for key, value in rows.items() if value}
-
-
-def write_files(result: Result) -> list[Path]:
-    """Everything in the output folder but the config and the timing."""
-    folder = result.folder
-    write_csv(folder / "leaderboard.csv", result.leaderboard)
-    write_csv(folder / "finalists.csv", finalist_rows(result.runs, result.options.own))
-    if result.refused:
-        write_csv(folder / "refused.csv", [{"function": text, "reason": why} for text, why in result.refused.items()])
-    write_text(folder / "verdict.json", json.dumps(result.verdicts, indent=2, ensure_ascii=False) + "\n")
-    table = finalist_table(result.comparisons, result.options)
-    write_text(folder / "finalists.md", markdown_table(*table) + "\n")
-    write_text(folder / "finalists.tex", latex_table(*table) + "\n")
-    write_page(result, write_plots(result))
-    return output_files(folder)
-
-
-def make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / ".write"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise ActSearchError(
-            f"the output folder {folder} cannot be written ({error.strerror}). Choose another: hydra.run.dir=FOLDER."
-        ) from None
-
-
 def measured_latency(job: Job, candidate: Candidate, device: torch.device) -> float:
     net = job.model.build(candidate.specs, 0, "torch")
     x = job.data.split(0).x_train[: job.recipe.batch_size].to(device)
     with one_thread():
         return latency_us(net, job.recipe, x)
-
-
-def model_rows(job: Job) -> dict[str, str]:
-    r = job.recipe
-    return {
-        "model": f"{job.model.name}, {job.model.n_parameters:,} parameters, {plural(job.model.n_slots, 'activation')}; "
-        f"initial weights: {r.init}",
-        "data": str(job.data),
-        "recipe": f"{r.optimizer}, lr {r.lr:g}, {r.schedule}, {r.steps} steps of {r.batch_size}",
-        "search space": str(job.space),
-    }
-
-
-def header(job: Job, trainer: Trainer, n_trials: int, n_all: int, n_before: int) -> dict[str, str]:
-    cpu = trainer.device.type == "cpu"
-    what = f"{trainer.cores} process{'es' if trainer.cores > 1 else ''}{' of one thread' if cpu else ''}"
-    if n_all:
-        search_row = f"no search: all {n_all} compared on {span(job.confirm.seeds_at_looks)} seeds"
-    elif n_before >= n_trials:
-        search_row = f"{n_before} trials × {job.study.seeds} seeds, done before: a larger study.n_trials goes on"
-    else:
-        done = f", {n_before} of them done before" if n_before else ""
-        search_row = f"{n_trials} trials × {job.study.seeds} seeds{done}"
-    return {
-        "device": f"{trainer.device} ({what})",
-        **model_rows(job),
-        "training": str(trainer.plan),
-        "search": search_row,
-        "study": f"{job.name} in {hide_password(job.storage_url)}",
-        "results in": str(job.folder),
-    }

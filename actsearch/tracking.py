@@ -22,12 +22,12 @@ from pathlib import Path
 from typing import Any
 
 from actsearch.activations.spec import parse_net
-from actsearch.comparison import Comparison, FinalistRun
 from actsearch.errors import ActSearchError, one_line
-from actsearch.goal import ACCURACY, Metric
-from actsearch.statistics import mean
-from actsearch.storage import sqlite_path
-from actsearch.study import Curves, TrialRecord
+from actsearch.judge.comparison import Comparison
+from actsearch.judge.statistics import mean
+from actsearch.question.metrics import ACCURACY, Metric
+from actsearch.records import Curves, FinalistRun, TrialRecord
+from actsearch.study.storage import sqlite_path
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # before mlflow is imported; README says so
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # the default's 7 take minutes when a server is down

@@ -16,13 +16,16 @@ import torch
 from throughput import machine
 
 from actsearch.activations.spec import Spec
-from actsearch.cost import activation_costs, large_shape, one_thread, settings, step_costs
-from actsearch.goal import cross_entropy
-from actsearch.models import Model, cnn2d, mlp
-from actsearch.recipe import Recipe
+from actsearch.data.goal import cross_entropy
+from actsearch.measure.activation_cost import activation_costs, large_shape, settings
+from actsearch.measure.cost import step_costs
+from actsearch.measure.timing import one_thread
+from actsearch.models import cnn2d, mlp
+from actsearch.models.model import Model
+from actsearch.question.recipe import Recipe
 from actsearch.report.costs import NOTHING, Table, cost_tables, failures, step_table
 from actsearch.report.tables import markdown_table
-from actsearch.training import find_device
+from actsearch.training.trainer import find_device
 
 HERE = Path(__file__).parent
 TEXTS = [

@@ -26,9 +26,10 @@ import torch
 
 import actsearch
 from actsearch.activations import Spec
-from actsearch.data import Data, mnist1d
-from actsearch.recipe import Recipe
-from actsearch.statistics import paired_difference
+from actsearch.data.classification import mnist1d
+from actsearch.data.source import Data
+from actsearch.judge.statistics import paired_difference
+from actsearch.question.recipe import Recipe
 
 SCRIPT = Path(__file__).with_name("ordinary_script.py").resolve()
 WARM = "import hydra, mlflow, optuna, psutil, rich, scipy.stats, sklearn, torch, torchvision"

@@ -26,8 +26,9 @@ from torch.overrides import TorchFunctionMode
 from torchvision import models
 
 from actsearch import swap_activations
-from actsearch.swap import Found, find_activations
+from actsearch.swap import Found
 from actsearch.swap.functions import FUNCTIONS, HIDDEN_NAMES
+from actsearch.swap.net import find_activations
 
 TABLE = Path(__file__).with_suffix(".md")
 TIMM = """

@@ -26,10 +26,13 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from actsearch.activations.spec import Spec
-from actsearch.data import Data, Source
-from actsearch.models import Model, cnn1d, cnn2d, mlp
-from actsearch.recipe import Recipe
-from actsearch.training import Plan, Run, Trainer, choose, find_device
+from actsearch.data.source import Data, Source
+from actsearch.models import cnn1d, cnn2d, mlp
+from actsearch.models.model import Model
+from actsearch.question.recipe import Recipe
+from actsearch.training.plan import Plan, choose
+from actsearch.training.reference import Run
+from actsearch.training.trainer import Trainer, find_device
 from actsearch.training.worker import Worker
 
 HERE = Path(__file__).parent

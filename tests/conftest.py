@@ -9,8 +9,10 @@ import pytest
 import torch
 from fake_trainer import FakeTrainer
 
-from actsearch import cost, pipeline
-from actsearch.data import Data, Source
+from actsearch import pipeline
+from actsearch.data.source import Data, Source
+from actsearch.measure import timing
+from actsearch.report import write
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -29,9 +31,9 @@ def data_root(tmp_path_factory):
 @pytest.fixture
 def no_pictures(monkeypatch):
     """Searches leave no pictures, which take a second each, and measure costs in the shortest way."""
-    monkeypatch.setattr(pipeline, "write_plots", lambda result: [])
-    monkeypatch.setattr(cost, "SECONDS_EACH", 0.0)
-    monkeypatch.setattr(cost, "REPETITIONS", 2)
+    monkeypatch.setattr(write, "write_plots", lambda result: [])
+    monkeypatch.setattr(timing, "SECONDS_EACH", 0.0)
+    monkeypatch.setattr(timing, "REPETITIONS", 2)
 
 
 @pytest.fixture

@@ -6,10 +6,11 @@ import math
 import torch
 
 from actsearch.activations.spec import print_net
-from actsearch.comparison import ConfirmOptions
-from actsearch.goal import ACCURACY, classification
-from actsearch.training import Evaluation
+from actsearch.data.goal import classification
+from actsearch.question.metrics import ACCURACY
+from actsearch.question.options import ConfirmOptions
 from actsearch.training.plan import SERIAL
+from actsearch.training.reference import Evaluation
 
 N_CLASSES = 3
 

@@ -12,8 +12,8 @@ import actsearch
 from actsearch.activations.spec import parse_net
 from actsearch.errors import ActSearchError
 from actsearch.models import mlp
-from actsearch.recipe import Recipe
-from actsearch.training import Run
+from actsearch.question.recipe import Recipe
+from actsearch.training.reference import Run
 
 pytestmark = pytest.mark.usefixtures("no_pictures")
 RECIPE = {"steps": 20, "eval_every": 10, "batch_size": 15}

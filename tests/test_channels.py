@@ -9,12 +9,15 @@ from test_activations import DTYPES, EXTREMES, Reference, derivatives
 from torch import nn
 
 from actsearch.activations import CATALOG, Spec, get_activation
-from actsearch.data import Data, Source
+from actsearch.data.source import Data, Source
 from actsearch.errors import ActSearchError
-from actsearch.models import Model, cnn1d, cnn2d, mlp, resnet
+from actsearch.models import cnn1d, cnn2d, mlp, resnet
 from actsearch.models.initialise import initialise
-from actsearch.recipe import Recipe, parameter_groups
-from actsearch.training import Plan, Run
+from actsearch.models.model import Model
+from actsearch.question.recipe import Recipe
+from actsearch.training.optimizers import parameter_groups
+from actsearch.training.plan import Plan
+from actsearch.training.reference import Run
 from actsearch.training.worker import Worker
 
 NAMES = [name for name, entry in CATALOG.items() if not entry.fusable and entry.kind != "stochastic"]

@@ -20,9 +20,10 @@ from fake_trainer import FakeTrainer
 from hydra.core.global_hydra import GlobalHydra
 
 import actsearch
-from actsearch import cli, pipeline
+from actsearch import pipeline
+from actsearch.command import main as cli
 from actsearch.report.plots import write_plots
-from actsearch.storage import sole_leader
+from actsearch.study.storage import sole_leader
 
 LAB = """
     import torch

@@ -8,19 +8,12 @@ import pytest
 from fake_trainer import confirmation
 from scipy import stats
 
-from actsearch.comparison import (
-    FinalistRun,
-    by_candidate,
-    compare,
-    reaches,
-    speed_is_told,
-    steps_to,
-)
-from actsearch.cost import Cost
 from actsearch.errors import ActSearchError
-from actsearch.recipe import Recipe
-from actsearch.study import Curves
-from actsearch.verdict import BETTER, UNDECIDED
+from actsearch.judge.comparison import compare, reaches, steps_to
+from actsearch.judge.verdict import BETTER, UNDECIDED
+from actsearch.question.options import speed_is_told
+from actsearch.question.recipe import Recipe
+from actsearch.records import Cost, Curves, FinalistRun, by_candidate
 
 RECIPE = Recipe(steps=20, eval_every=10, batch_size=15)
 SPEED_RECIPE = Recipe(schedule="constant", steps=100, eval_every=2, batch_size=15)

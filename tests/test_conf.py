@@ -11,13 +11,12 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
-from actsearch import cli
-from actsearch.cli import CONF
-from actsearch.comparison import speed_is_told
-from actsearch.config import Config
-from actsearch.recipe import Recipe
-from actsearch.samplers import SamplerFactory, make_pruner
-from actsearch.search_space import SearchSpace
+from actsearch.command import main as cli
+from actsearch.command.config import CONF, Config
+from actsearch.question.options import speed_is_told
+from actsearch.question.recipe import Recipe
+from actsearch.space.space import SearchSpace
+from actsearch.study.samplers import SamplerFactory, make_pruner
 
 FILES = sorted(path.relative_to(CONF).with_suffix("").as_posix() for path in CONF.glob("*/*.yaml"))
 

@@ -10,13 +10,15 @@ import pytest
 import torch
 from torch import nn
 
-from actsearch import cost
 from actsearch.activations import Spec
-from actsearch.cost import Setting, activation_costs, settings, step_costs
+from actsearch.data.goal import cross_entropy
 from actsearch.errors import ActSearchError
-from actsearch.goal import cross_entropy
-from actsearch.models import Model, mlp
-from actsearch.recipe import Recipe
+from actsearch.measure import activation_cost, cost, timing
+from actsearch.measure.activation_cost import Setting, activation_costs, settings
+from actsearch.measure.cost import step_costs
+from actsearch.models import mlp
+from actsearch.models.model import Model
+from actsearch.question.recipe import Recipe
 
 
 class Clocked(nn.Module):
@@ -37,7 +39,7 @@ class Clocked(nn.Module):
 def test_the_median_of_the_least_of_the_blocks_in_microseconds_without_the_warm_up(monkeypatch):
     warm_up, first, second = [9.0] * 3 + [1.0], [0.02, 0.01, 0.03], [0.003, 0.1, 0.004]  # 10 and 3 ms
     net = Clocked(warm_up + first + second)
-    monkeypatch.setattr(cost, "_clock", lambda _: net.now)
+    monkeypatch.setattr(timing, "clock", lambda _: net.now)
     assert cost.latency_us(net, Recipe(), torch.zeros(2, 3)) == pytest.approx(6500)
     assert net.calls == 10
     assert (net.modes, net.grads) == ({False}, {False})
@@ -84,7 +86,7 @@ def test_a_slow_activation_costs_more_and_all_have_as_many_repetitions():
     )
     lengths = {len(times) for c in (fast, slow, other) for times in (c.training_step_us, c.latency_us)}
     assert len(lengths) == 1
-    assert 2 <= lengths.pop() <= cost.REPETITIONS
+    assert 2 <= lengths.pop() <= timing.REPETITIONS
     assert all(t > 0 for c in (fast, slow, other) for t in (*c.training_step_us, *c.latency_us))
     assert min(slow.latency_us) >= 10_000  # it works at least that long
     assert min(slow.training_step_us) >= 10_000
@@ -116,9 +118,9 @@ def test_the_nets_given_and_the_random_states_stay_as_they_are(optimizer, rng_un
 
 def test_repetitions_take_turns(monkeypatch):
     order = []
-    monkeypatch.setattr(cost, "_timed", lambda call, n, device: order.append(call) or call() or 0.001)
+    monkeypatch.setattr(timing, "timed", lambda call, n, device: order.append(call) or call() or 0.001)
     cost.measure([net_of(nn.ReLU()), net_of(nn.Tanh())], Recipe(), X, Y, cross_entropy, 0.0)
-    n = 4 * cost.BLOCKS
+    n = 4 * timing.BLOCKS
     first, second = order[8 : 8 + n], order[8 + n :]  # after each was warmed, and called once to know how long it takes
     assert len(second) == n
     assert len(set(first)) == 4
@@ -150,8 +152,8 @@ FULL = 4 * 6 * 8 * 8 * 4 / 2**20  # MiB of one such tensor
 
 @pytest.fixture
 def quick(monkeypatch):
-    monkeypatch.setattr(cost, "SECONDS_EACH", 0.0)
-    monkeypatch.setattr(cost, "REPETITIONS", 3)
+    monkeypatch.setattr(timing, "SECONDS_EACH", 0.0)
+    monkeypatch.setattr(timing, "REPETITIONS", 3)
 
 
 def costs_of(texts, setting=SMALL):
@@ -239,11 +241,11 @@ def test_what_is_kept_is_what_the_gpu_gives_out(quick, text):
     module = Spec.parse(text).module(64).to(device)
     x = torch.randn(16, module.in_channels or 64, 32, 32, device=device, requires_grad=True)
     before = torch.cuda.memory_allocated()
-    y, saved = cost.saved_storages(lambda: module(x))
-    known = {cost._address(t) for t in (x, y, *module.parameters())}
+    y, saved = timing.saved_storages(lambda: module(x))
+    known = {timing.address(t) for t in (x, y, *module.parameters())}
     beside = sum(size for address, size in saved.items() if address not in known)
     assert torch.cuda.memory_allocated() - before == (0 if y is x else y.nbytes) + beside
-    own = sum(saved.get(cost._address(p), 0) for p in module.parameters())
+    own = sum(saved.get(timing.address(p), 0) for p in module.parameters())
     assert found.saved_mib == pytest.approx((sum(saved.values()) - own) / 2**20)
 
 
@@ -285,4 +287,4 @@ def test_steps_of_a_model_and_what_it_cannot_take(quick):
 
 def test_the_first_activations_shape():
     model = Model(mlp, "mlp", (6,), 3, {"width": 8, "depth": 2})
-    assert cost.first_shape(model.build((Spec.parse("glu"),), 0, "torch"), X) == (8, 8)
+    assert activation_cost.first_shape(model.build((Spec.parse("glu"),), 0, "torch"), X) == (8, 8)

@@ -5,7 +5,8 @@ import math
 
 import pytest
 
-from actsearch.cost import LARGE, ActivationCost, Cost, settings
+from actsearch.measure.activation_cost import LARGE, ActivationCost, settings
+from actsearch.records import Cost
 from actsearch.report.costs import (
     cost_figure,
     cost_rows,

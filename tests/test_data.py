@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from actsearch import data
-from actsearch.data import Data, Source, as_source, make_data
+from actsearch.data import classification, files
+from actsearch.data.source import Data, Source, as_source, make_data
 from actsearch.errors import ActSearchError
 
 
@@ -82,9 +83,9 @@ def test_mnist1d_large_test_set_is_read_again(large, data_root, rng_untouched):
 
 def test_mnist1d_examples_leave_the_random_states(rng_untouched):
     with rng_untouched():
-        x, y = data._mnist1d_examples(5, 20)
-    again, _ = data._mnist1d_examples(5, 20)
-    other, _ = data._mnist1d_examples(6, 20)
+        x, y = classification._mnist1d_examples(5, 20)
+    again, _ = classification._mnist1d_examples(5, 20)
+    other, _ = classification._mnist1d_examples(6, 20)
     assert np.array_equal(x, again)
     assert not np.array_equal(x, other)
     assert sorted(y) == sorted(list(range(10)) * 2)
@@ -101,7 +102,7 @@ def test_mnist1d_prepares_its_test_set_in_another_process_only_if_it_is_missing(
     data.mnist1d(str(tmp_path)).prepare_test()
     assert len(calls) == 1
     made = {}  # what the other process would run, with the maker replaced
-    monkeypatch.setattr(data, "_mnist1d_large", lambda *arguments: made.update(arguments=arguments))
+    monkeypatch.setattr(classification, "_mnist1d_large", lambda *arguments: made.update(arguments=arguments))
     exec(calls[0][-1])
     with np.load(data_root / "mnist1d.npz") as part:
         wanted = (str(tmp_path / "mnist1d-test-20000.npz"), float(part["mean"]), float(part["std"]))
@@ -131,11 +132,11 @@ def flip(raw):
 )  # fmt: skip
 def test_a_damaged_cache_file_is_an_error_that_names_it(tmp_path, damage):
     path = tmp_path / "cache.npz"
-    made = data._cached(path, lambda: {"x": np.arange(1000)})
-    assert np.array_equal(data._cached(path, dict)["x"], made["x"])
+    made = files.cached(path, lambda: {"x": np.arange(1000)})
+    assert np.array_equal(files.cached(path, dict)["x"], made["x"])
     path.write_bytes(damage(path.read_bytes()))
     with pytest.raises(ActSearchError) as caught:
-        data._cached(path, lambda: pytest.fail("made anew over a damaged file"))
+        files.cached(path, lambda: pytest.fail("made anew over a damaged file"))
     assert f"{path} is damaged" in str(caught.value)
     assert "Delete it" in str(caught.value)
 
@@ -153,23 +154,23 @@ def test_a_failed_write_leaves_no_file_behind(tmp_path, monkeypatch):
 
     monkeypatch.setattr(np, "savez", full)
     with pytest.raises(ActSearchError, match=r"cannot write .*cache\.npz.*No space left"):
-        data._cached(tmp_path / "cache.npz", lambda: {"x": np.zeros(3)})
+        files.cached(tmp_path / "cache.npz", lambda: {"x": np.zeros(3)})
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_folder_that_cannot_be_made_is_an_error(tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(ActSearchError, match=r"data\.root: cannot write"):
-        data._cached(tmp_path / "file" / "cache.npz", lambda: {"x": np.zeros(3)})
+        files.cached(tmp_path / "file" / "cache.npz", lambda: {"x": np.zeros(3)})
 
 
 def test_cache_folder_is_root_or_the_users(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
-    assert data.cache_folder(None) == tmp_path / ".cache" / "actsearch"
-    assert data.cache_folder("~/sets") == tmp_path / "sets"
+    assert files.cache_folder(None) == tmp_path / ".cache" / "actsearch"
+    assert files.cache_folder("~/sets") == tmp_path / "sets"
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    assert data.cache_folder(None) == tmp_path / "xdg" / "actsearch"
+    assert files.cache_folder(None) == tmp_path / "xdg" / "actsearch"
 
 
 # --- digits ---------------------------------------------------------------------------------------
@@ -239,8 +240,10 @@ def test_fashion_mnist_reads_idx_files(tmp_path, zipped, below):
 @pytest.fixture
 def no_debian_package(monkeypatch, tmp_path):
     """Whatever this machine has in /usr/share, Fashion-MNIST is not there."""
-    real = data.Path
-    monkeypatch.setattr(data, "Path", lambda p: tmp_path / "nowhere" if str(p).startswith("/usr/share") else real(p))
+    real = classification.Path
+    monkeypatch.setattr(
+        classification, "Path", lambda p: tmp_path / "nowhere" if str(p).startswith("/usr/share") else real(p)
+    )
 
 
 def test_fashion_mnist_missing_is_an_error_with_the_ways_to_get_it(tmp_path, no_debian_package):

@@ -11,18 +11,20 @@ from fake_trainer import FakeTrainer
 from test_fused import CPU, FEW, MODELS, RECIPE, data, fused, model, plain, runs_of
 from torch import nn
 
-from actsearch import diagnostics
 from actsearch.activations import CATALOG
 from actsearch.activations.spec import Spec, parse_net
-from actsearch.diagnostics import Diagnostics, diagnose, mean_diagnostics, measure, probe_rungs
-from actsearch.goal import cross_entropy
-from actsearch.models import Model, mlp
-from actsearch.recipe import OPTIMIZERS
-from actsearch.search_space import Candidate
-from actsearch.study import Curves, TrialRecord, train_curves
-from actsearch.training import Plan, Trainer, TrainingBatch, reference
+from actsearch.data.goal import cross_entropy
+from actsearch.models import mlp
+from actsearch.models.model import Model
+from actsearch.question.recipe import OPTIMIZERS
+from actsearch.records import Candidate, Curves, TrialRecord
+from actsearch.study.generation import train_curves
+from actsearch.training import diagnostics, reference
 from actsearch.training import fused as fused_file
+from actsearch.training.diagnostics import Diagnostics, diagnose, mean_diagnostics, measure, probe_rungs
+from actsearch.training.plan import Plan
 from actsearch.training.reference import WEIGHTS, Run, batch_order, stream, train
+from actsearch.training.trainer import Trainer, TrainingBatch
 
 
 def sequential(*layers):

@@ -6,7 +6,7 @@ import socket
 
 import torch
 
-from actsearch.environment import environment
+from actsearch.measure.environment import environment
 from actsearch.processes import core_count
 
 

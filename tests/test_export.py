@@ -11,9 +11,9 @@ import torch
 from hydra.core.global_hydra import GlobalHydra
 from torch import nn
 
-from actsearch import cli
 from actsearch.activations import CATALOG, Activation, Param, Spec
 from actsearch.activations.spec import Learned
+from actsearch.command import main as cli
 from actsearch.errors import ActSearchError
 from actsearch.export import check, export, source
 from actsearch.export.collect import Collector

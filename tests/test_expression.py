@@ -22,7 +22,7 @@ from actsearch.activations.expression import (
     MAX_PARAMETERS,
     activation,
     parse,
-)  # fmt: skip
+)
 from actsearch.activations.spec import gain
 from actsearch.activations.tree import CATALOGUE, ELEMENTARY, SUGAR, apply, constant, evaluate, parameter, source
 from actsearch.errors import ActSearchError

@@ -10,32 +10,31 @@ import torch
 from fake_trainer import N_CLASSES, FakeTrainer, Killed, confirmation, evaluation
 
 from actsearch.activations.spec import parse_net
-from actsearch.comparison import (
-    RATES,
+from actsearch.data.goal import commonest
+from actsearch.data.source import Data, Source
+from actsearch.judge.comparison import compare
+from actsearch.models import mlp
+from actsearch.models.model import Model
+from actsearch.question.metrics import ACCURACY
+from actsearch.question.options import FRESH_SEED, RATES, StudyOptions
+from actsearch.question.recipe import Recipe
+from actsearch.records import (
+    Candidate,
+    Cost,
+    Curves,
     FinalistRun,
+    GenerationStarted,
+    TrialRecord,
     by_candidate,
-    compare,
+    candidate_key,
 )
-from actsearch.cost import Cost
-from actsearch.data import Data, Source
-from actsearch.finalists import (
-    as_records,
-    choose,
-    confirm,
-    n_test,
-    reference,
-    standing,
-    stored_runs,
-    tune,
-    with_baseline,
-)
-from actsearch.goal import ACCURACY, commonest
-from actsearch.models import Model, mlp
-from actsearch.recipe import Recipe
-from actsearch.samplers import SamplerFactory
-from actsearch.search_space import Candidate, SearchSpace, candidate_key
-from actsearch.study import FRESH_SEED, Curves, GenerationStarted, StudyOptions, TrialRecord, open_study, search
-from actsearch.training import Run, Trainer
+from actsearch.space.space import SearchSpace
+from actsearch.study.finalists import as_records, choose, confirm, reference, standing, tune, with_baseline
+from actsearch.study.samplers import SamplerFactory
+from actsearch.study.search import search
+from actsearch.study.store import n_test, open_study, stored_runs
+from actsearch.training.reference import Run
+from actsearch.training.trainer import Trainer
 
 RECIPE = Recipe(steps=20, eval_every=10, batch_size=15)
 TUNED = SearchSpace(["relu", "tanh"], {"lr": {"low": 1e-3, "high": 0.1, "log": True}}, n_slots=1, base=RECIPE)

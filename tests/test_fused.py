@@ -19,14 +19,18 @@ from torch.utils._pytree import tree_leaves
 
 from actsearch.activations import CATALOG
 from actsearch.activations.spec import parse_net
-from actsearch.data import Data, Source
-from actsearch.goal import Goal, Metric, cross_entropy, pixels
-from actsearch.models import Model, cnn1d, cnn2d, mlp, resnet
-from actsearch.recipe import OPTIMIZERS, SCHEDULES, Recipe
-from actsearch.training.fused import Fused, Rows, trace
+from actsearch.data.goal import Goal, cross_entropy, pixels
+from actsearch.data.source import Data, Source
+from actsearch.models import cnn1d, cnn2d, mlp, resnet
+from actsearch.models.model import Model
+from actsearch.question.metrics import Metric
+from actsearch.question.recipe import OPTIMIZERS, SCHEDULES, Recipe
+from actsearch.training.fused import Fused
 from actsearch.training.layer import NotFusable
 from actsearch.training.losses import CLOSED_FORMS
 from actsearch.training.reference import NOISE, WEIGHTS, Run, batch_order, score, stream, train
+from actsearch.training.rows import Rows
+from actsearch.training.trace import trace
 
 CPU = torch.device("cpu")
 RECIPE = Recipe(lr=0.02, steps=50, batch_size=15, eval_every=20)

@@ -13,23 +13,17 @@ from torch import nn
 
 import actsearch
 from actsearch.activations.spec import parse_net
-from actsearch.data import Data, Source, as_source, image, make_data, text
-from actsearch.diagnostics import diagnose
+from actsearch.data.goal import Goal, classification, cross_entropy, next_token, pixels
+from actsearch.data.image import image
+from actsearch.data.source import Data, Source, as_source, make_data
+from actsearch.data.text import text
 from actsearch.errors import ActSearchError
-from actsearch.goal import (
-    ACCURACY,
-    PERPLEXITY,
-    PSNR,
-    Goal,
-    Metric,
-    classification,
-    cross_entropy,
-    next_token,
-    pixels,
-)
-from actsearch.models import Model, mlp, transformer
-from actsearch.recipe import Recipe
-from actsearch.study import StudyOptions
+from actsearch.models import mlp, transformer
+from actsearch.models.model import Model
+from actsearch.question.metrics import ACCURACY, PERPLEXITY, PSNR, Metric
+from actsearch.question.options import ConfirmOptions, StudyOptions
+from actsearch.question.recipe import Recipe
+from actsearch.training.diagnostics import diagnose
 from actsearch.training.reference import score
 
 TOKENS = torch.tensor([[0, 1, 1], [2, 1, 0]])
@@ -141,15 +135,15 @@ def test_a_goal_goes_to_another_process():
 def test_what_is_asked_for_is_the_data_sets_own():
     for metric in (ACCURACY, PERPLEXITY, PSNR, MAE):
         assert StudyOptions().settled(metric).objectives == [f"val_{metric.name}"]
-        options = actsearch.comparison.ConfirmOptions(margin={"test_metric": 0.02}).settled(metric)
+        options = ConfirmOptions(margin={"test_metric": 0.02}).settled(metric)
         assert (options.metric, options.margin[options.metric]) == (f"test_{metric.name}", 0.02)
-        assert actsearch.comparison.ConfirmOptions().settled(metric).margin[options.metric] == metric.margin
+        assert ConfirmOptions().settled(metric).margin[options.metric] == metric.margin
 
 
 @pytest.mark.parametrize("metric", ["test_accuracy", "steps_to_accuracy", "time_to_accuracy_s"])
 def test_a_metric_of_other_data_is_refused_with_those_that_there_are(metric):
     with pytest.raises(ActSearchError) as error:
-        actsearch.comparison.ConfirmOptions(metric=metric).settled(PSNR)
+        ConfirmOptions(metric=metric).settled(PSNR)
     assert str(error.value) == (
         f"confirm.metric={metric}: the metric of these data is psnr. Choose one of: test_psnr, test_loss, "
         "learning_speed, training_step_us, latency_us."
@@ -159,10 +153,10 @@ def test_a_metric_of_other_data_is_refused_with_those_that_there_are(metric):
 
 
 def test_margins_in_decibels_may_be_more_than_one():
-    options = actsearch.comparison.ConfirmOptions(margin={"test_psnr": 1.5, "test_accuracy": 0.01})
+    options = ConfirmOptions(margin={"test_psnr": 1.5, "test_accuracy": 0.01})
     assert options.settled(PSNR).margin["test_psnr"] == 1.5
     with pytest.raises(ActSearchError, match=r"confirm.margin.test_psnr=-1: write a number above 0, e.g. 0.1"):
-        actsearch.comparison.ConfirmOptions(margin={"test_psnr": -1}).settled(PSNR)
+        ConfirmOptions(margin={"test_psnr": -1}).settled(PSNR)
 
 
 # --- data sets ------------------------------------------------------------------------------------

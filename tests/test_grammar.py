@@ -10,10 +10,10 @@ import torch
 from actsearch.activations import Spec
 from actsearch.activations.fingerprint import fingerprint, is_constant, net_fingerprint
 from actsearch.errors import ActSearchError
-from actsearch.grammar import BINARY, UNARY, Grammar, Unusable, put, usable
-from actsearch.recipe import Recipe
-from actsearch.samplers import EvolutionSampler, SamplerFactory
-from actsearch.search_space import SearchSpace
+from actsearch.question.recipe import Recipe
+from actsearch.space.grammar import BINARY, UNARY, Grammar, Unusable, put, usable
+from actsearch.space.space import SearchSpace
+from actsearch.study.samplers import EvolutionSampler, SamplerFactory
 
 SMALL = Grammar(unary=("x", "tanh(x)", "-x", "0"), binary=("a + b", "a * b"), depth=1)
 

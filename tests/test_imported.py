@@ -11,8 +11,8 @@ import actsearch
 from actsearch.activations import Spec, get_activation
 from actsearch.activations.spec import Learned, _made, gain
 from actsearch.errors import ActSearchError
-from actsearch.recipe import Recipe
-from actsearch.search_space import SearchSpace
+from actsearch.question.recipe import Recipe
+from actsearch.space.space import SearchSpace
 
 MINE = """
     import torch

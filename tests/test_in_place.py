@@ -10,7 +10,7 @@ from torch import nn
 from torchvision import models
 
 from actsearch.activations.spec import ActivationModule
-from actsearch.swap import find_activations, swap_activations
+from actsearch.swap.net import find_activations, swap_activations
 
 
 class Two(nn.Module):

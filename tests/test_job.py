@@ -7,13 +7,14 @@ import pytest
 from fake_trainer import confirmation
 
 from actsearch.errors import ActSearchError
-from actsearch.goal import ACCURACY
 from actsearch.job import Job, check
-from actsearch.models import Model, mlp
-from actsearch.recipe import Recipe
-from actsearch.samplers import SamplerFactory
-from actsearch.search_space import SearchSpace
-from actsearch.study import StudyOptions
+from actsearch.models import mlp
+from actsearch.models.model import Model
+from actsearch.question.metrics import ACCURACY
+from actsearch.question.options import StudyOptions
+from actsearch.question.recipe import Recipe
+from actsearch.space.space import SearchSpace
+from actsearch.study.samplers import SamplerFactory
 
 RECIPE = Recipe(steps=100, eval_every=2, batch_size=15)
 CONSTANT = replace(RECIPE, schedule="constant")

@@ -8,7 +8,7 @@ from test_fused import data, fused, plain, runs_of, trace
 from torch import nn
 
 from actsearch.activations.spec import Learned, Spec
-from actsearch.models import Model
+from actsearch.models.model import Model
 from actsearch.training.layer import NotFusable, Slot
 from actsearch.training.layers import calls, learned_size
 

@@ -10,7 +10,8 @@ from torch import nn
 from actsearch.activations import Spec
 from actsearch.activations.spec import ActivationModule, gain, parse_net
 from actsearch.errors import ActSearchError
-from actsearch.models import Model, cnn1d, cnn2d, mlp, resnet, torchvision
+from actsearch.models import cnn1d, cnn2d, mlp, resnet, torchvision
+from actsearch.models.model import Model
 
 RELU = parse_net("relu")
 

@@ -10,14 +10,15 @@ from fake_trainer import FakeTrainer, Killed, confirmation
 
 from actsearch import pipeline
 from actsearch.errors import ActSearchError
-from actsearch.goal import ACCURACY
 from actsearch.job import Job
-from actsearch.models import Model, mlp
-from actsearch.recipe import Recipe
+from actsearch.models import mlp
+from actsearch.models.model import Model
+from actsearch.question.metrics import ACCURACY
+from actsearch.question.options import StudyOptions
+from actsearch.question.recipe import Recipe
 from actsearch.report.terminal import Terminal
-from actsearch.samplers import SamplerFactory
-from actsearch.search_space import SearchSpace
-from actsearch.study import StudyOptions
+from actsearch.space.space import SearchSpace
+from actsearch.study.samplers import SamplerFactory
 
 RECIPE = {"steps": 20, "eval_every": 10, "batch_size": 15}
 

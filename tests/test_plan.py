@@ -7,13 +7,17 @@ import torch
 from torch import nn
 
 from actsearch.activations.spec import parse_net
+from actsearch.data.goal import classification
 from actsearch.errors import ActSearchError
-from actsearch.goal import classification
-from actsearch.models import Model, cnn1d, cnn2d, mlp
-from actsearch.recipe import Recipe
-from actsearch.training import Run, Trainer, tune, worker
-from actsearch.training.fused import Fused, trace
+from actsearch.models import cnn1d, cnn2d, mlp
+from actsearch.models.model import Model
+from actsearch.question.recipe import Recipe
+from actsearch.training import worker
+from actsearch.training.fused import Fused
 from actsearch.training.plan import K_CPU, SERIAL, Plan, candidates, choose, fastest, room
+from actsearch.training.reference import Run
+from actsearch.training.trace import trace
+from actsearch.training.trainer import Trainer, tune
 from actsearch.training.worker import Worker
 
 GOAL = classification(3)

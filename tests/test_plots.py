@@ -10,17 +10,16 @@ import numpy as np
 import pytest
 from fake_trainer import confirmation
 
-from actsearch.comparison import FinalistRun, compare
-from actsearch.cost import Cost
-from actsearch.finalists import as_records
-from actsearch.goal import ACCURACY, PERPLEXITY, PSNR
+from actsearch.judge.comparison import compare
+from actsearch.question.metrics import ACCURACY, PERPLEXITY, PSNR
+from actsearch.records import Cost, Curves, FinalistRun, TrialRecord
 from actsearch.report import plots
 from actsearch.report.files import leaderboard_rows
 from actsearch.report.page import limits, write_page
 from actsearch.report.plots import FIGURES, pareto, write_plots
 from actsearch.report.result import Result
 from actsearch.report.sentence import sentence
-from actsearch.study import Curves, TrialRecord
+from actsearch.study.finalists import as_records
 
 SETS = {
     "few": ["gelu", "leaky_relu(negative_slope=0.02)", "relu"],

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from actsearch.activations import CATALOG, Spec
 from actsearch.activations.activation import Activation
 from actsearch.activations.spec import gain
-from actsearch.properties import measure
-from actsearch.shape import shape_of
+from actsearch.measure.properties import measure
+from actsearch.measure.shape import shape_of
 
 inf = math.inf
 

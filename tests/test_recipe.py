@@ -8,11 +8,13 @@ from torch import nn
 from torch.optim import lr_scheduler
 
 from actsearch.activations.spec import parse_net
-from actsearch.data import Split
+from actsearch.data.goal import classification
+from actsearch.data.source import Split
 from actsearch.errors import ActSearchError
-from actsearch.goal import classification
-from actsearch.models import Model, mlp
-from actsearch.recipe import OPTIMIZERS, SCHEDULES, Recipe, make_optimizer, parameter_groups, schedule, set_step
+from actsearch.models import mlp
+from actsearch.models.model import Model
+from actsearch.question.recipe import OPTIMIZERS, SCHEDULES, Recipe
+from actsearch.training.optimizers import make_optimizer, parameter_groups, schedule, set_step
 from actsearch.training.reference import Run, batch_order, train
 
 CPU = torch.device("cpu")

@@ -9,12 +9,12 @@ import pytest
 from fake_trainer import confirmation
 from rich.console import Console
 
-from actsearch.comparison import FinalistRun, compare
-from actsearch.goal import ACCURACY, PERPLEXITY, PSNR
+from actsearch.judge.comparison import compare
+from actsearch.question.metrics import ACCURACY, PERPLEXITY, PSNR
+from actsearch.records import Curves, FinalistRun, GenerationFinished, GenerationStarted, RungReached, TrialRecord
 from actsearch.report.files import finalist_rows, leaderboard_rows, write_csv, write_text
 from actsearch.report.sentence import sentence
 from actsearch.report.terminal import Terminal
-from actsearch.study import Curves, GenerationFinished, GenerationStarted, RungReached, TrialRecord
 
 
 def record(number, activation, accuracies, state="complete", steps=20, same_as=None, recipe=None, diverged=0):

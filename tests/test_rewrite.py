@@ -13,10 +13,10 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from actsearch.errors import ActSearchError
-from actsearch.recipe import parameter_groups
-from actsearch.swap import swap_activations
 from actsearch.swap.functions import names_called
+from actsearch.swap.net import swap_activations
 from actsearch.swap.tracing import Untraceable, trace
+from actsearch.training.optimizers import parameter_groups
 
 
 class Net(nn.Module):

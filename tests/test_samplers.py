@@ -4,7 +4,7 @@ import optuna
 import pytest
 
 from actsearch.errors import ActSearchError
-from actsearch.samplers import SamplerFactory, make_pruner
+from actsearch.study.samplers import SamplerFactory, make_pruner
 
 
 def first_draws(factory, numbers, attempt=0):

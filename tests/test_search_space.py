@@ -8,8 +8,10 @@ from actsearch.activations import Spec
 from actsearch.activations.catalog import CATALOG
 from actsearch.activations.spec import parse_net
 from actsearch.errors import ActSearchError
-from actsearch.recipe import Recipe
-from actsearch.search_space import Candidate, SearchSpace, four_digits
+from actsearch.question.recipe import Recipe
+from actsearch.records import Candidate
+from actsearch.space.domains import four_digits
+from actsearch.space.space import SearchSpace
 
 BASE = Recipe()
 

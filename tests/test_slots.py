@@ -10,7 +10,8 @@ import torch
 
 from actsearch.activations.spec import ActivationModule, parse_net
 from actsearch.errors import ActSearchError
-from actsearch.models import Model, timm, torchvision
+from actsearch.models import timm, torchvision
+from actsearch.models.model import Model
 from actsearch.models.slots import stages_of
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from actsearch.statistics import (
+from actsearch.judge.statistics import (
     mcnemar_p_value,
     mean,
     minimum_detectable_effect,

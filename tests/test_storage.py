@@ -9,7 +9,7 @@ import optuna
 import pytest
 
 from actsearch.errors import ActSearchError
-from actsearch.storage import open_storage, sole_leader, sqlite_path
+from actsearch.study.storage import open_storage, sole_leader, sqlite_path
 
 
 def message(url):
@@ -83,7 +83,7 @@ def test_one_leader_a_study(tmp_path):
 def test_a_leader_that_is_killed_lets_go(tmp_path):
     url = f"sqlite:///{tmp_path}/study.db"
     code = f"""
-        from actsearch.storage import sole_leader
+        from actsearch.study.storage import sole_leader
         with sole_leader({url!r}, "a"):
             print("held", flush=True)
             import time; time.sleep(60)

@@ -13,25 +13,18 @@ from optuna.trial import TrialState
 
 from actsearch.activations.spec import parse_net
 from actsearch.errors import ActSearchError
-from actsearch.goal import ACCURACY
-from actsearch.models import Model, mlp
-from actsearch.recipe import Recipe
-from actsearch.samplers import EvolutionSampler, SamplerFactory
-from actsearch.search_space import SearchSpace
-from actsearch.study import (
-    GenerationFinished,
-    GenerationStarted,
-    RungReached,
-    StudyOptions,
-    directions_of,
-    fingerprint,
-    flatten,
-    open_study,
-    records,
-    search,
-    study_name,
-)
-from actsearch.training import Trainer
+from actsearch.models import mlp
+from actsearch.models.model import Model
+from actsearch.question.identity import fingerprint, flatten, study_name
+from actsearch.question.metrics import ACCURACY, directions_of
+from actsearch.question.options import StudyOptions
+from actsearch.question.recipe import Recipe
+from actsearch.records import GenerationFinished, GenerationStarted, RungReached
+from actsearch.space.space import SearchSpace
+from actsearch.study.samplers import EvolutionSampler, SamplerFactory
+from actsearch.study.search import search
+from actsearch.study.store import open_study, records
+from actsearch.training.trainer import Trainer
 
 RECIPE = Recipe(steps=30, eval_every=10, batch_size=15)
 ENTRIES = ["relu", {"leaky_relu": {"negative_slope": "search"}}, {"elu": {"alpha": [0.5, 1, 2]}}]

@@ -14,8 +14,8 @@ from torchvision import models
 from actsearch.activations import Spec, get_activation
 from actsearch.activations.spec import ActivationModule
 from actsearch.errors import ActSearchError
-from actsearch.swap import find_activations, swap_activations
 from actsearch.swap.kinds import GATES, HIDDEN, kind_of
+from actsearch.swap.net import find_activations, swap_activations
 
 
 def test_every_hidden_activation_is_replaced_and_the_net_computes_with_the_new_one():

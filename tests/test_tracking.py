@@ -12,10 +12,10 @@ from fake_trainer import confirmation
 from mlflow.entities import ViewType
 
 from actsearch import tracking
-from actsearch.comparison import FinalistRun, compare
-from actsearch.finalists import as_records
-from actsearch.goal import PERPLEXITY
-from actsearch.study import Curves, TrialRecord
+from actsearch.judge.comparison import compare
+from actsearch.question.metrics import PERPLEXITY
+from actsearch.records import Curves, FinalistRun, TrialRecord
+from actsearch.study.finalists import as_records
 from actsearch.tracking import Delivery, StudyInfo, Tracker
 
 INFO = StudyInfo("digits-mlp-12345678", "12345678", {"recipe.lr": 0.01, "device": "cpu"}, {"command": "actsearch"})

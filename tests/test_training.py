@@ -16,13 +16,16 @@ import torch
 from torch import nn
 
 from actsearch.activations.spec import parse_net
-from actsearch.data import Source
+from actsearch.data.goal import classification
+from actsearch.data.source import Source
 from actsearch.errors import ActSearchError
-from actsearch.goal import classification
-from actsearch.models import Model, mlp
-from actsearch.recipe import OPTIMIZERS, Recipe
-from actsearch.training import Trainer, TrainingBatch, TrainingError, core_count, find_device, reference
+from actsearch.models import mlp
+from actsearch.models.model import Model
+from actsearch.processes import TrainingError, core_count
+from actsearch.question.recipe import OPTIMIZERS, Recipe
+from actsearch.training import reference
 from actsearch.training.reference import EVAL_BATCH, NOISE, ORDER, WEIGHTS, Noise, Run, batch_order, stream, train
+from actsearch.training.trainer import Trainer, TrainingBatch, find_device
 from actsearch.training.worker import Worker
 
 CPU = torch.device("cpu")

@@ -7,7 +7,8 @@ import torch.nn.functional as F
 from actsearch.activations import Spec
 from actsearch.activations.spec import gain
 from actsearch.errors import ActSearchError
-from actsearch.models import Model, transformer
+from actsearch.models import transformer
+from actsearch.models.model import Model
 from actsearch.models.transformer import Block
 
 

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from actsearch.recipe import OPTIMIZERS, SCHEDULES, Recipe, make_optimizer, schedule, set_step
+from actsearch.question.recipe import OPTIMIZERS, SCHEDULES, Recipe
+from actsearch.training.optimizers import make_optimizer, schedule, set_step
 from actsearch.training.update import Update
 
 RATES = [0.01, 0.02, 0.005]

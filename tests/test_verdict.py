@@ -8,22 +8,13 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from actsearch import goal
-from actsearch.statistics import minimum_detectable_effect, paired_difference, sign_flip_p_value, upper_std
-from actsearch.verdict import (
-    BETTER,
-    BY_LESS,
-    EQUIVALENT,
-    UNDECIDED,
-    WORSE,
-    Arm,
-    Rules,
-    judge,
-    metrics_of,
-    seeds_to_decide,
-)
+from actsearch.judge.statistics import minimum_detectable_effect, paired_difference, sign_flip_p_value, upper_std
+from actsearch.judge.verdict import BETTER, BY_LESS, EQUIVALENT, UNDECIDED, WORSE, Arm, judge, seeds_to_decide
+from actsearch.question import metrics
+from actsearch.question.metrics import metrics_of
+from actsearch.question.options import Rules
 
-METRICS = metrics_of(goal.ACCURACY)
+METRICS = metrics_of(metrics.ACCURACY)
 ACCURACY, LOSS = METRICS["test_accuracy"], METRICS["test_loss"]
 N = 20
 # twenty numbers with mean 0 and standard deviation 1, symmetric: the sign-flip test sees what the t sees

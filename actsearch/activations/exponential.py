@@ -57,8 +57,6 @@ CELU = Activation(
     "celu", celu, family="exponential", formula="x for x > 0, alpha * (exp(x / alpha) - 1) otherwise",
     params=(replace(ALPHA, least=0.0),), source="Barron 2017",
 )  # fmt: skip
-
-
 LINEAR = 40.0  # where softplus is x to float64's last digit; above torch's 20 it is 2e-9 off
 
 

@@ -49,8 +49,6 @@ SILU = Activation(
     params=(Param("beta", 1.0, low=0.1, high=10.0, log=True),), backward=silu_backward,
     source="Elfwing et al. 2017; with beta: swish, Ramachandran et al. 2017",
 )  # fmt: skip
-
-
 HARDSWISH = Activation(
     "hardswish", F.hardswish, family="self-gated", formula="x * min(max(x + 3, 0), 6) / 6",
     source="Howard et al. 2019 (MobileNetV3)",

@@ -32,7 +32,7 @@ from actsearch.activations.expression import (
     parse,
     read,
     refuse,
-)  # fmt: skip
+)
 from actsearch.activations.imported import imported, is_path
 from actsearch.activations.tree import number
 from actsearch.errors import ActSearchError, one_line, unknown

@@ -11,7 +11,7 @@ from torch import nn
 
 from actsearch.activations.spec import ActivationModule
 from actsearch.errors import unknown
-from actsearch.swap import find_activations, swap_activations
+from actsearch.swap.net import find_activations, swap_activations
 
 SLOTS = ("all", "calls", "stages")
 

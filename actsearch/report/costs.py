@@ -7,7 +7,8 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from actsearch.cost import ActivationCost, Cost, Setting
+from actsearch.measure.activation_cost import ActivationCost, Setting
+from actsearch.records import Cost
 from actsearch.report.plots import COLOURS, MARKERS, log_ticks, new_figure
 from actsearch.report.sentence import microseconds
 from actsearch.report.tables import Row

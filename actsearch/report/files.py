@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from actsearch.activations.spec import number
-from actsearch.comparison import Comparison, FinalistRun
-from actsearch.finalists import rank_key
-from actsearch.goal import Metric
-from actsearch.statistics import mean, std
-from actsearch.study import TrialRecord, directions_of
+from actsearch.errors import ActSearchError
+from actsearch.judge.comparison import Comparison
+from actsearch.judge.statistics import mean, std
+from actsearch.question.metrics import Metric, directions_of
+from actsearch.records import FinalistRun, TrialRecord, rank_key
 
 
 def leaderboard_rows(records: Sequence[TrialRecord], objectives: Sequence[str], own: Metric) -> list[dict[str, Any]]:
@@ -118,3 +118,15 @@ def write_text(path: Path, text: str) -> None:
 
 def _digits(value: float) -> str:
     return "" if math.isnan(value) else number(float(f"{value:.6g}"))
+
+
+def make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / ".write"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise ActSearchError(
+            f"the output folder {folder} cannot be written ({error.strerror}). Choose another: hydra.run.dir=FOLDER."
+        ) from None

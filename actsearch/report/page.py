@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from actsearch.activations.spec import parse_net
-from actsearch.comparison import COST
-from actsearch.properties import measure
+from actsearch.measure.properties import measure
+from actsearch.question.options import COST
 from actsearch.report.files import write_text
 from actsearch.report.plots import Plot
 from actsearch.report.properties import TEXT, Table, property_tables

@@ -17,12 +17,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from actsearch.activations.spec import parse_net, resolve
-from actsearch.comparison import Comparison, FinalistRun
-from actsearch.goal import Metric
+from actsearch.judge.comparison import Comparison
+from actsearch.judge.statistics import mean, std
+from actsearch.judge.verdict import BETTER, EQUIVALENT, WORSE, Verdict
+from actsearch.question.metrics import Metric
+from actsearch.records import FinalistRun
 from actsearch.report.result import Result
 from actsearch.report.sentence import factor, margin, points, times, unit
-from actsearch.statistics import mean, std
-from actsearch.verdict import BETTER, EQUIVALENT, WORSE, Verdict
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from actsearch.properties import Properties
+from actsearch.measure.properties import Properties
+from actsearch.measure.shape import Bound, Shape, Step, Tail
 from actsearch.report.tables import Row
-from actsearch.shape import Bound, Shape, Step, Tail
 
 TEXT = ("activation", "range", "monotone", "symmetry", "class", "kinks", "far left", "far right")
 MOST_KINKS = 3  # that a cell can list

@@ -8,10 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from actsearch.comparison import Comparison, Confirmation, FinalistRun
+from actsearch.judge.comparison import Comparison
+from actsearch.question.options import Confirmation
+from actsearch.records import FinalistRun, TrialRecord
 from actsearch.report.files import verdict_rows
 from actsearch.report.terminal import Terminal
-from actsearch.study import TrialRecord
 
 
 @dataclass

@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from actsearch.comparison import COST, SPEED, Comparison, Confirmation
-from actsearch.goal import Metric
-from actsearch.statistics import fewest_for_sign_flips
-from actsearch.verdict import BETTER, BY_LESS, EQUIVALENT, UNDECIDED, WORSE, Verdict
+from actsearch.judge.comparison import Comparison
+from actsearch.judge.statistics import fewest_for_sign_flips
+from actsearch.judge.verdict import BETTER, BY_LESS, EQUIVALENT, UNDECIDED, WORSE, Verdict
+from actsearch.question.metrics import Metric
+from actsearch.question.options import COST, SPEED, Confirmation
 
 MOST_NAMED = 6  # candidates that a sentence can name
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from actsearch.comparison import Comparison, Confirmation
-from actsearch.goal import Metric
+from actsearch.judge.comparison import Comparison
+from actsearch.question.metrics import Metric
+from actsearch.question.options import Confirmation
 from actsearch.report.sentence import confidence, mebibytes, microseconds, p_value, points, unit, value
 
 Row = list[str]

@@ -20,17 +20,12 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from actsearch.comparison import Comparison, Confirmation
-from actsearch.goal import Direction, Metric
+from actsearch.judge.comparison import Comparison
+from actsearch.question.metrics import Direction, Metric
+from actsearch.question.options import Confirmation
+from actsearch.records import Event, GenerationFinished, GenerationStarted, RungReached, TrialRecord
 from actsearch.report.sentence import value
 from actsearch.report.tables import finalist_table
-from actsearch.study import (
-    Event,
-    GenerationFinished,
-    GenerationStarted,
-    RungReached,
-    TrialRecord,
-)
 
 WIDE = 152  # columns that the finalists' table takes with all it has
 LINE_SECONDS = 5.0  # between plain lines of progress

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from actsearch.goal import cross_entropy
+from actsearch.data.goal import cross_entropy
 
 
 class ClosedForm(Protocol):

@@ -16,13 +16,13 @@ import torch
 from torch import nn
 
 from actsearch.activations.spec import Spec
+from actsearch.data.goal import Goal
 from actsearch.errors import ActSearchError, unknown
-from actsearch.goal import Goal
-from actsearch.models import Model
+from actsearch.models.model import Model
 from actsearch.training.convolution import Conv
-from actsearch.training.fused import Traced, trace
 from actsearch.training.layer import NotFusable
 from actsearch.training.losses import CLOSED_FORMS
+from actsearch.training.trace import Traced, trace
 
 ENGINES = ("auto", "serial", "fused", "tune")
 K_CPU = 8  # 4 to 16 are alike; more leave the cache (benchmarks/README.md)

@@ -14,11 +14,12 @@ import torch
 from torch import Tensor, nn
 
 from actsearch.activations.spec import Spec
-from actsearch.data import Split
-from actsearch.diagnostics import Diagnostics, diagnose, probe_rungs, probe_size
+from actsearch.data.goal import Goal
+from actsearch.data.source import Split
 from actsearch.errors import ActSearchError
-from actsearch.goal import Goal
-from actsearch.recipe import Recipe, make_optimizer, schedule, set_step
+from actsearch.question.recipe import Recipe
+from actsearch.training.diagnostics import Diagnostics, diagnose, probe_rungs, probe_size
+from actsearch.training.optimizers import make_optimizer, schedule, set_step
 
 WEIGHTS, ORDER, NOISE = 0, 1, 2  # a seed's streams; data.py has the fourth, the split
 EVAL_BATCH = 2000

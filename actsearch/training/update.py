@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from actsearch.recipe import Recipe, schedule
+from actsearch.question.recipe import Recipe
+from actsearch.training.optimizers import schedule
 
 aten: Any = torch.ops.aten
 BETA2, ADAM_EPS = 0.999, 1e-8  # torch's defaults

@@ -21,12 +21,14 @@ import torch
 from torch import Tensor, nn
 
 from actsearch.activations.spec import print_net
-from actsearch.data import Data, Split
-from actsearch.models import Model
-from actsearch.recipe import use_precision
-from actsearch.training.fused import Fused, Rows, trace
+from actsearch.data.source import Data, Split
+from actsearch.models.model import Model
+from actsearch.training.fused import Fused
+from actsearch.training.optimizers import use_precision
 from actsearch.training.plan import SERIAL, Plan
 from actsearch.training.reference import WEIGHTS, Evaluation, Run, score, stream, train
+from actsearch.training.rows import Rows
+from actsearch.training.trace import trace
 
 
 class Serial:

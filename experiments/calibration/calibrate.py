@@ -18,14 +18,14 @@ import numpy as np
 from scipy import stats
 
 from actsearch.activations.spec import parse_net
-from actsearch.comparison import Confirmation, FinalistRun, compare
-from actsearch.finalists import choose, standing
-from actsearch.goal import ACCURACY
-from actsearch.recipe import Recipe
-from actsearch.search_space import Candidate, candidate_key
-from actsearch.statistics import minimum_detectable_effect, power_of_paired_t
-from actsearch.study import FRESH_SEED, Curves, TrialRecord
-from actsearch.verdict import BETTER, BY_LESS, EQUIVALENT, WORSE, Arm, Rules, Verdict, judge, metrics_of
+from actsearch.judge.comparison import compare
+from actsearch.judge.statistics import minimum_detectable_effect, power_of_paired_t
+from actsearch.judge.verdict import BETTER, BY_LESS, EQUIVALENT, WORSE, Arm, Verdict, judge
+from actsearch.question.metrics import ACCURACY, metrics_of
+from actsearch.question.options import FRESH_SEED, Confirmation, Rules
+from actsearch.question.recipe import Recipe
+from actsearch.records import Candidate, Curves, FinalistRun, TrialRecord, candidate_key
+from actsearch.study.finalists import choose, standing
 
 HERE = Path(__file__).parent
 METRICS = metrics_of(ACCURACY)

@@ -14,11 +14,14 @@ from pathlib import Path
 import torch
 
 from actsearch.activations.spec import Spec
-from actsearch.data import Data, mnist1d
-from actsearch.models import Model, mlp
-from actsearch.recipe import Recipe
-from actsearch.training import Plan, Run, Trainer, TrainingBatch
-from actsearch.training.reference import WEIGHTS, stream
+from actsearch.data.classification import mnist1d
+from actsearch.data.source import Data
+from actsearch.models import mlp
+from actsearch.models.model import Model
+from actsearch.question.recipe import Recipe
+from actsearch.training.plan import Plan
+from actsearch.training.reference import WEIGHTS, Run, stream
+from actsearch.training.trainer import Trainer, TrainingBatch
 
 PAIRS, AT_ONCE = 2048, 64
 

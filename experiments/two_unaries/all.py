@@ -20,11 +20,15 @@ import torch
 
 import actsearch
 from actsearch.activations.spec import Spec
-from actsearch.data import Data, mnist1d
-from actsearch.grammar import Grammar, Unusable
-from actsearch.models import Model, mlp
-from actsearch.recipe import Recipe
-from actsearch.training import Plan, Run, Trainer, TrainingBatch
+from actsearch.data.classification import mnist1d
+from actsearch.data.source import Data
+from actsearch.models import mlp
+from actsearch.models.model import Model
+from actsearch.question.recipe import Recipe
+from actsearch.space.grammar import Grammar, Unusable
+from actsearch.training.plan import Plan
+from actsearch.training.reference import Run
+from actsearch.training.trainer import Trainer, TrainingBatch
 
 RECIPE, FIRST_STEPS, AT_ONCE = Recipe(), 300, 128
 SECOND, SECOND_SEEDS, LAST = 200, range(1, 4), 10

@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-from actsearch.goal import Metric
-from actsearch.statistics import (
+from actsearch.judge.statistics import (
     fewest_for_sign_flips,
     mcnemar_p_value,
     mean,
@@ -25,24 +24,11 @@ from actsearch.statistics import (
     std,
     upper_std,
 )
+from actsearch.question.metrics import Metric
+from actsearch.question.options import Rules
 
 BETTER, WORSE, EQUIVALENT, UNDECIDED = "better", "worse", "equivalent", "undecided"
 BY_LESS = ", by less than the margin"
-
-
-def metrics_of(own: Metric) -> dict[str, Metric]:
-    """What a verdict can be about where nets are judged by `own`, by name."""
-    found = [
-        replace(own, name=f"test_{own.name}", words=f"test {own.words}"),
-        Metric("test_loss", "test loss"),
-        Metric("learning_speed", "mean validation loss over the budget"),
-    ]
-    if own.name == "accuracy":  # of other metrics nobody has said what a good target would be
-        found.append(Metric("steps_to_accuracy", "steps to the target accuracy", decimals=0))
-        found.append(Metric("time_to_accuracy_s", "seconds to the target accuracy", unit="s"))
-    found.append(Metric("training_step_us", "time of a training step", unit="µs"))
-    found.append(Metric("latency_us", "time of a forward pass", unit="µs"))
-    return {m.name: m for m in found}
 
 
 @dataclass(frozen=True)
@@ -51,27 +37,6 @@ class Arm:
 
     values: Sequence[float]
     failed: Sequence[bool]
-
-
-@dataclass(frozen=True)
-class Rules:
-    """alpha: the chance of any wrong better or worse among all `comparisons` with the baseline. looks: how often the
-    runs may be looked at before there are all (repeated confidence intervals, Jennison & Turnbull 1989).
-    """
-
-    alpha: float = 0.05
-    comparisons: int = 1
-    looks: int = 1
-
-    @property
-    def words(self) -> str:
-        looks = f" at {self.looks} looks" if self.looks > 1 else ""
-        return f"{self.comparisons} comparison{'s' if self.comparisons > 1 else ''}{looks}"
-
-    @property
-    def level(self) -> float:
-        """The two-sided level of each single test."""
-        return self.alpha / (self.comparisons * self.looks)
 
 
 @dataclass(frozen=True)

@@ -8,45 +8,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from actsearch.errors import ActSearchError
-
-Direction = Literal["maximize", "minimize"]
-
-
-@dataclass(frozen=True)
-class Metric:
-    """A number that nets are judged by. words: what it is, for people. unit: "%" is shown of a share, as 100 times it,
-    and its differences in points. decimals: as it is shown.
-
-    ratio: two nets are compared by the log of candidate / baseline, shown as a relative change; else by the
-    difference. margin: differences below it do not matter (of a ratio: 0.05 is 5 %).
-    """
-
-    name: str
-    words: str
-    higher_is_better: bool = False
-    ratio: bool = True
-    margin: float = 0.05
-    unit: str = ""
-    decimals: int = 4
-
-    @property
-    def direction(self) -> Direction:
-        return "maximize" if self.higher_is_better else "minimize"
-
-    @property
-    def scale(self) -> float:
-        """What a value is multiplied with to be shown."""
-        return 100.0 if self.unit == "%" else 1.0
-
-    def better(self, a: float, b: float) -> bool:
-        return a > b if self.higher_is_better else a < b
+from actsearch.question.metrics import ACCURACY, PERPLEXITY, PSNR, Metric
 
 
 @dataclass(frozen=True)
@@ -92,12 +60,6 @@ class Goal:
         return not self.metric.better(value, chance)
 
 
-# --- goals ----------------------------------------------------------------------------------------
-
-ACCURACY = Metric("accuracy", "accuracy", higher_is_better=True, ratio=False, margin=0.005, unit="%", decimals=2)
-# 5 %, as of a loss, would be the whole of what gated pairs bring a language model: 4.4 % in Shazeer 2020
-PERPLEXITY = Metric("perplexity", "perplexity", margin=0.01, decimals=3)
-PSNR = Metric("psnr", "PSNR", higher_is_better=True, ratio=False, margin=0.1, unit="dB", decimals=2)
 MOST_PSNR = 200.0  # dB, of an error of nothing
 
 
@@ -123,9 +85,6 @@ def pixels(y: Tensor) -> Goal:
     """Mean squared error and PSNR in dB. outputs and y: (n, channels) in [0, 1]. Guessing: the mean of y."""
     guess = variance(y)
     return Goal(PSNR, F.mse_loss, tuple(y.shape[1:]), (psnr(guess), guess), of_loss=psnr, at_chance=constant_psnr)
-
-
-# --- losses and metrics ---------------------------------------------------------------------------
 
 
 def cross_entropy(outputs: Tensor, y: Tensor) -> Tensor:

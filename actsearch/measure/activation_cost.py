@@ -1,11 +1,9 @@
-"""What an activation costs: of a net with it the forward pass, the training step and what it keeps; and by itself."""
+"""What an activation costs by itself: forward, backward, and the memory that it keeps."""
 
 from __future__ import annotations
 
 import contextlib
-import copy
 import math
-import statistics
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -17,156 +15,13 @@ from torch import Tensor, nn
 
 from actsearch.activations.spec import ActivationModule, Spec
 from actsearch.errors import ActSearchError, one_line, unknown
-from actsearch.models import Model
-from actsearch.recipe import Recipe, make_optimizer, use_precision
+from actsearch.measure.timing import Watch, address, clock, in_turns, saved_storages, wait
 
-REPETITIONS = 20
-BLOCKS = 3  # of a repetition: the least of them counts
-SECONDS_EACH = 0.0015  # of a block: long beside the clock's grain
-LEAST_WARM = 3  # calls before any is timed
-Loss = Callable[[Tensor, Tensor], Tensor]
 HELD_BYTES = 16 * 2**20  # of graphs that are built before the first is walked back, on a CPU
 LARGE = (16, 64, 32, 32)  # a batch of a convolution's outputs: 4 MiB in float32, beyond a core's own caches
 LARGE_CUDA = (256, 64, 56, 56)  # 196 MiB: beyond a GPU's caches, and longer than a launch takes
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
 MEMORY_FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
-Watch = Callable[[int], tuple[float, ...]]
-"""Makes n calls and returns the seconds of one, for each of its parts."""
-
-
-@dataclass(frozen=True)
-class Cost:
-    """Times in µs, one per repetition. The nets measured together took turns: repetition i of one stands beside
-    repetition i of the other, and what else the machine did then met both. saved_mib: what the forward pass of a
-    training step keeps for its backward pass, parameters and the batch aside.
-    """
-
-    training_step_us: list[float]
-    latency_us: list[float]
-    saved_mib: float = math.nan  # of a study measured before this was
-
-
-@contextlib.contextmanager
-def one_thread() -> Iterator[None]:
-    """Times are taken as the training processes have them."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-
-
-# --- of a net -------------------------------------------------------------------------------------
-
-
-def latency_us(net: nn.Module, recipe: Recipe, x: Tensor, budget_s: float = 1.0) -> float:
-    """Time in µs of one forward pass of `net` on x: (batch, …), on x's device, as `measure` takes it: the median.
-
-    A measurement: a search that has it as an objective repeats only roughly.
-    """
-    use_precision(recipe)
-    ((times,),) = _in_turns([_watch(_inference(net.to(x.device), x), x.device)], budget_s)
-    return statistics.median(times)
-
-
-def measure(
-    nets: Sequence[nn.Module], recipe: Recipe, x: Tensor, y: Tensor, loss: Loss, budget_s: float = 6.0
-) -> list[Cost]:
-    """The costs of nets that differ in their activations: plain PyTorch, as the plain loop trains, taking turns.
-
-    x: (batch, …) on the device to measure on, y: (batch, …). loss: of the data set. On a CPU, in `one_thread`.
-    budget_s: about how long it may take in all; nets that are too slow for it have fewer repetitions, two at least.
-    Global random states are left as they are.
-    """
-    use_precision(recipe)
-    with torch.random.fork_rng([x.device] if x.is_cuda else []):  # dropout draws
-        return _measured(nets, recipe, x, y, loss, budget_s)
-
-
-def _measured(
-    nets: Sequence[nn.Module], recipe: Recipe, x: Tensor, y: Tensor, loss: Loss, budget_s: float
-) -> list[Cost]:
-    work = [_work(copy.deepcopy(net).to(x.device), recipe, x, y, loss) for net in nets]
-    watches = [_watch(call, x.device) for step, forward, _ in work for call in (step, forward)]
-    times = [parts[0] for parts in _in_turns(watches, budget_s)]
-    return [Cost(times[2 * i], times[2 * i + 1], saved_mib) for i, (_, _, saved_mib) in enumerate(work)]
-
-
-def _watch(call: Callable[[], None], device: torch.device) -> Watch:
-    return lambda n: (_timed(call, n, device),)
-
-
-def _in_turns(watches: Sequence[Watch], budget_s: float) -> list[list[list[float]]]:
-    """Times in µs, of each watch, of each of its parts, one per repetition; in each repetition all take their turn."""
-    if not watches:
-        return []
-    once = []
-    for watch in watches:
-        watch(LEAST_WARM)
-        once.append(sum(watch(1)))
-    n_calls = [max(1, round(SECONDS_EACH / seconds)) for seconds in once]
-    round_s = BLOCKS * sum(n * seconds for n, seconds in zip(n_calls, once, strict=True))
-    rows: list[list[list[float]]] = [[] for _ in watches]
-    for _ in range(max(2, min(REPETITIONS, int(budget_s / round_s)))):
-        for watch, n, mine in zip(watches, n_calls, rows, strict=True):
-            blocks = [watch(n) for _ in range(BLOCKS)]
-            mine.append([min(part) * 1e6 for part in zip(*blocks, strict=True)])  # other work only adds time
-    return [[list(part) for part in zip(*mine, strict=True)] for mine in rows]
-
-
-def _work(
-    net: nn.Module, recipe: Recipe, x: Tensor, y: Tensor, loss: Loss
-) -> tuple[Callable[[], None], Callable[[], None], float]:
-    """A training step, and a forward pass in eval mode, as functions to time; MiB that a step keeps."""
-    optimizer = make_optimizer(net, replace(recipe, lr=1e-12))  # a net that learns this one batch would be another net
-    forward = _inference(copy.deepcopy(net), x)
-    net.train()
-
-    def training_loss() -> Tensor:
-        with torch.autocast(x.device.type, torch.bfloat16, enabled=recipe.precision == "bf16"):
-            return loss(net(x), y)
-
-    def step() -> None:
-        value = training_loss()
-        optimizer.zero_grad()
-        value.backward()
-        if recipe.grad_clip is not None:
-            nn.utils.clip_grad_norm_(net.parameters(), recipe.grad_clip)
-        optimizer.step()
-
-    _, saved = saved_storages(training_loss)
-    for tensor in (x, y, *net.parameters(), *net.buffers()):
-        saved.pop(_address(tensor), None)
-    return step, forward, sum(saved.values()) / 2**20
-
-
-def _inference(net: nn.Module, x: Tensor) -> Callable[[], None]:
-    """A forward pass in eval mode, as a function to time."""
-    net.eval()
-
-    def forward() -> None:
-        with torch.no_grad():
-            net(x)
-
-    return forward
-
-
-def step_costs(
-    model: Model, specs: Sequence[Spec], recipe: Recipe, x: Tensor, y: Tensor, loss: Loss, budget_s: float = 12.0
-) -> tuple[dict[str, Cost], dict[str, str]]:
-    """The costs of a model with each activation, by its text, taking turns; and why some are left out."""
-    nets: dict[str, nn.Module] = {}
-    left_out: dict[str, str] = {}
-    for spec in specs:
-        try:
-            net = model.build((spec,), 0, recipe.init)
-            with torch.no_grad():
-                copy.deepcopy(net).to(x.device)(x[:2])
-            nets[str(spec)] = net
-        except (ActSearchError, RuntimeError) as error:
-            left_out[str(spec)] = one_line(error)
-    return dict(zip(nets, measure(list(nets.values()), recipe, x, y, loss, budget_s), strict=True)), left_out
 
 
 def large_shape(device: torch.device) -> tuple[int, ...]:
@@ -184,48 +39,6 @@ def first_shape(net: nn.Module, x: Tensor) -> tuple[int, ...]:
     for hook in hooks:
         hook.remove()
     return shapes[0]
-
-
-def saved_storages(forward: Callable[[], Tensor]) -> tuple[Tensor, dict[int, int]]:
-    """What forward returns, and the memory that it keeps for its backward pass: bytes by address, each once."""
-    saved: dict[int, int] = {}
-
-    def pack(tensor: Tensor) -> Tensor:
-        saved[_address(tensor)] = tensor.untyped_storage().nbytes()
-        return tensor.detach()  # not the tensor: an output that its own graph holds is never freed
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        return forward(), saved
-
-
-def _address(tensor: Tensor) -> int:
-    return tensor.untyped_storage().data_ptr()
-
-
-def _timed(call: Callable[[], None], n: int, device: torch.device) -> float:
-    """Seconds of one of n calls."""
-    start = _clock(device)
-    for _ in range(n):
-        call()
-    return (_clock(device) - start) / n
-
-
-def _clock(device: torch.device) -> float:
-    """Seconds. On a CPU of this thread's own time: what runs longer is interrupted more often by what else the machine
-    does, and with a clock on the wall mish took 130 relus on a busy machine, 18 on a quiet one.
-    """
-    if device.type == "cpu":
-        return time.thread_time()
-    _wait(device)
-    return time.perf_counter()
-
-
-def _wait(device: torch.device) -> None:
-    if device.type in ("cuda", "mps"):
-        getattr(torch, device.type).synchronize()
-
-
-# --- of an activation by itself -------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -312,7 +125,7 @@ def activation_costs(
         made = [_bare(spec, setting, device) for spec in specs]
         _touch_memory()
         watches = [watch for watch in (relu, *(watch for watch, _ in made)) if watch is not None]
-        times = iter(_in_turns(watches, budget_s))
+        times = iter(in_turns(watches, budget_s))
         relus = ([], []) if relu is None else next(times)
         costs = []
         for watch, cost in made:
@@ -364,16 +177,16 @@ def _bare(spec: Spec, setting: Setting, device: torch.device) -> tuple[Watch | N
         y = call(x)
         grad = torch.randn_like(y)
         torch.autograd.grad(y, inputs, grad, allow_unused=True)
-        _wait(device)
+        wait(device)
         seconds = time.perf_counter() - begin
         y, saved = saved_storages(lambda: call(x))
     except Exception as error:  # whatever a compiler raises
         return None, replace(cost, failure=one_line(error))
     for own in (*module.parameters(), *module.buffers()):
-        saved.pop(_address(own), None)
+        saved.pop(address(own), None)
     held = sum(saved.values()) + y.untyped_storage().nbytes()
     cost = replace(
-        cost, saved_mib=sum(saved.values()) / 2**20, saves_output=set(saved) == {_address(y)},
+        cost, saved_mib=sum(saved.values()) / 2**20, saves_output=set(saved) == {address(y)},
         compile_s=seconds if setting.compiled else None,
     )  # fmt: skip
     room = torch.cuda.mem_get_info(device)[0] // 4 if device.type == "cuda" else HELD_BYTES
@@ -388,12 +201,12 @@ def _there_and_back(
     def watch(n: int) -> tuple[float, ...]:
         forward = backward = 0.0
         for start in range(0, n, most):
-            begin = _clock(device)
+            begin = clock(device)
             outputs = [call(x) for _ in range(min(most, n - start))]
-            turn = _clock(device)
+            turn = clock(device)
             for y in outputs:
                 torch.autograd.grad(y, inputs, grad, allow_unused=True)
-            forward, backward = forward + turn - begin, backward + _clock(device) - turn
+            forward, backward = forward + turn - begin, backward + clock(device) - turn
         return forward / n, backward / n
 
     return watch

@@ -12,10 +12,11 @@ from typing import Any
 
 import numpy as np
 
+from actsearch.question.options import MOST_SEEDS
+
 EXACT_SIGN_FLIPS = 40  # pairs up to which all 2ⁿ signs are counted; above, 99,999 are drawn
 DRAWN = 100_000
 POWER = 0.8
-MOST_SEEDS = 1_000_000  # beyond it nobody trains
 
 
 def mean(values: Sequence[float]) -> float:

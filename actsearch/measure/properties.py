@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from actsearch.activations.spec import Spec, gain
-from actsearch.diagnostics import SATURATED
-from actsearch.shape import Function, Shape, shape_of, with_slope
+from actsearch.measure.shape import Function, Shape, shape_of, with_slope
+from actsearch.training.diagnostics import SATURATED
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial, TrialState
 
 from actsearch.errors import ActSearchError, one_line
-from actsearch.grammar import LABEL
+from actsearch.space.grammar import LABEL
 
 Sampler = optuna.samplers.BaseSampler
 

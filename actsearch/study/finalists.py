@@ -12,36 +12,35 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import optuna
-from optuna.trial import TrialState
 
 from actsearch.activations.spec import Spec, parse_net, print_net
-from actsearch.comparison import Confirmation, ConfirmOptions, FinalistRun, by_candidate, primary_verdicts
-from actsearch.cost import Cost
-from actsearch.data import Data
-from actsearch.diagnostics import entry, mean_entries
-from actsearch.goal import Direction
-from actsearch.recipe import Recipe
-from actsearch.search_space import Candidate, SearchSpace, candidate_key, four_digits
-from actsearch.statistics import mean
-from actsearch.study import (
-    FRESH_SEED,
+from actsearch.data.source import Data
+from actsearch.judge.comparison import primary_verdicts
+from actsearch.judge.statistics import mean
+from actsearch.question.metrics import Direction, directions_of
+from actsearch.question.options import FRESH_SEED, Confirmation, ConfirmOptions
+from actsearch.question.recipe import Recipe
+from actsearch.records import (
+    Candidate,
+    Cost,
     Curves,
     Event,
+    FinalistRun,
     GenerationStarted,
     RungReached,
     TrialRecord,
-    directions_of,
-    train_curves,
+    by_candidate,
+    rank_key,
 )
-from actsearch.training import Run, Trainer, TrainingBatch
+from actsearch.space.domains import four_digits
+from actsearch.space.space import SearchSpace
+from actsearch.study.generation import train_curves
+from actsearch.study.store import add_record, run_key, side_records, side_study
+from actsearch.training.diagnostics import entry, mean_entries
+from actsearch.training.reference import Run
+from actsearch.training.trainer import Trainer, TrainingBatch
 
 SEEDS_AT_ONCE = 5  # seeds of all finalists trained together: what a kill can cost
-
-
-def rank_key(direction: Direction):
-    """Sorts records best first; ties by number."""
-    sign = -1 if direction == "maximize" else 1
-    return lambda record: (sign * record.values[0], record.number)
 
 
 def choose(records: Sequence[TrialRecord], k: int, baseline: str, direction: Direction) -> list[Candidate]:
@@ -81,8 +80,8 @@ def tune(
     """
     if not space.recipe:
         return list(candidates)
-    study = _side_study(storage, f"{name}/tuning")
-    done = {r.key: r for r in _side_records(study, TrialRecord)}
+    study = side_study(storage, f"{name}/tuning")
+    done = {r.key: r for r in side_records(study, TrialRecord)}
     points = space.recipe_points(options.tune_trials)
     specs = list(dict.fromkeys(candidate.specs for candidate in candidates))
     for place, spec in enumerate(specs):
@@ -98,7 +97,7 @@ def tune(
         yield from train_curves("tuning", members, curves, trainer, recipe, range(seeds), _never)
         for record, _ in new:
             record.values = [mean(record.curves.of(objective)[-1])]
-            _add(study, record.to_json(), record.values[0])
+            add_record(study, record.to_json(), record.values[0])
             done[record.key] = record
     tuned = []
     for spec in specs:
@@ -119,8 +118,8 @@ def reference(
     seeds: int,
 ) -> Generator[Event, None, float]:
     """The baseline's mean final validation metric on the search seeds: from its tuning, its trial, or trained now."""
-    study = _side_study(storage, f"{name}/tuning")
-    known = [*_side_records(study, TrialRecord), *(r for r in trials if r.state == "complete")]
+    study = side_study(storage, f"{name}/tuning")
+    known = [*side_records(study, TrialRecord), *(r for r in trials if r.state == "complete")]
     record = next((r for r in known if r.key == baseline.key), None)
     if record is None:
         record = TrialRecord(0, baseline.activation, dict(baseline.recipe), "complete", [], Curves())
@@ -129,7 +128,7 @@ def reference(
             "tuning", [_Member(0, baseline)], {0: record.curves}, trainer, recipe, range(seeds), _never
         )
         record.values = [mean(record.curves.val_metric[-1])]
-        _add(study, record.to_json(), record.values[0])
+        add_record(study, record.to_json(), record.values[0])
     return mean(record.curves.val_metric[-1])
 
 
@@ -171,13 +170,13 @@ def confirm(
     again. What was in flight when a search was killed is trained again as it was: in float32 a run's last digits may
     depend on what it is fused with.
     """
-    study = _side_study(storage, f"{name}/finalists")
-    done = {_key(run): run for run in _side_records(study, FinalistRun)}
+    study = side_study(storage, f"{name}/finalists")
+    done = {run_key(run): run for run in side_records(study, FinalistRun)}
     flight = [
         (Entrant(Candidate(parse_net(activation), tuple(values.items())), rate), seed)
         for activation, values, rate, seed in study.user_attrs.get("in_flight", [])
     ]
-    if not all(_key(e.empty(recipe, seed)) in done for e, seed in flight):
+    if not all(run_key(e.empty(recipe, seed)) in done for e, seed in flight):
         yield from _train(study, done, flight, trainer, data, recipe)
     while True:
         runs, wanted = standing(done, candidates, recipe, options, target, costs)
@@ -209,12 +208,12 @@ def standing(
             (entrant, seed)
             for seed in range(FRESH_SEED, FRESH_SEED + n)
             for entrant in live
-            if _key(entrant.empty(recipe, seed)) not in done
+            if run_key(entrant.empty(recipe, seed)) not in done
         ]
         if wanted:
             return runs, wanted
         runs = [
-            replace(done[_key(entrant.empty(recipe, seed))], rate=entrant.rate)
+            replace(done[run_key(entrant.empty(recipe, seed))], rate=entrant.rate)
             for entrant in entrants
             for seed in range(FRESH_SEED, FRESH_SEED + n_of[entrant])
         ]
@@ -267,22 +266,9 @@ def _train(
     for i, run in enumerate(runs):
         run.test_metric, run.test_loss = test_metric[i].item(), test_loss[i].item()
         run.collapsed = not run.diverged and data.goal.is_guessing(run.test_metric, y)
-        if _key(run) not in done:
-            _add(study, run.to_json(), run.test_metric)
-            done[_key(run)] = run
-
-
-def stored_runs(storage: optuna.storages.BaseStorage, name: str) -> dict[tuple[str, str, int], FinalistRun]:
-    """All runs of a study's finalists, as `standing` takes them."""
-    full = f"{name}/finalists"
-    if full not in optuna.get_all_study_names(storage):
-        return {}
-    return {_key(run): run for run in _side_records(_side_study(storage, full), FinalistRun)}
-
-
-def n_test(storage: optuna.storages.BaseStorage, name: str) -> int | None:
-    """How many test examples the finalists were scored on."""
-    return _side_study(storage, f"{name}/finalists").user_attrs.get("n_test")
+        if run_key(run) not in done:
+            add_record(study, run.to_json(), run.test_metric)
+            done[run_key(run)] = run
 
 
 def as_records(runs: Sequence[FinalistRun], objective: str) -> list[TrialRecord]:
@@ -308,20 +294,3 @@ class _Member:
 
 def _never(*_: object) -> set[int]:
     return set()
-
-
-def _key(run: FinalistRun) -> tuple[str, str, int]:
-    return (*candidate_key(run.activation, run.recipe), run.seed)
-
-
-def _side_study(storage: optuna.storages.BaseStorage, name: str) -> optuna.Study:
-    return optuna.create_study(study_name=name, storage=storage, direction="maximize", load_if_exists=True)
-
-
-def _side_records(study: optuna.Study, kind: Any) -> list[Any]:
-    trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    return [kind.from_json(t.user_attrs["result"]) for t in trials]
-
-
-def _add(study: optuna.Study, result: str, value: float) -> None:
-    study.add_trial(optuna.trial.create_trial(value=value, user_attrs={"result": result}))

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-from actsearch.comparison import ConfirmOptions
-from actsearch.recipe import Recipe
-from actsearch.study import StudyOptions
+from actsearch.question.options import ConfirmOptions, StudyOptions
+from actsearch.question.recipe import Recipe
+
+PACKAGE = Path(__file__).parents[1]
+CONF = PACKAGE / "conf" if (PACKAGE / "conf").is_dir() else PACKAGE.parent / "conf"  # in a wheel, in a checkout
 
 
 @dataclass

@@ -30,6 +30,8 @@ REASONS = {
     "too large between": "too large", "no slope": "no slope", "are read": "too long",
 }  # fmt: skip
 """In a few words, by what stands in the error."""
+
+
 LABEL = "grammar"
 
 

@@ -8,19 +8,18 @@ from typing import Any
 
 from rich.table import Table
 
-from actsearch import cost
 from actsearch.activations import CATALOG, Spec
 from actsearch.activations.activation import Param
 from actsearch.errors import ActSearchError
 from actsearch.export import export
 from actsearch.job import Job
-from actsearch.pipeline import make_folder
-from actsearch.properties import measure
+from actsearch.measure import cost
+from actsearch.measure.properties import measure
 from actsearch.report import costs as report
-from actsearch.report.files import write_csv
+from actsearch.report.files import make_folder, write_csv
 from actsearch.report.properties import TEXT, property_tables
 from actsearch.report.terminal import Terminal
-from actsearch.training import find_device
+from actsearch.training.trainer import find_device
 
 
 def shown(folder: Path) -> Path:

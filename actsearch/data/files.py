@@ -1,0 +1,81 @@
+"""Files of data sets: the cache, IDX files, downloads."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from actsearch.errors import ActSearchError, one_line
+
+
+def cache_folder(root: str | None) -> Path:
+    """Where data sets lie: `data.root`, or the user's cache folder."""
+    if root is not None:
+        return Path(root).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "actsearch"
+
+
+def cached(path: Path, make: Callable[[], dict[str, np.ndarray]], names: Sequence[str] = ()) -> dict[str, np.ndarray]:
+    """The arrays in `path`, made and written first if it is not there. Never leaves half a file."""
+    if path.exists():
+        try:
+            with np.load(path) as arrays:
+                return {name: arrays[name] for name in names or arrays}
+        except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+            raise ActSearchError(f"{path} is damaged ({one_line(error)}). Delete it; it is made anew.") from None
+    arrays = make()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".npz", delete=False) as file:
+            try:
+                np.savez(file, **arrays)  # pyright: ignore[reportArgumentType]
+            except BaseException:  # a full disk, Ctrl-C
+                os.unlink(file.name)
+                raise
+        os.replace(file.name, path)
+    except OSError as error:
+        raise ActSearchError(f"data.root: cannot write {path} ({one_line(error)}). Choose a folder you own.") from None
+    return arrays
+
+
+def idx_file(folder: Path, name: str) -> Path | None:
+    return next((p for p in (folder / name, folder / f"{name}.gz") if p.exists()), None)
+
+
+def idx_path(folder: Path, name: str) -> Path:
+    path = idx_file(folder, name)
+    if path is None:
+        raise ActSearchError(f"{folder} has no {name}. Get all four files of Fashion-MNIST.")
+    return path
+
+
+def read_idx(folder: Path, name: str) -> np.ndarray:
+    """An IDX file of unsigned bytes: magic 0, 0, 8, dimensions; one big-endian int32 per dimension; the bytes."""
+    path = idx_path(folder, name)
+    try:
+        raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        dims = raw[3]
+        shape = np.frombuffer(raw, ">i4", dims, offset=4)
+        return np.frombuffer(raw, np.uint8, offset=4 + 4 * dims).reshape(shape).copy()
+    except (OSError, EOFError, ValueError, IndexError, zlib.error) as error:
+        raise ActSearchError(f"{path} is no IDX file ({one_line(error)}). Get it again.") from None
+
+
+def download_with(name: str, get: Callable[[Any], object]) -> None:
+    import torchvision.datasets
+
+    try:
+        get(torchvision.datasets)
+    except Exception as error:  # urllib's, ssl's, torchvision's RuntimeError: all mean "no data"
+        raise ActSearchError(
+            f"{name} could not be downloaded ({one_line(error)}). Is there a network? "
+            "Put the files there yourself and set data.root."
+        ) from error

@@ -1,0 +1,1 @@
+"""From the runs' numbers to verdicts. Knows neither training nor storage."""

@@ -1,0 +1,171 @@
+"""What the finalists' runs say: which numbers a metric compares, and the verdicts on them.
+
+Knows runs as data; nothing of how they are trained or stored.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from actsearch.activations.spec import parse_net, print_net
+from actsearch.judge.statistics import mean, std
+from actsearch.judge.verdict import Arm, Verdict, judge
+from actsearch.question.metrics import Metric
+from actsearch.question.options import COST, SPEED, Confirmation, Rules
+from actsearch.records import Cost, Curves, FinalistRun, by_candidate
+
+TARGET = 0.95  # of the baseline's accuracy on the search seeds: what "steps to accuracy" waits for
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A finalist on fresh seeds. recipe: its tuned values. mean, std: of the metric that counts, over n_seeds at the
+    tuned rate. verdict: by that metric; None for the baseline. at_rates: the same at other learning rates, by rate.
+    secondary: by the other metrics, corrected for the number of candidates but not for the number of metrics.
+    n_reached: how many runs reached the target accuracy, where steps to it are counted. training_step_us,
+    latency_us: geometric means over repetitions, of the plain PyTorch net on this machine; saved_mib: what its training
+    step keeps for the backward pass; NaN where not measured.
+    """
+
+    activation: str
+    recipe: dict[str, Any]
+    is_baseline: bool
+    mean: float
+    std: float
+    test_metric: float
+    test_metric_std: float
+    test_loss: float
+    n_seeds: int
+    n_failed: int
+    verdict: Verdict | None
+    at_rates: dict[float, Verdict]
+    secondary: list[Verdict]
+    n_reached: int | None
+    training_step_us: float
+    latency_us: float
+    saved_mib: float
+
+
+def primary_verdicts(
+    runs: Sequence[FinalistRun], options: Confirmation, target: float | None, costs: Mapping[str, Cost]
+) -> dict[tuple[str, float], Verdict]:
+    """By options.metric, of each (activation, rate) but the baseline's."""
+    home = print_net(parse_net(options.baseline))
+    groups = by_candidate(runs)
+    base = {group[0].rate: group for group in groups if group[0].activation == home}
+    others = [group for group in groups if group[0].activation != home]
+    rules = options.rules(len({group[0].activation for group in others}))
+    return {
+        (group[0].activation, group[0].rate): _verdict(
+            options.metric, group, base[group[0].rate], rules, options, target, costs
+        )
+        for group in others
+    }
+
+
+def compare(
+    runs: Sequence[FinalistRun],
+    options: Confirmation,
+    target: float | None = None,
+    costs: Mapping[str, Cost] | None = None,
+) -> list[Comparison]:
+    """Every finalist against the baseline, best first by options.metric.
+
+    target: the accuracy that steps are counted to, if they are. costs: by activation, if they were measured.
+    """
+    costs = costs or {}
+    home = print_net(parse_net(options.baseline))
+    main = [group for group in by_candidate(runs) if group[0].rate == 1.0]
+    base = next(group for group in main if group[0].activation == home)
+    verdicts = primary_verdicts(runs, options, target, costs)
+    others = [name for name in options.metrics if name != options.metric and _is_known(name, target, costs)]
+    rules = Rules(options.alpha, max(1, len(main) - 1), len(options.seeds_at_looks))
+    out = []
+    for group in main:
+        activation = group[0].activation
+        mine = {rate: verdict for (name, rate), verdict in verdicts.items() if name == activation}
+        secondary = [] if group is base else [
+            _verdict(name, group, base, rules, options, target, costs) for name in others
+        ]  # fmt: skip
+        values = _arm(options.primary, group, target, costs).values
+        centre = statistics.geometric_mean(values) if options.metric in COST else mean(values)
+        cost = costs.get(activation)
+        scores = [run.test_metric for run in group]
+        out.append(
+            Comparison(
+                activation=activation, recipe=group[0].recipe, is_baseline=group is base,
+                mean=centre, std=std(values), test_metric=mean(scores), test_metric_std=std(scores),
+                test_loss=mean([run.test_loss for run in group]), n_seeds=len(group),
+                n_failed=sum(run.failed for run in group), verdict=mine.pop(1.0, None), at_rates=mine,
+                secondary=secondary,
+                n_reached=None if target is None else sum(reaches(run.curves, target) for run in group),
+                training_step_us=statistics.geometric_mean(cost.training_step_us) if cost else math.nan,
+                latency_us=statistics.geometric_mean(cost.latency_us) if cost else math.nan,
+                saved_mib=cost.saved_mib if cost else math.nan,
+            )
+        )  # fmt: skip
+    sign = -1 if options.primary.higher_is_better else 1
+    return sorted(out, key=lambda c: sign * c.mean)
+
+
+def _is_known(name: str, target: float | None, costs: Mapping[str, Cost]) -> bool:
+    """Whether these runs tell a metric. Speed is told where the target was set: see `speed_is_told`."""
+    if name in COST:
+        return bool(costs)
+    if name == "time_to_accuracy_s":
+        return target is not None and bool(costs)
+    return name not in SPEED or target is not None
+
+
+def _verdict(
+    name: str, group: Sequence[FinalistRun], base: Sequence[FinalistRun], rules: Rules, options: Confirmation,
+    target: float | None, costs: Mapping[str, Cost],
+) -> Verdict:  # fmt: skip
+    paired = base if name in COST else [run for run in base if run.seed in {r.seed for r in group}]
+    metric = options.metrics[name]
+    arms = (_arm(metric, group, target, costs), _arm(metric, paired, target, costs))
+    found = judge(metric, *arms, rules, options.margin[name])
+    return replace(found, seeds_to_decide=None) if name in COST else found  # it would count repetitions
+
+
+def _arm(metric: Metric, group: Sequence[FinalistRun], target: float | None, costs: Mapping[str, Cost]) -> Arm:
+    """The numbers by which a candidate is compared: one per seed, or per repetition of a measurement."""
+    cost, name = costs.get(group[0].activation), metric.name
+    if name in COST:
+        assert cost is not None
+        values = getattr(cost, name)
+        return Arm(values, [False] * len(values))
+    if name == "test_loss":
+        values = [run.test_loss for run in group]
+    elif name == "learning_speed":
+        values = [mean([row[0] for row in run.curves.val_loss]) for run in group]
+    elif name not in SPEED:
+        values = [run.test_metric for run in group]
+    else:
+        assert target is not None
+        values = [steps_to(run.curves, target) for run in group]
+        if name == "time_to_accuracy_s":
+            assert cost is not None
+            # each seed with a repetition of its own, so that the timing's error is in the interval as well
+            times = itertools.cycle(cost.training_step_us)
+            values = [steps * us / 1e6 for steps, us in zip(values, times, strict=False)]
+    return Arm(values, [run.failed for run in group])
+
+
+def steps_to(curves: Curves, target: float) -> float:
+    """Steps until the validation accuracy first reaches target, linear between evaluations; all, if it never does."""
+    step_before, value_before = 0, 0.0
+    for step, (value,) in zip(curves.steps, curves.val_metric, strict=True):
+        if value >= target > value_before:
+            return step_before + (step - step_before) * (target - value_before) / (value - value_before)
+        step_before, value_before = step, value
+    return float(curves.steps[-1])
+
+
+def reaches(curves: Curves, target: float) -> bool:
+    return any(value >= target for (value,) in curves.val_metric)

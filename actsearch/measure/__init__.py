@@ -1,0 +1,1 @@
+"""What activations are and what they cost: shape, properties, times, memory."""

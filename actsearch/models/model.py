@@ -1,0 +1,126 @@
+"""Models: functions that build a net, taking one activation per slot.
+
+A model function has the keyword `activation`, which it calls with a number of channels each time it wants
+the next activation module; each call is one slot. A function without it returns an ordinary net, whose
+activations are then swapped. What it is told of the data, if it has such keywords: `in_shape`, of one example;
+`n_classes`, how many outputs (of each position, if there are several); `out_shape`, of the outputs for one example;
+`n_tokens`, of how many kinds the inputs are, None if they are numbers.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from actsearch.activations.spec import Spec, print_net
+from actsearch.errors import ActSearchError, one_line
+from actsearch.models.initialise import initialise
+from actsearch.swap.net import swap_activations
+
+
+class Model:
+    """A net still without activations and weights, for one data set's shapes.
+
+    function: a model function, or an nn.Module that serves as the pattern (it is copied, never trained).
+    in_shape: one example's shape. out_shape: of its outputs; a number is as many classes. n_tokens: of inputs that
+    are tokens. n_slots: how many activations it takes. channels: of each, as it was asked for.
+    Raises ActSearchError if the function does not give an nn.Module that maps the data to these outputs.
+    """
+
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        name: str,
+        in_shape: Sequence[int],
+        out_shape: int | Sequence[int],
+        keywords: dict[str, Any] | None = None,
+        n_tokens: int | None = None,
+    ) -> None:
+        self.name, self.in_shape, self.n_tokens = name, tuple(in_shape), n_tokens
+        self.out_shape = (out_shape,) if isinstance(out_shape, int) else tuple(out_shape)
+        self.function, self.keywords = function, dict(keywords or {})
+        self._pattern = isinstance(function, nn.Module)
+        takes = {} if self._pattern else inspect.signature(function).parameters
+        self.takes_activation = "activation" in takes
+        told = {"in_shape": self.in_shape, "n_classes": self.out_shape[-1], "out_shape": self.out_shape,
+                "n_tokens": n_tokens}  # fmt: skip
+        self.keywords |= {k: v for k, v in told.items() if k in takes}
+        relu, slots = Spec.of("relu"), []
+        with torch.random.fork_rng(devices=[]):
+            net = self._assemble(lambda channels=None, dim=1: slots.append(channels) or relu.module(channels, dim))
+        self.n_slots, self.channels = len(slots), slots
+        self.n_parameters = sum(p.numel() for p in net.parameters())
+        self._try(net)
+
+    def build(self, specs: Sequence[Spec], seed: int, init: str) -> nn.Module:
+        """A net on the CPU with its initial weights. specs: one for all slots, or one per slot."""
+        if len(specs) not in (1, self.n_slots):
+            raise ActSearchError(
+                f"{len(specs)} activations for {self.name}, which takes {self.n_slots}. Give one, or one per layer."
+            )
+        each = enumerate(specs if len(specs) == self.n_slots else list(specs) * self.n_slots)
+
+        def activation(channels: int | None = None, dim: int = 1) -> nn.Module:
+            place, spec = next(each)
+            module = spec.module(channels, dim)
+            module.place = place
+            return module
+
+        with torch.random.fork_rng(devices=[]):  # a net may have parameters that no reset_parameters draws
+            torch.default_generator.manual_seed(seed)
+            net = self._assemble(activation)
+        initialise(net, init, seed)
+        return net
+
+    def zeros(self, n: int) -> torch.Tensor:
+        """n examples of nothing: (n, *in_shape), numbers or tokens as the data have them."""
+        return torch.zeros(n, *self.in_shape, dtype=None if self.n_tokens is None else torch.int64)
+
+    def check(self, specs: Sequence[Spec]) -> None:
+        """Raises ActSearchError if the net cannot have these activations: they change its width, or need images."""
+        if all(spec.activation.fusable for spec in specs):
+            return
+        try:
+            self._try(self.build(specs, 0, "torch"))
+        except ActSearchError as error:
+            raise ActSearchError(f"'{print_net(specs)}' does not go into this model: {error}") from error
+
+    def _assemble(self, activation: Callable[..., nn.Module]) -> nn.Module:
+        try:
+            if self._pattern:
+                net = copy.deepcopy(self.function)
+            elif self.takes_activation:
+                net = self.function(activation=activation, **self.keywords)
+            else:
+                net = self.function(**self.keywords)
+        except ActSearchError:
+            raise
+        except Exception as error:
+            raise ActSearchError(f"the model '{self.name}' could not be built: {one_line(error)}") from error
+        if not isinstance(net, nn.Module):
+            raise ActSearchError(f"the model '{self.name}' returned {type(net).__name__}, not an nn.Module.")
+        if not self.takes_activation:
+            swap_activations(net, activation)
+        return net
+
+    def _try(self, net: nn.Module) -> None:
+        if self.n_slots == 0:
+            raise ActSearchError(f"the model '{self.name}' never called its `activation`: there is nothing to search.")
+        try:
+            with torch.no_grad():
+                out = net.eval()(self.zeros(2))
+        except Exception as error:
+            raise ActSearchError(
+                f"the model '{self.name}' does not take the data's shape {self.in_shape}: {one_line(error)}"
+            ) from error
+        if not isinstance(out, torch.Tensor) or out.shape != (2, *self.out_shape):
+            got = tuple(out.shape) if isinstance(out, torch.Tensor) else type(out).__name__
+            per_class = ", one per class" if len(self.out_shape) == 1 else ""
+            raise ActSearchError(
+                f"the model '{self.name}' gives {got} for 2 examples; wanted {(2, *self.out_shape)}{per_class}."
+            )

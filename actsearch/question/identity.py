@@ -1,0 +1,36 @@
+"""What a study is called, and what makes two questions the same. Imports no torch."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from actsearch.errors import ActSearchError
+
+
+def check_name(key: str, name: str) -> None:
+    """A name becomes a folder's: raises ActSearchError if it cannot."""
+    if not name.strip() or set(name) & set("/\\\0\n'\"`") or not name.strip("."):
+        raise ActSearchError(f"{key}={name!r}: write a name without slashes and quotes, e.g. {key}=mine.")
+
+
+def fingerprint(config: Mapping[str, Any]) -> str:
+    """Eight hex digits of what a result depends on."""
+    return hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode()).hexdigest()[:8]
+
+
+def study_name(data: str, model: str, identity: Mapping[str, Any]) -> str:
+    """The name of a study that was given none: each config has its own."""
+    return f"{data}-{model}-{fingerprint(identity)}"
+
+
+def flatten(nested: Any, prefix: str = "") -> dict[str, Any]:
+    """{"a": {"b": 1}} → {"a.b": 1}."""
+    if not isinstance(nested, Mapping):
+        return {prefix: nested}
+    flat: dict[str, Any] = {}
+    for key, value in nested.items():
+        flat |= flatten(value, f"{prefix}.{key}" if prefix else str(key))
+    return flat

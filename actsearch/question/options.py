@@ -1,0 +1,196 @@
+"""How a search and a comparison are done, as plain values. Imports no torch."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, fields, replace
+
+from actsearch.errors import ActSearchError, unknown
+from actsearch.question.identity import check_name
+from actsearch.question.metrics import ACCURACY, PERPLEXITY, PSNR, Metric, directions_of, metrics_of, not_of
+from actsearch.question.recipe import Recipe
+
+OF_OTHERS = tuple(f"val_{metric.name}" for metric in (ACCURACY, PERPLEXITY, PSNR))
+OWN_VAL = "val_metric"  # stands for the data set's own metric, on the validation examples
+FRESH_SEED = 1000  # finalists' seeds start here; the search's at 0
+
+
+@dataclass
+class StudyOptions:
+    """seeds: runs per trial. seed: the sampler's. generation: trials asked at once and trained together. objectives:
+    names, of which `settled` knows the data set's.
+    """
+
+    name: str | None = None
+    n_trials: int | None = 40
+    seeds: int = 3
+    seed: int = 0
+    generation: int = 16
+    objectives: list[str] = field(default_factory=lambda: [OWN_VAL])
+
+    def __post_init__(self) -> None:
+        for key in ("n_trials", "seeds", "generation"):
+            value = getattr(self, key)
+            if value is not None and (not isinstance(value, int) or value < 1):
+                raise ActSearchError(f"study.{key}={value}: it must be a whole number, at least 1.")
+        if self.seeds > FRESH_SEED:
+            raise ActSearchError(f"study.seeds={self.seeds}: at most {FRESH_SEED}; the seeds after are the finalists'.")
+        if self.seed < 0:
+            raise ActSearchError(f"study.seed={self.seed}: it must be at least 0.")
+        if not self.objectives:
+            raise ActSearchError("study.objectives is empty. Write e.g. study.objectives=[val_metric].")
+        if len(set(self.objectives)) < len(self.objectives):
+            raise ActSearchError(f"study.objectives={list(self.objectives)}: one stands there twice. Remove it.")
+        if self.name is not None:
+            check_name("study.name", self.name)
+
+    def settled(self, own: Metric) -> StudyOptions:
+        """For nets that are judged by `own`. Raises ActSearchError for an objective that they do not have."""
+        known = directions_of(own)
+        names = [f"val_{own.name}" if name == OWN_VAL else name for name in self.objectives]
+        for name in names:
+            if name in OF_OTHERS and name not in known:
+                raise not_of(own, "study.objectives", name, known)
+            if name not in known:
+                raise unknown("objective in study.objectives:", name, known)
+        return replace(self, objectives=names)
+
+
+LOOKS = (10, 20, 40, 80, 160)
+OWN_TEST = "test_metric"  # stands for the data set's own metric, on the test set
+KNOWN = {name: m for own in (ACCURACY, PERPLEXITY, PSNR) for name, m in metrics_of(own).items()}
+SPEED = ("learning_speed", "steps_to_accuracy", "time_to_accuracy_s")  # read off the validation curve
+COST = ("training_step_us", "latency_us")  # measured, not trained
+SPEED_RUNGS = 50  # evaluations that a curve needs to tell speed
+RATES = (1.0, 1 / 3, 3.0)  # times the tuned learning rate, at which learning speed is judged
+
+
+@dataclass
+class ConfirmOptions:
+    """How finalists are compared, as it is asked for; `settled` makes of it what a data set's metric has to it.
+
+    finalists: how many, or `all`: no search, every candidate of the space is compared. seeds: fresh ones.
+    baseline: what all are compared with. tune_trials: recipe values tried for each, where they are searched.
+    metric: the one that the verdict is about. margin: by metric, differences that do not matter; those of metrics that
+    a data set does not have are not looked at. alpha: the chance of any false better or worse. until_decided: more
+    seeds, up to the last of `looks`, while something is undecided.
+    """
+
+    finalists: int | str = 3
+    seeds: int = 20
+    baseline: str = "relu"
+    tune_trials: int = 6
+    metric: str = OWN_TEST
+    margin: dict[str, float] = field(default_factory=lambda: {name: m.margin for name, m in KNOWN.items()})
+    alpha: float = 0.05
+    until_decided: bool = False
+    looks: list[int] = field(default_factory=lambda: list(LOOKS))
+
+    def __post_init__(self) -> None:
+        if self.finalists != "all" and not isinstance(self.finalists, int):
+            raise ActSearchError(f"confirm.finalists={self.finalists}: write a number, or all.")
+        for key in ("finalists", "seeds", "tune_trials"):
+            value = getattr(self, key)
+            if value != "all" and (not isinstance(value, int) or not 1 <= value <= MOST_SEEDS):
+                raise ActSearchError(f"confirm.{key}={value}: it must be a whole number, at least 1.")
+        if not 1e-6 <= self.alpha < 0.5:
+            raise ActSearchError(f"confirm.alpha={self.alpha:g}: write a chance from 0.000001 to 0.5, e.g. 0.05.")
+        good = self.looks and self.looks[0] > 1 and self.looks[-1] <= MOST_SEEDS
+        if not good or sorted(set(self.looks)) != list(self.looks):
+            raise ActSearchError(
+                f"confirm.looks={list(self.looks)}: write growing numbers of seeds from 2 on, e.g. {list(LOOKS)}."
+            )
+        if self.until_decided and self.metric in COST:
+            raise ActSearchError(
+                f"confirm.until_decided=true: confirm.metric={self.metric} is measured, and more seeds do not change "
+                "it. Write confirm.until_decided=false."
+            )
+
+    def settled(self, own: Metric) -> Confirmation:
+        """For nets that are judged by `own`. Raises ActSearchError for a metric that they do not have."""
+        return Confirmation(**{field.name: getattr(self, field.name) for field in fields(ConfirmOptions)}, own=own)
+
+    @property
+    def seeds_at_looks(self) -> list[int]:
+        """After how many seeds the verdicts are taken."""
+        return list(self.looks) if self.until_decided else [self.seeds]
+
+    @property
+    def rates(self) -> tuple[float, ...]:
+        """Times its tuned learning rate, at which each finalist is trained."""
+        return RATES if self.metric in SPEED else RATES[:1]
+
+    def rules(self, n_candidates: int) -> Rules:
+        """For the metric that counts: each candidate, at each rate, at each look."""
+        return Rules(self.alpha, max(1, n_candidates) * len(self.rates), len(self.seeds_at_looks))
+
+
+@dataclass
+class Confirmation(ConfirmOptions):
+    """The options for one data set: `metric` and `margin` name only what its nets are judged by. own: its metric."""
+
+    own: Metric = ACCURACY
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.metric == OWN_TEST:
+            self.metric = f"test_{self.own.name}"
+        if self.metric not in self.metrics:
+            if self.metric in KNOWN:
+                raise not_of(self.own, "confirm.metric", self.metric, self.metrics)
+            raise unknown("metric in confirm.metric:", self.metric, self.metrics)
+        for name in self.margin:
+            if name not in {**self.metrics, **KNOWN, OWN_TEST: self.own}:
+                raise unknown("metric in confirm.margin:", name, self.metrics)
+        given = (
+            {**self.margin, f"test_{self.own.name}": self.margin[OWN_TEST]} if OWN_TEST in self.margin else self.margin
+        )
+        self.margin = {name: given.get(name, m.margin) for name, m in self.metrics.items()}
+        for name, margin in self.margin.items():
+            m = self.metrics[name]
+            share = m.ratio or m.unit == "%"
+            if not 0 < margin < (1 if share else math.inf):
+                what = "a share between 0 and 1" if share else "a number above 0"
+                example = (
+                    "0.05 for 5 %" if m.ratio else "0.005 for half a percentage point" if share else f"{m.margin:g}"
+                )
+                raise ActSearchError(f"confirm.margin.{name}={margin:g}: write {what}, e.g. {example}.")
+
+    @property
+    def metrics(self) -> dict[str, Metric]:
+        """All that verdicts can be about, by name."""
+        return metrics_of(self.own)
+
+    @property
+    def primary(self) -> Metric:
+        """What the verdict is about."""
+        return self.metrics[self.metric]
+
+
+def speed_is_told(recipe: Recipe) -> bool:
+    """Whether a validation curve tells how fast a net learns: the rate is constant, and it is evaluated often."""
+    return recipe.schedule == "constant" and len(recipe.rungs()) >= SPEED_RUNGS
+
+
+MOST_SEEDS = 1_000_000  # beyond it nobody trains
+
+
+@dataclass(frozen=True)
+class Rules:
+    """alpha: the chance of any wrong better or worse among all `comparisons` with the baseline. looks: how often the
+    runs may be looked at before there are all (repeated confidence intervals, Jennison & Turnbull 1989).
+    """
+
+    alpha: float = 0.05
+    comparisons: int = 1
+    looks: int = 1
+
+    @property
+    def words(self) -> str:
+        looks = f" at {self.looks} looks" if self.looks > 1 else ""
+        return f"{self.comparisons} comparison{'s' if self.comparisons > 1 else ''}{looks}"
+
+    @property
+    def level(self) -> float:
+        """The two-sided level of each single test."""
+        return self.alpha / (self.comparisons * self.looks)

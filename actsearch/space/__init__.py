@@ -1,0 +1,1 @@
+"""The search space: from YAML to candidates."""

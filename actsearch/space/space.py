@@ -1,0 +1,133 @@
+"""Which candidates may be proposed: from YAML to Optuna's suggestions, or to the list of all of them.
+
+A candidate is an activation (one spec, or one per layer) with the recipe values that are searched. Knows
+Optuna only as the `trial` that it asks for values.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from actsearch.activations.spec import (
+    Spec,
+    join_layers,
+)
+from actsearch.errors import ActSearchError, unknown
+from actsearch.question.recipe import Recipe
+from actsearch.records import Candidate
+from actsearch.space.domains import Choices, Range, Suggester, plural, product_of
+from actsearch.space.entries import EXAMPLE, make_entry, recipe_domain
+from actsearch.space.grammar import Grammar
+
+SCOPES = ("network", "per_layer")
+
+
+class SearchSpace:
+    """activations: entries as in conf/search_space (texts and mappings). recipe: recipe values to search.
+
+    scope: `network`, one choice for the whole net, or `per_layer`, a choice for each of n_slots layers.
+    Raises ActSearchError with the place of what is wrong.
+    """
+
+    def __init__(
+        self,
+        activations: Sequence[Any],
+        recipe: Mapping[str, Any] | None = None,
+        scope: str = "network",
+        *,
+        n_slots: int,
+        base: Recipe,
+    ) -> None:
+        if scope not in SCOPES:
+            raise unknown("search_space.scope", scope, SCOPES)
+        if isinstance(activations, str) or not isinstance(activations, Sequence):
+            raise ActSearchError(f"search_space.activations is '{activations}', not a list. {EXAMPLE}")
+        if not activations:
+            raise ActSearchError(f"search_space.activations is empty: there is nothing to search. {EXAMPLE}")
+        self.scope, self.n_slots = scope, n_slots
+        self.entries = [make_entry(item, f"search_space.activations[{i}]") for i, item in enumerate(activations)]
+        labels = [entry.label for entry in self.entries]
+        for i, label in enumerate(labels):
+            if label in labels[:i]:
+                raise ActSearchError(f"search_space.activations[{i}]: '{label}' stands there twice. Remove one.")
+            layers = len(self.entries[i].specs or ())
+            if layers > 1 and scope == "per_layer":
+                raise ActSearchError(
+                    f"search_space.activations[{i}]: '{label}' names layers already. Use search_space.scope=network."
+                )
+            if layers > 1 and layers != n_slots:
+                raise ActSearchError(
+                    f"search_space.activations[{i}]: '{label}' names {layers} layers, but the model takes {n_slots} "
+                    "activations. Write one for each, or a single one for all."
+                )
+        if recipe is not None and not isinstance(recipe, Mapping):
+            raise ActSearchError(f"search_space.recipe is '{recipe}', not a mapping. Write e.g. {{lr: [0.003, 0.01]}}.")
+        self.recipe = tuple((str(key), recipe_domain(str(key), value, base)) for key, value in (recipe or {}).items())
+
+    def suggest(self, trial: Suggester) -> Candidate:
+        """The candidate that a trial proposes."""
+        by_label = {entry.label: entry for entry in self.entries}
+
+        def choose(prefix: str) -> tuple[Spec, ...]:
+            label = trial.suggest_categorical(f"{prefix}activation", tuple(by_label))
+            return by_label[label].suggest(trial, prefix)
+
+        if self.scope == "network":
+            specs = choose("")
+        else:
+            specs = join_layers([choose(f"layer{i}.")[0] for i in range(self.n_slots)])
+        return Candidate(specs, tuple((key, domain.suggest(trial, f"recipe.{key}")) for key, domain in self.recipe))
+
+    def opening(self, number: int, n_trials: int) -> dict[str, str]:
+        """What trial `number` must choose: the first trials try every activation once, if there are trials enough."""
+        if number >= len(self.entries) or n_trials < len(self.entries):
+            return {}
+        label = self.entries[number].label
+        slots = [f"layer{i}." for i in range(self.n_slots)] if self.scope == "per_layer" else [""]
+        return {f"{slot}activation": label for slot in slots}
+
+    def typical(self) -> list[Candidate]:
+        """One of each entry, at the middle of its ranges."""
+        return [Candidate(entry.middle()) for entry in self.entries]
+
+    def nets(self) -> list[Candidate]:
+        """All activations, without recipe values. Raises ActSearchError if a range makes them endless."""
+        nets = [specs for entry in self.entries for specs in entry.all()]
+        if self.scope == "per_layer":
+            nets = [join_layers([n[0] for n in layers]) for layers in itertools.product(nets, repeat=self.n_slots)]
+        return [Candidate(specs) for specs in dict.fromkeys(nets)]
+
+    def enumerate(self) -> list[Candidate]:
+        """All candidates with all recipe values. Raises ActSearchError if a range makes them endless."""
+        recipes = [tuple(values.items()) for values in product_of("search_space.recipe", self.recipe)]
+        return [Candidate(net.specs, recipe) for net in self.nets() for recipe in recipes]
+
+    def recipe_points(self, n: int) -> list[tuple[tuple[str, Any], ...]]:
+        """n points spread over the searched recipe values, the same for every spec: its tuning grid."""
+        dims = len(self.recipe)
+        if dims == 0:
+            return [()]
+        if dims == 1:
+            units = [[(i + 0.5) / n] for i in range(n)]
+        else:
+            from scipy.stats import qmc
+
+            units = qmc.Halton(dims, rng=0).random(n).tolist()
+        points = [tuple((key, domain.at(u)) for (key, domain), u in zip(self.recipe, us, strict=True)) for us in units]
+        return list(dict.fromkeys(points))
+
+    def __str__(self) -> str:
+        ranges = sum(isinstance(d, Range) for entry in self.entries for _, d in entry.free)
+        choices = sum(isinstance(d, Choices) for entry in self.entries for _, d in entry.free)
+        grammars = [entry for entry in self.entries if isinstance(entry, Grammar)]
+        text = plural(len(self.entries) - len(grammars), "activation")
+        text += "".join(f", {grammar}" for grammar in grammars)
+        text += f", {plural(ranges, 'range')}" * bool(ranges)
+        text += f", {plural(choices, 'list')} of values" * bool(choices)
+        if self.scope == "per_layer":
+            text += f", for each of {self.n_slots} layers"
+        if self.recipe:
+            text += f"; recipe: {', '.join(key for key, _ in self.recipe)}"
+        return text

@@ -1,0 +1,185 @@
+"""The search: ask a generation, train it rung by rung, prune, tell. Truth lives in Optuna's storage.
+
+`search` is a generator of events; its caller shows and logs them. Nothing here sees the test set.
+
+How a kill is survived, with the same answer: samplers and pruners work on a mirror of the study in memory,
+made anew for each generation, the sampler seeded from (study.seed, trial number). The storage receives each
+trial with all its parameters at once; then all results of a generation; then the trials are told. What was
+in flight without results is trained again from its start; what had results is only told.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Mapping, Sequence
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from actsearch.errors import ActSearchError
+from actsearch.judge.statistics import mean
+from actsearch.question.options import StudyOptions
+from actsearch.question.recipe import Recipe
+from actsearch.records import (
+    Candidate,
+    Curves,
+    Event,
+    GenerationFinished,
+    GenerationStarted,
+    TrialRecord,
+    training_key,
+)
+from actsearch.space.space import SearchSpace
+from actsearch.study.generation import Member, train_curves
+from actsearch.study.mirror import Mirror
+from actsearch.study.samplers import SamplerFactory
+from actsearch.study.store import records
+from actsearch.training.trainer import Trainer
+
+
+def search(
+    study: optuna.Study,
+    trainer: Trainer,
+    space: SearchSpace,
+    recipe: Recipe,
+    options: StudyOptions,
+    make_sampler: SamplerFactory,
+    pruner: optuna.pruners.BasePruner,
+    latency_us: Callable[[Candidate], float],
+    worker: int = 0,
+) -> Generator[Event, None, None]:
+    """Runs the study up to options.n_trials, going on where it stands. latency_us: measures a candidate."""
+    if options.n_trials is None:
+        raise ActSearchError("study.n_trials=null: say how many, e.g. study.n_trials=40.")
+    study.sampler = optuna.samplers.RandomSampler()  # its own is never asked: the mirror's is
+    while True:
+        numbers = _ask(study, Mirror(study, make_sampler, pruner), space, options, worker)
+        if not numbers:
+            return
+        mirror = Mirror(study, make_sampler, pruner)
+        adopted = [mirror.adopt(number) for number in numbers]
+        generation = [Member(n, trial, space.suggest(trial)) for n, trial in zip(numbers, adopted, strict=True)]
+        yield GenerationStarted("search", {member.number: str(member.candidate) for member in generation})
+        results = _written(study, generation)
+        if results is None:
+            known = {r.training_key: r for r in records(study) if r.state != "duplicate"}
+            results = yield from _train(generation, known, mirror, trainer, recipe, options, latency_us)
+            _write(study, generation, results)
+        trials = study.get_trials(deepcopy=False)
+        for member, result in zip(generation, results, strict=True):
+            _tell(study, trials[member.number], result, options.objectives[0], recipe.steps)
+        trained = sum(len(r.curves.steps) and r.curves.steps[-1] for r in results if r.state != "duplicate")
+        yield GenerationFinished("search", results, options.seeds * (len(generation) * recipe.steps - trained))
+
+
+def _ask(study: optuna.Study, mirror: Mirror, space: SearchSpace, options: StudyOptions, worker: int) -> list[int]:
+    """This worker's generation: the trials it left in flight, and as many new ones as are then missing."""
+    trials = study.get_trials(deepcopy=False)
+    mine = [t for t in trials if t.user_attrs.get("worker") == worker]
+    running = [t for t in mine if t.state == TrialState.RUNNING]
+    counted = [t for t in trials if t.state != TrialState.FAIL]
+    if running:  # completed to the size it was planned with, also when some of it was told
+        index, size = running[0].user_attrs["generation"]
+    else:
+        index = 1 + max((t.user_attrs["generation"][0] for t in mine), default=-1)
+        size = min(options.generation, (options.n_trials or 0) - len(counted))
+    missing = size - sum(t.user_attrs["generation"][0] == index for t in mine)
+    known = {training_key(t.user_attrs["activation"], t.user_attrs["recipe"]) for t in counted}
+    numbers = [t.number for t in running]
+    for number in range(len(trials), len(trials) + missing):
+        asked = mirror.ask(space, number, options.n_trials or 0, known)
+        asked.user_attrs = {**asked.user_attrs, "worker": worker, "generation": [index, size]}
+        trial_id = study._storage.create_new_trial(study._study_id, template_trial=asked)
+        numbers.append(study._storage.get_trial(trial_id).number)
+    return numbers
+
+
+def _written(study: optuna.Study, generation: Sequence[Member]) -> list[TrialRecord] | None:
+    """The generation's results, if all had been written when the search was interrupted."""
+    trials = study.get_trials(deepcopy=False)
+    texts = [trials[member.number].user_attrs.get("result") for member in generation]
+    written = [TrialRecord.from_json(text) for text in texts if text]
+    return written if len(written) == len(generation) else None
+
+
+def _write(study: optuna.Study, generation: Sequence[Member], results: Sequence[TrialRecord]) -> None:
+    """All results before the first trial is told: either none counts or all do."""
+    trials = study.get_trials(deepcopy=False)
+    for member, result in zip(generation, results, strict=True):
+        study._storage.set_trial_user_attr(trials[member.number]._trial_id, "result", result.to_json())
+
+
+def _tell(study: optuna.Study, trial: FrozenTrial, result: TrialRecord, objective: str, steps: int) -> None:
+    """What the samplers, the pruners and Optuna's dashboard read, and then the end of the trial."""
+    storage = study._storage
+    for key, value in result.attrs.items():
+        storage.set_trial_system_attr(trial._trial_id, key, value)
+    for step, values in zip(result.curves.steps, result.curves.of(objective), strict=True):
+        storage.set_trial_intermediate_value(trial._trial_id, step, mean(values))
+    if result.curves.steps[-1] < steps:
+        study.tell(trial.number, state=TrialState.PRUNED)
+    else:
+        study.tell(trial.number, result.values)
+
+
+def _train(
+    generation: Sequence[Member],
+    known: Mapping[tuple[str, str], TrialRecord],
+    mirror: Mirror,
+    trainer: Trainer,
+    recipe: Recipe,
+    options: StudyOptions,
+    latency_us: Callable[[Candidate], float],
+) -> Generator[Event, None, list[TrialRecord]]:
+    """Trains the candidates not known yet, on the same seeds, and returns a record for every member."""
+    known = dict(known)
+    results: dict[int, TrialRecord] = {}
+    new: list[Member] = []
+    for member in generation:
+        record = TrialRecord(
+            member.number, member.candidate.activation, dict(member.candidate.recipe), "", [], Curves()
+        )
+        results[member.number] = record
+        if record.training_key not in known:
+            known[record.training_key] = record
+            new.append(member)
+    curves = {member.number: results[member.number].curves for member in new}
+    yield from train_curves("search", new, curves, trainer, recipe, range(options.seeds), _Pruning(mirror, options))
+    for member in new:
+        record = results[member.number]
+        record.state = "pruned" if record.curves.steps[-1] < recipe.steps else "complete"
+        ends = {f"val_{trainer.goal.metric.name}": mean(record.curves.val_metric[-1]),
+                "val_loss": mean(record.curves.val_loss[-1])}  # fmt: skip
+        if "latency_us" in options.objectives:
+            ends["latency_us"] = latency_us(member.candidate)
+        record.values = [ends[objective] for objective in options.objectives]
+    for member in generation:
+        record = results[member.number]
+        if not record.state:
+            first = known[record.training_key]
+            record.state, record.same_as = "duplicate", first.number
+            record.values, record.curves = first.values, first.curves
+        record.attrs = member.trial.storage.get_trial(member.trial._trial_id).system_attrs
+    return [results[member.number] for member in generation]
+
+
+class _Pruning:
+    """Asks the pruner about each live trial at a rung, in order of trials."""
+
+    def __init__(self, mirror: Mirror, options: StudyOptions) -> None:
+        self.mirror = mirror
+        self.objective = options.objectives[0]
+        self.active = len(options.objectives) == 1  # Optuna prunes single objectives only
+
+    def __call__(
+        self, live: Sequence[Member], step: int, last: bool, metrics: Mapping[int, dict[str, float]]
+    ) -> set[int]:
+        pruned = set()
+        if not self.active:
+            return pruned
+        for member in live:
+            member.trial.report(metrics[member.number][self.objective], step)
+            if not last and member.trial.should_prune():
+                value = metrics[member.number][self.objective]
+                member.trial.storage.set_trial_state_values(member.trial._trial_id, TrialState.PRUNED, [value])
+                pruned.add(member.number)
+        return pruned

@@ -1,0 +1,72 @@
+"""The data of a fused program as rows, and the memory that its programs share."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.fx
+from torch import Tensor
+
+from actsearch.data.source import Data
+from actsearch.models.model import Model
+from actsearch.training.losses import CLOSED_FORMS
+from actsearch.training.trace import Traced
+
+ALIGN = 16  # pieces of a row start at 64 bytes
+
+
+class Workspace:
+    """The memory of values and their gradients, which all programs of a process use in turn: the n-th piece that one
+    asks for is the n-th of the others too. What lies in it is gone when another program has had its turn.
+    """
+
+    def __init__(self, device: torch.device, dtype: torch.dtype) -> None:
+        self.device, self.dtype = device, dtype
+        self.pool = torch.cuda.graph_pool_handle() if device.type == "cuda" else None  # of captured temporaries
+        self._pieces: list[Tensor] = []
+        self._next = 0
+
+    def begin(self) -> None:
+        self._next = 0
+
+    def take(self, *shape: int) -> Tensor:
+        """Values of before are still in it."""
+        size, n = math.prod(shape), self._next
+        if n == len(self._pieces):
+            self._pieces.append(torch.empty(0))
+        if self._pieces[n].numel() < size:
+            self._pieces[n] = torch.empty(size, dtype=self.dtype, device=self.device)
+        self._next += 1
+        return self._pieces[n][:size].view(shape)
+
+
+class Rows:
+    """The splits of a data set as rows (n, features), channels last, on the device: made once for all programs."""
+
+    def __init__(
+        self, model: Model, traced: Traced, data: Data, device: torch.device, dtype: torch.dtype = torch.float32
+    ) -> None:
+        self.model, self.traced, self.data, self.device, self.dtype = model, traced, data, device, dtype
+        self.goal, self.loss = data.goal, CLOSED_FORMS[data.goal.loss]
+        self.workspace = Workspace(device, dtype)
+        self._splits: dict[int, tuple[Tensor, Tensor, Tensor, Tensor]] = {}
+
+    def of(self, x: Tensor) -> Tensor:
+        """(n, *shape) → (n, features)."""
+        for reshape in self.traced.before:
+            x = reshape(x)
+        return x.movedim(1, -1).reshape(len(x), -1).to(self.device, self.dtype)
+
+    def answers(self, y: Tensor) -> Tensor:
+        """y on the device: classes as they are, numbers in the nets' precision."""
+        return y.to(self.device, self.dtype if y.is_floating_point() else y.dtype)
+
+    def split(self, seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Training inputs and what outputs are compared with, as rows; validation inputs and answers."""
+        key = seed if self.data.resample else 0
+        if key not in self._splits:
+            split = self.data.split(seed)
+            y = self.loss.rows(split.y_train, self.goal.n_outputs).to(self.device, self.dtype)
+            self._splits[key] = (self.of(split.x_train), y, self.of(split.x_val), self.answers(split.y_val))
+        return self._splits[key]

@@ -1,0 +1,143 @@
+"""Reads the layers of a net once, for the fused engine."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.fx
+from torch import Tensor, nn
+
+from actsearch.activations.spec import ActivationModule, Spec
+from actsearch.errors import one_line
+from actsearch.models.model import Model
+from actsearch.training.diagnostics import weight_layers
+from actsearch.training.layer import Node, NotFusable, Value
+from actsearch.training.layers import FUNCTIONS, TABLE, Activations, Add, Flatten, Folded
+
+
+@dataclass
+class Traced:
+    """A net as a list of layers. before: what only reshapes the data, applied to all of it at once. weight_layers: the
+    names of the weights of two or more dimensions, in the net's own order.
+    """
+
+    before: list[Callable[[Tensor], Tensor]]
+    start: Value
+    nodes: list[Node]
+    weight_layers: list[str]
+
+
+class _Tracer(torch.fx.Tracer):
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return isinstance(m, ActivationModule) or super().is_leaf_module(m, module_qualified_name)
+
+
+class _Shapes(torch.fx.Interpreter):
+    """Notes the shape of each value, without the batch."""
+
+    def run_node(self, n: torch.fx.Node) -> Any:
+        out = super().run_node(n)
+        n.meta["shape"] = tuple(out.shape[1:]) if isinstance(out, Tensor) else None
+        return out
+
+
+def trace(model: Model) -> Traced:
+    """The layers of a model's net. Raises NotFusable with the reason if one is not in the table (layers.py)."""
+    net = model.build([Spec.of("relu")], 0, "torch")
+    try:
+        in_training = str(_Tracer().trace(net.train()))
+        graph = _Tracer().trace(net.eval())
+        with torch.no_grad():
+            _Shapes(torch.fx.GraphModule(net, graph)).run(model.zeros(2))
+    except Exception as error:  # control flow that depends on values, whatever a user's forward does
+        raise NotFusable(f"its forward cannot be traced ({one_line(error)})") from error
+    if str(graph) != in_training:
+        raise NotFusable("its forward differs between training and evaluation")
+    traced = _read(graph, net, model)
+    used = [slot.name for node in traced.nodes for slot in node.slots if slot.kind == "weight"]
+    if sorted(used) != sorted(name for name, _ in net.named_parameters()):
+        raise NotFusable("it has weights that are shared, or used outside of its layers")
+    return traced
+
+
+def _read(graph: torch.fx.Graph, net: nn.Module, model: Model) -> Traced:
+    """The graph's nodes as ours."""
+    values: dict[torch.fx.Node, Value] = {}
+    before: list[Callable[[Tensor], Tensor]] = []
+    nodes: list[Node] = []
+    orders: dict[int, Tensor] = {}  # of values that are a flattened view in another order: by id
+    start = Value(model.in_shape)
+    for n in graph.nodes:
+        if n.op == "placeholder":
+            values[n] = start
+            continue
+        if n.op == "output":
+            end = values[n.args[0]] if isinstance(n.args[0], torch.fx.Node) else None
+            if end is None or not nodes or nodes[-1].out is not end:
+                raise NotFusable("it does not return its last layer's output")
+            break
+        sources = [a for a in n.all_input_nodes if a in values]
+        inputs = [values[a] for a in sources]
+        module = net.get_submodule(str(n.target)) if n.op == "call_module" else None
+        if isinstance(module, nn.Identity) or (isinstance(module, nn.Dropout) and module.p == 0):
+            values[n] = inputs[0]
+            continue
+        if not nodes and isinstance(module, nn.Flatten | nn.Unflatten) and inputs == [start]:
+            before.append(module)
+            start.shape = n.meta["shape"]
+            values[n] = start
+            continue
+        kind = TABLE.get(type(module)) if module is not None else FUNCTIONS.get(n.target)
+        if kind is None or n.op == "get_attr":
+            what = type(module).__name__ if module is not None else getattr(n.target, "__name__", n.target)
+            raise NotFusable(f"it has {what}, which has no fused form")
+        out = Value(n.meta["shape"])
+        node = Node(kind, inputs, out, module, str(n.target))
+        order = next((orders[id(value)] for value in inputs if id(value) in orders), None)
+        if kind is Flatten:
+            order = _order(inputs[0].shape, out.shape)
+        if kind in (Flatten, Activations):  # the order stays
+            if order is not None:
+                orders[id(out)] = order
+        else:
+            node.slots = kind.slots(str(n.target), module, inputs[0].shape, order)
+        if isinstance(module, ActivationModule):
+            if any(other.module is module for other in nodes):
+                raise NotFusable(f"{n.target}: an activation module that is called twice has no fused form")
+            node.place, node.width = module.place, module.in_channels or 1
+        elif kind is Folded:
+            node.module = module if module is not None else _of_one(n)
+        elif kind is Add and (len(inputs) != 2 or inputs[0].shape != inputs[1].shape or n.kwargs):
+            raise NotFusable("it adds what has not one shape")
+        for value in inputs:
+            value.n_consumers += 1
+        values[n] = out
+        nodes.append(node)
+    if len(nodes[-1].out.shape) != 1:
+        raise NotFusable("its outputs are not one number per class")
+    return Traced(before, start, nodes, weight_layers(net))
+
+
+def _order(shape: tuple[int, ...], flat: tuple[int, ...]) -> Tensor | None:
+    """The net's order of features behind a flatten, channels last: its linear layer will take its columns so."""
+    if len(flat) != 1 or math.prod(shape) != flat[0]:
+        raise NotFusable("it flattens other than to (batch, features)")
+    if len(shape) == 1 or shape[0] == 1:
+        return None
+    return torch.arange(flat[0]).view(shape).movedim(0, -1).reshape(-1)
+
+
+def _of_one(n: torch.fx.Node) -> Callable[[Tensor], Tensor]:
+    """A call of the graph as a function of its one tensor."""
+    if not isinstance(n.args[0], torch.fx.Node) or len(n.all_input_nodes) != 1 or not callable(n.target):
+        raise NotFusable(f"{n.target} is called with several tensors")
+    function, rest, keywords = n.target, n.args[1:], dict(n.kwargs)
+    if getattr(function, "__name__", "") == "getitem":
+        index = rest[0] if isinstance(rest[0], tuple) else (rest[0],)
+        if index[0] != slice(None):
+            raise NotFusable("it slices the batch")
+    return lambda x: function(x, *rest, **keywords)

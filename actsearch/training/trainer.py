@@ -1,0 +1,209 @@
+"""Training: `Trainer` holds the cores or the GPU; `TrainingBatch` iterates over the rungs of some runs.
+
+    with Trainer(device, cores) as trainer:
+        trainer.load(model, data)
+        batch = TrainingBatch(trainer, runs)
+        for rung in batch:
+            batch.stop(pruned)
+
+Knows neither Optuna nor MLflow.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import cloudpickle
+import torch
+from torch import Tensor
+
+from actsearch.data.goal import Goal
+from actsearch.data.source import Data
+from actsearch.errors import ActSearchError, one_line
+from actsearch.models.model import Model
+from actsearch.processes import Processes, core_count
+from actsearch.training.diagnostics import Diagnostics
+from actsearch.training.plan import SERIAL, Plan, candidates, fastest
+from actsearch.training.reference import Evaluation, Run
+from actsearch.training.worker import Worker
+
+
+def find_device(text: str) -> torch.device:
+    """auto: cuda, else cpu. Raises ActSearchError for a device that is not here."""
+    if text == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(text)
+    except RuntimeError:
+        raise ActSearchError(f"device={text}: no such device. Write auto, cpu, cuda, cuda:1 or mps.") from None
+    here = {
+        "cpu": True,
+        "cuda": torch.cuda.is_available() and (device.index or 0) < torch.cuda.device_count(),
+        "mps": torch.backends.mps.is_available(),
+    }.get(device.type, False)
+    if not here:
+        raise ActSearchError(f"device={text} is not on this machine. Write device=auto or device=cpu.")
+    return device
+
+
+def devices_of(device: torch.device, cores: int | None = None) -> list[torch.device]:
+    """What trains side by side: this machine's cores, all its GPUs, or the one device that is named."""
+    if device.type == "cpu":
+        return [device] * (cores or core_count())
+    if device.type == "cuda" and device.index is None:
+        return [torch.device("cuda", i) for i in range(torch.cuda.device_count())]
+    return [device]
+
+
+class Trainer:
+    """On a CPU one lasting single-threaded process per core; on an accelerator this process itself; on several GPUs
+    (device=cuda, without a number) a lasting process for each.
+
+    processes: those already started, if any; they are closed with the Trainer. plan: how it trains; goal: of the
+    data; both set by `load`.
+    """
+
+    goal: Goal
+
+    def __init__(self, device: torch.device, cores: int | None = None, processes: Processes | None = None) -> None:
+        self.device = device
+        self.plan = SERIAL
+        self._devices = devices_of(device, len(processes or ()) or cores)
+        self.cores = len(self._devices)
+        self._processes = processes
+        if processes is None and (device.type == "cpu" or self.cores > 1):
+            self._processes = Processes(self.cores)
+
+    def load(self, model: Model, data: Data, plan: Plan = SERIAL) -> None:
+        """Gives the model and the data, without the test set, to whoever trains, and says how."""
+        self.plan, self.goal = plan, data.goal
+        if self._processes is None:
+            self._worker = Worker(model, data.without_test(), self._devices[0])
+            return
+        try:
+            message = cloudpickle.dumps((model, data.without_test(), self._devices))
+        except Exception as error:  # pickle, and a user's __reduce__, raise anything
+            raise ActSearchError(f"the model or the data cannot go to another process: {one_line(error)}") from error
+        self._processes.load(message)
+
+    def start(self, runs: Sequence[Run]) -> None:
+        numbered = list(enumerate(runs))
+        if self._processes is None:
+            self._worker.start(numbered, self.plan)
+            self.plan = self._worker.plan  # with a smaller k where memory was short
+        else:
+            parts = [numbered[i :: self.cores] for i in range(self.cores)]
+            list(self._processes.ask([cloudpickle.dumps(("start", part, self.plan)) for part in parts]))
+
+    def advance(self, stopped: set[int]) -> Iterator[tuple[int, Evaluation]]:
+        return self._each("advance", stopped)
+
+    def score(self, x: Tensor, y: Tensor) -> Iterator[tuple[int, tuple[float, float]]]:
+        return self._each("score", x, y)
+
+    def _each(self, command: str, *arguments: Any) -> Iterator[tuple[int, Any]]:
+        if self._processes is None:
+            answers = list(getattr(self._worker, command)(*arguments))
+            self.plan = self._worker.plan
+            return iter(answers)
+        answers = self._processes.ask([cloudpickle.dumps((command, *arguments))] * self.cores)
+        if self.device.type == "cpu":
+            return answers
+        known = list(answers)
+        plans = [plan for _, plan in self._processes.ask([cloudpickle.dumps(("current_plan",))] * self.cores)]
+        self.plan = min(plans, key=lambda plan: (plan.engine == "fused", plan.k))  # where one was short of memory
+        return iter(known)
+
+    def rest(self) -> None:
+        """Ends what is in flight: its memory is free."""
+        self.start([])
+
+    def close(self) -> None:
+        if self._processes is not None:
+            self._processes.close()
+
+    def __enter__(self) -> Trainer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+@dataclass(frozen=True)
+class Rung:
+    """All live runs at one step. The tensors are (K,), K the number of runs; NaN for those stopped before.
+
+    diagnostics: (K), None except at some rungs, of runs that have not diverged.
+    """
+
+    step: int
+    val_metric: Tensor
+    val_loss: Tensor
+    train_loss: Tensor
+    diverged: Tensor
+    diagnostics: list[Diagnostics | None]
+
+
+class TrainingBatch:
+    """K runs with the same rungs. Iterating trains all to the next rung and yields it: a barrier."""
+
+    def __init__(self, trainer: Trainer, runs: Sequence[Run]) -> None:
+        self.trainer, self.runs = trainer, list(runs)
+        steps = {tuple(run.recipe.rungs()) for run in self.runs}
+        if len(steps) != 1:
+            raise ValueError("runs of one batch share their number of steps and their rungs")
+        self.rungs = steps.pop()
+        self.stopped: set[int] = set()
+
+    def __iter__(self) -> Iterator[Rung]:
+        self.trainer.start(self.runs)
+        for step in self.rungs:
+            if len(self.stopped) == len(self.runs):
+                return
+            values = torch.full((4, len(self.runs)), math.nan, dtype=torch.float64)
+            inside: list[Diagnostics | None] = [None] * len(self.runs)
+            for index, at in self.trainer.advance(set(self.stopped)):
+                values[:, index] = torch.tensor(
+                    [at.val_metric, at.val_loss, at.train_loss, at.diverged], dtype=torch.float64
+                )
+                inside[index] = at.diagnostics
+            metric, val_loss, train_loss, diverged = values
+            yield Rung(step, metric, val_loss, train_loss, diverged == 1, inside)
+
+    def stop(self, indices: Iterable[int]) -> None:
+        """Ends these runs; the others are not touched by it."""
+        self.stopped |= set(indices)
+
+    def score(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Test metric and test loss, each (K,), of the nets as the last rung left them; NaN for those stopped."""
+        values = torch.full((2, len(self.runs)), math.nan, dtype=torch.float64)
+        for index, scored in self.trainer.score(x, y):
+            if index not in self.stopped:
+                values[:, index] = torch.tensor(scored, dtype=torch.float64)
+        return values[0], values[1]
+
+
+def tune(trainer: Trainer, model: Model, runs: Sequence[Run]) -> Plan:
+    """Times some plans on a rung of these runs, twice each, one after the other, and takes the fastest.
+
+    Of two rungs the second: in the first a GPU's programs are captured.
+    """
+    first = runs[0].recipe
+    most = math.ceil(len(runs) / trainer.cores)
+    plans = candidates(model, trainer.goal, first.batch_size, trainer.device, trainer.cores, most, first.precision)
+    seconds = [math.inf] * len(plans)
+    for _ in range(2):
+        for i, plan in enumerate(plans):
+            trainer.plan = plan
+            trainer.start(runs)
+            if len(first.rungs()) > 1:
+                list(trainer.advance(set()))
+            begin = time.perf_counter()
+            list(trainer.advance(set()))
+            seconds[i] = min(seconds[i], time.perf_counter() - begin)
+    trainer.plan = fastest(plans, seconds)
+    return trainer.plan
