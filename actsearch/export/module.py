@@ -16,9 +16,8 @@ from actsearch.activations.catalog import CATALOG
 from actsearch.activations.expression import parse
 from actsearch.activations.spec import Learned, Spec
 from actsearch.errors import ActSearchError, one_line
-from actsearch.export.collect import Collector
+from actsearch.export.collect import Collector, splice
 from actsearch.export.expression import module_text
-from actsearch.export.fold import splice
 from actsearch.export.layout import WIDTH, call, imports, literal, numbers, plain
 from actsearch.export.places import beside, import_of, place_of, torch_path
 
@@ -109,13 +108,17 @@ class SourceFile:
             return path
         sources: dict[str, str] = {}
         if self.entry.family == "expression":
-            module, name = "expression", self.name
             made, learned = parse(self.spec.name), set(self.learned)
+            name = f"{self.name}_" if self.name in made.functions else self.name  # else it would call itself
+            module = "expression"
             sources[module] = module_text(made, name, learned, lambda used: import_of(CATALOG[used], sources))
         else:
             module, name = place_of(self.entry, sources)
         taken = {self.test_name, *([] if self.weighted else [self.class_name])}
-        collector = Collector({"actsearch", module.partition(".")[0], *beside(module)}, taken, sources)
+        packages = {"actsearch", module.partition(".")[0], *beside(module)}
+        # no function gets a tensor for a parameter unless it is learned, or drawn at random
+        value = "Tensor | float" if self.learned or self.entry.kind == "stochastic" else "float"
+        collector = Collector(packages, taken, sources, value)
         kinds = {k: "str" if isinstance(v, str) else "float" for k, v in self.fixed.items()}
         called = collector.add(module, name, kinds | dict.fromkeys(self.learned, "Tensor"))
         self.imports |= collector.imports

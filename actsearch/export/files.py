@@ -1,0 +1,111 @@
+"""Writes a spec as a Python file and as ONNX, after running both and comparing them with the spec."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import torch
+
+from actsearch.activations.catalog import CATALOG
+from actsearch.activations.spec import Spec
+from actsearch.errors import ActSearchError, one_line
+from actsearch.export import check
+from actsearch.export.module import SourceFile, input_shape, own_name
+
+CHANNELS = 8  # of what is checked, where the number is not given
+
+
+def source(spec: Spec, name: str | None = None, channels: int | None = None, dim: int = 1) -> str:
+    """The text of a Python file with the spec as an nn.Module, without actsearch. name: of the class, in snake_case."""
+    return SourceFile(spec, name, channels, dim).text()
+
+
+def export(
+    spec: Spec,
+    path: str | None = None,
+    channels: int | None = None,
+    dim: int = 1,
+    onnx: bool | None = None,
+    overwrite: bool = False,
+) -> Iterator[tuple[str, str]]:
+    """Writes `<name>.py` and, where it can be had, `<name>.onnx`; yields (what, how it went) as it goes.
+
+    path: the .py file, or a folder (None: the current one). channels, dim: of what is learned, and of the ONNX file.
+    onnx: True: it must be had; None: where its packages are installed. Nothing is written before all is checked.
+    Raises ActSearchError where something cannot be exported, or would take the place of another file.
+    """
+    missing = check.missing_for_onnx()
+    install = f"{', '.join(missing)} not installed: pip install 'actsearch[onnx]'"
+    if onnx and missing:
+        raise ActSearchError(f"task.onnx=true: {install}.")
+    file = _file(spec, path)
+    written = SourceFile(spec, None if spec.name in CATALOG else file.stem, channels, dim)
+    text = written.text()
+    outputs = {file: text.encode()}
+    _may_write(outputs, overwrite)
+    with check.loaded(text) as module:
+        yield "python", check.in_python(spec, written.make(module, channels or CHANNELS), channels or CHANNELS, dim)
+        try:
+            getattr(module, written.test_name)()
+        except AssertionError as error:
+            raise ActSearchError(
+                f"'{spec}' cannot be exported: its file fails its own test ({one_line(error)})."
+            ) from None
+        one_size = written.weighted or spec.activation.kind == "channelwise" or channels is not None
+        made = written.make(module, channels or CHANNELS if one_size else None).eval()
+        with torch.no_grad():
+            n_in = spec.module(channels or CHANNELS, dim).in_channels or CHANNELS
+            _, *shape = input_shape(made, 2, n_in, dim, tokens=dim != 1)
+            free = [i for i in range(len(shape) + 1) if not one_size or i != dim % (len(shape) + 1)]
+            yield "TorchScript", check.as_torchscript(made, tuple(shape))
+            yield "torch.export", check.by_torch_export(made, tuple(shape), free)
+            if missing or onnx is False:
+                yield "ONNX", "not asked for" if onnx is False else f"not tried: {install}"
+            else:
+                said, raw = check.as_onnx(made, tuple(shape), free)
+                yield "ONNX", said
+                if raw is not None:
+                    outputs[file.with_suffix(".onnx")] = raw
+                elif onnx:
+                    raise ActSearchError(f"task.onnx=true: '{spec}' cannot be had as ONNX. Write task.onnx=false.")
+    _may_write(outputs, overwrite)
+    yield "wrote", ", ".join(f"{path} ({len(raw):,} bytes)" for path, raw in _write(outputs).items())
+
+
+def _file(spec: Spec, path: str | None) -> Path:
+    """The .py file that is meant."""
+    given = Path(path or ".")
+    if given.suffix == ".py" and not given.is_dir():
+        return given
+    if given.suffix and not given.is_dir():
+        raise ActSearchError(f"task.path={path}: it must be a .py file or a folder.")
+    return given / f"{own_name(spec)}.py"
+
+
+def _may_write(outputs: dict[Path, bytes], overwrite: bool) -> None:
+    for path, raw in outputs.items():
+        try:
+            other = path.exists() and path.read_bytes() != raw
+        except OSError as error:
+            raise ActSearchError(f"task.path={path} cannot be read ({one_line(error)}). Choose another.") from None
+        if other and not overwrite:
+            raise ActSearchError(f"{path} is another file. Choose another task.path, or task.overwrite=true.")
+
+
+def _write(outputs: dict[Path, bytes]) -> dict[Path, bytes]:
+    """Writes each file beside its place and then renames it, so that no half-written file is left."""
+    made = {path: path.with_name(f".{path.name}.new") for path in outputs}
+    try:
+        for path, new in made.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            new.write_bytes(outputs[path])
+        for path, new in made.items():
+            new.replace(path)
+    except OSError as error:
+        for new in made.values():
+            with suppress(OSError):  # its folder may not exist
+                new.unlink()
+        raise ActSearchError(f"task.path cannot be written ({one_line(error)}). Choose another.") from None
+    return outputs
