@@ -77,6 +77,7 @@ ORDER = [
     "environment",
     "statistics",
     "verdict",
+    "optuna_private",
     "samplers",
     "storage",
     "study",
