@@ -1,10 +1,14 @@
-"""Samplers are made anew for each trial from (study.seed, trial number, attempt); what is none is refused."""
+"""Samplers are made anew for each trial from (study.seed, trial number, attempt); what is none is refused.
+
+EvolutionSampler passes the cases that Optuna gives to authors of samplers; what it does to trees is in test_grammar.py.
+"""
 
 import optuna
 import pytest
+from optuna.testing.pytest_samplers import BasicSamplerTestCase, SingleOnlySamplerTestCase
 
 from actsearch.errors import ActSearchError
-from actsearch.study.samplers import SamplerFactory, make_pruner
+from actsearch.study.samplers import EvolutionSampler, SamplerFactory, make_pruner
 
 
 def first_draws(factory, numbers, attempt=0):
@@ -54,3 +58,44 @@ def test_pruners_are_made_from_their_keywords_or_refused():
         make_pruner(optuna.pruners.MedianPruner, {"n_start": 9})
     with pytest.raises(ActSearchError, match="pruner: list is not an optuna pruner"):
         make_pruner(list, {})
+
+
+# RelativeSamplerTestCase: not for EvolutionSampler, which draws each parameter on its own, as RandomSampler does.
+# MultiObjectiveSamplerTestCase: not for it either, because it refuses several objectives.
+class TestEvolutionSampler(BasicSamplerTestCase, SingleOnlySamplerTestCase):
+    """The studies here never fill the default population, so each case also runs with small ones, which evolve."""
+
+    @pytest.fixture(
+        params=[{}, {"population": 3, "tournament": 2}, {"population": 1, "tournament": 1, "crossover": 1}], ids=str
+    )
+    def sampler(self, request):
+        return lambda: EvolutionSampler(seed=0, **request.param)
+
+
+def test_evolution_refuses_several_objectives_when_it_is_asked():
+    study = optuna.create_study(directions=["maximize", "minimize"], sampler=EvolutionSampler(seed=0))
+    with pytest.raises(ValueError, match="one objective"):
+        study.ask()
+
+
+@pytest.mark.parametrize(
+    ("distribution", "inherited", "kept"),
+    [
+        (optuna.distributions.FloatDistribution(0, 1), 0.25, True),
+        (optuna.distributions.FloatDistribution(0, 1), 1.25, False),
+        (optuna.distributions.FloatDistribution(0, 1, step=0.5), 0.25, False),
+        (optuna.distributions.FloatDistribution(0, 1), "unit", False),
+        (optuna.distributions.IntDistribution(1, 9), 9, True),
+        (optuna.distributions.IntDistribution(1, 9, step=2), 2, False),
+        (optuna.distributions.CategoricalDistribution(["x", "unit"]), "unit", True),
+        (optuna.distributions.CategoricalDistribution(["x", "y"]), "unit", False),
+    ],
+    ids=str,
+)
+def test_a_child_inherits_a_value_only_where_it_is_one(distribution, inherited, kept):
+    sampler = EvolutionSampler(seed=0)
+    sampler._child = {"a": inherited}
+    study = optuna.create_study(sampler=sampler)
+    drawn = [sampler.sample_independent(study, None, "a", distribution) for _ in range(20)]
+    assert (set(drawn) == {inherited}) == kept
+    optuna.trial.create_trial(params={"a": drawn[0]}, distributions={"a": distribution}, value=0.0)  # it is a value

@@ -11,6 +11,7 @@ from actsearch.errors import ActSearchError, one_line
 from actsearch.question.metrics import Direction
 from actsearch.space.grammar import Unusable
 from actsearch.space.space import SearchSpace
+from actsearch.study import optuna_private
 from actsearch.study.samplers import SamplerFactory
 
 ASKS, OF_SAMPLER = 16, 4  # proposals for one trial, from the sampler and then at random, until one is new
@@ -49,13 +50,13 @@ class Mirror:
                     candidate = space.suggest(trial)
                 except Unusable as unusable:
                     refused[unusable.text] = unusable.reason
-                    trial.storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
+                    optuna_private.end(trial, TrialState.FAIL)
                     continue
             except (ValueError, NotImplementedError, RuntimeError) as error:  # a sampler that is not for such a space
                 raise ActSearchError(f"sampler: it cannot propose: {one_line(error)} Try sampler=tpe.") from error
             if candidate.training_key not in known or attempt >= ASKS + len(refused) - 1:
                 break
-            trial.storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
+            optuna_private.end(trial, TrialState.FAIL)
         else:
             text, reason = refused.popitem()
             raise ActSearchError(
@@ -66,10 +67,10 @@ class Mirror:
         trial.set_user_attr("recipe", dict(candidate.recipe))
         if refused:
             trial.set_user_attr("refused", refused)
-        return trial.storage.get_trial(trial._trial_id)
+        return self.study.get_trials(deepcopy=False)[trial.number]
 
     def adopt(self, number: int) -> optuna.Trial:
-        return optuna.Trial(self.study, self.study.get_trials(deepcopy=False)[number]._trial_id)
+        return optuna_private.running(self.study, self.study.get_trials(deepcopy=False)[number])
 
 
 def check_sampler(make_sampler: SamplerFactory, space: SearchSpace, directions: Sequence[Direction]) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from actsearch.errors import ActSearchError, one_line
 from actsearch.space.grammar import LABEL
@@ -90,11 +90,11 @@ class EvolutionSampler(Sampler):
     def sample_relative(
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
+        _check_one_objective(study)
         return {}
 
     def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
-        if len(study.directions) > 1:
-            raise ValueError("EvolutionSampler works for one objective.")
+        _check_one_objective(study)
         done = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
         self._child = {}
         if len(done) < self.population:
@@ -114,12 +114,13 @@ class EvolutionSampler(Sampler):
     def sample_independent(
         self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
+        _check_one_objective(study)
         if param_name in self._child:
             value = self._child[param_name]
-            try:
-                if param_distribution._contains(param_distribution.to_internal_repr(value)):
-                    return value
-            except ValueError:  # a choice that is not one here: no unit below the deepest
+            try:  # A distribution has no public check of a value; create_trial makes that check.
+                create_trial(params={param_name: value}, distributions={param_name: param_distribution}, value=0.0)
+                return value
+            except ValueError:  # a value that is not one here, such as a unit below the deepest
                 pass
         return self._random.sample_independent(study, trial, param_name, param_distribution)
 
@@ -172,3 +173,12 @@ def _without(params: Mapping[str, Any], path: str) -> dict[str, Any]:
 def _moved(params: Mapping[str, Any], path: str, to: str) -> dict[str, Any]:
     """What stands below a path, as it would stand below another."""
     return {to + name.removeprefix(path): value for name, value in params.items() if name.startswith(path)}
+
+
+def _check_one_objective(study: optuna.Study) -> None:
+    """Raises ValueError for a study of several objectives.
+
+    Each method checks, because a sampler that holds this one may call `sample_independent` alone.
+    """
+    if len(study.directions) > 1:
+        raise ValueError("EvolutionSampler works for one objective.")

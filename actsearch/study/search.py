@@ -29,6 +29,7 @@ from actsearch.records import (
     training_key,
 )
 from actsearch.space.space import SearchSpace
+from actsearch.study import optuna_private
 from actsearch.study.generation import Member, train_curves
 from actsearch.study.mirror import Mirror
 from actsearch.study.samplers import SamplerFactory
@@ -84,13 +85,12 @@ def _ask(study: optuna.Study, mirror: Mirror, space: SearchSpace, options: Study
         size = min(options.generation, (options.n_trials or 0) - len(counted))
     missing = size - sum(t.user_attrs["generation"][0] == index for t in mine)
     known = {training_key(t.user_attrs["activation"], t.user_attrs["recipe"]) for t in counted}
-    numbers = [t.number for t in running]
     for number in range(len(trials), len(trials) + missing):
         asked = mirror.ask(space, number, options.n_trials or 0, known)
         asked.user_attrs = {**asked.user_attrs, "worker": worker, "generation": [index, size]}
-        trial_id = study._storage.create_new_trial(study._study_id, template_trial=asked)
-        numbers.append(study._storage.get_trial(trial_id).number)
-    return numbers
+        study.add_trial(asked)
+    in_flight = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+    return [t.number for t in in_flight if t.user_attrs.get("worker") == worker]
 
 
 def _written(study: optuna.Study, generation: Sequence[Member]) -> list[TrialRecord] | None:
@@ -105,16 +105,15 @@ def _write(study: optuna.Study, generation: Sequence[Member], results: Sequence[
     """All results before the first trial is told: either none counts or all do."""
     trials = study.get_trials(deepcopy=False)
     for member, result in zip(generation, results, strict=True):
-        study._storage.set_trial_user_attr(trials[member.number]._trial_id, "result", result.to_json())
+        optuna_private.running(study, trials[member.number]).set_user_attr("result", result.to_json())
 
 
 def _tell(study: optuna.Study, trial: FrozenTrial, result: TrialRecord, objective: str, steps: int) -> None:
     """What the samplers, the pruners and Optuna's dashboard read, and then the end of the trial."""
-    storage = study._storage
     for key, value in result.attrs.items():
-        storage.set_trial_system_attr(trial._trial_id, key, value)
+        optuna_private.set_system_attr(study, trial, key, value)
     for step, values in zip(result.curves.steps, result.curves.of(objective), strict=True):
-        storage.set_trial_intermediate_value(trial._trial_id, step, mean(values))
+        optuna_private.set_intermediate_value(study, trial, step, mean(values))
     if result.curves.steps[-1] < steps:
         study.tell(trial.number, state=TrialState.PRUNED)
     else:
@@ -152,13 +151,14 @@ def _train(
         if "latency_us" in options.objectives:
             ends["latency_us"] = latency_us(member.candidate)
         record.values = [ends[objective] for objective in options.objectives]
+    mirrored = mirror.study.get_trials(deepcopy=False)
     for member in generation:
         record = results[member.number]
         if not record.state:
             first = known[record.training_key]
             record.state, record.same_as = "duplicate", first.number
             record.values, record.curves = first.values, first.curves
-        record.attrs = member.trial.storage.get_trial(member.trial._trial_id).system_attrs
+        record.attrs = mirrored[member.number].system_attrs
     return [results[member.number] for member in generation]
 
 
@@ -180,6 +180,6 @@ class _Pruning:
             member.trial.report(metrics[member.number][self.objective], step)
             if not last and member.trial.should_prune():
                 value = metrics[member.number][self.objective]
-                member.trial.storage.set_trial_state_values(member.trial._trial_id, TrialState.PRUNED, [value])
+                optuna_private.end(member.trial, TrialState.PRUNED, [value])
                 pruned.add(member.number)
         return pruned

@@ -11,6 +11,7 @@ from typing import Any
 import optuna
 
 from actsearch.errors import ActSearchError, hide_password, one_line
+from actsearch.study import optuna_private
 
 SQLITE = "sqlite:///"
 
@@ -59,7 +60,7 @@ def _cheap_commits(connection: Any, _: Any) -> None:
 def close_storage(storage: optuna.storages.BaseStorage) -> None:
     """Lets go of the database; of SQLite's log beside the file nothing is left then."""
     storage.remove_session()
-    engine = getattr(getattr(storage, "_backend", storage), "engine", None)
+    engine = optuna_private.engine(storage)
     if engine is not None:
         engine.dispose()
 
