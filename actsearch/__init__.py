@@ -10,16 +10,33 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from actsearch.activations import CATALOG, Spec, get_activation
     from actsearch.api import compare, search
+    from actsearch.data import Data, Goal, Metric, Source
     from actsearch.errors import ActSearchError
-    from actsearch.swap.net import swap_activations
+    from actsearch.question.recipe import Recipe
+    from actsearch.swap import find_activations, swap_activations
 
 __version__ = "0.1.0"
-__all__ = ["CATALOG", "ActSearchError", "Spec", "compare", "get_activation", "search", "swap_activations"]
+_PLACES = {
+    "activations": ("CATALOG", "Spec", "get_activation"),
+    "api": ("compare", "search"),
+    "data": ("Data", "Goal", "Metric", "Source"),
+    "errors": ("ActSearchError",),
+    "question.recipe": ("Recipe",),
+    "swap": ("find_activations", "swap_activations"),
+}
+__all__ = [
+    "CATALOG", "ActSearchError", "Data", "Goal", "Metric", "Recipe", "Source", "Spec", "compare", "find_activations",
+    "get_activation", "search", "swap_activations",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:
-    """Imports torch and Optuna only when something is asked for: the command line starts without waiting for them."""
-    places = {"search": "api", "compare": "api", "swap_activations": "swap", "ActSearchError": "errors"}
-    if name in __all__:
-        return getattr(importlib.import_module(f"actsearch.{places.get(name, 'activations')}"), name)
+    """Imports torch and Optuna only when something is asked for: the command starts without waiting for them."""
+    for place, names in _PLACES.items():
+        if name in names:
+            return getattr(importlib.import_module(f"actsearch.{place}"), name)
     raise AttributeError(f"module 'actsearch' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

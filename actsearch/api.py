@@ -1,155 +1,198 @@
-"""From Python, in a notebook too: `search` and `compare`. The same as the command, without files of config."""
+"""From Python, in a notebook too: `search` and `compare`. Each makes the study that the command makes."""
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import optuna
 import torch
+from omegaconf import OmegaConf
 from torch import nn
 
 from actsearch.activations.spec import Spec
-from actsearch.data.source import Data, Source, as_source
+from actsearch.config.build import Given, build
+from actsearch.config.compose import compose, options, settle
+from actsearch.config.explain import ERRORS, explain
+from actsearch.config.shape import WITH_TARGET, Config
+from actsearch.data.source import Data, Source
 from actsearch.errors import ActSearchError, unknown
-from actsearch.job import Job
-from actsearch.models import cnn1d, cnn2d, mlp, resnet, transformer
-from actsearch.models.model import Model
+from actsearch.outcome import show
 from actsearch.pipeline import run
-from actsearch.question.identity import study_name
-from actsearch.question.options import ConfirmOptions, StudyOptions
+from actsearch.question.identity import digest
 from actsearch.question.recipe import Recipe
 from actsearch.report.result import Result
 from actsearch.report.terminal import Terminal
-from actsearch.space.space import SearchSpace
-from actsearch.study.samplers import SamplerFactory
 
-MODELS: dict[str, Callable[..., nn.Module]] = {
-    "mlp": mlp,
-    "cnn1d": cnn1d,
-    "cnn2d": cnn2d,
-    "resnet": resnet,
-    "transformer": transformer,
-}
+SHORT = {
+    "n_trials": "study.n_trials", "seeds": "study.seeds", "name": "study.name", "finalists": "confirm.finalists",
+    "finalist_seeds": "confirm.seeds", "baseline": "confirm.baseline", "n_validation": "data.n_validation",
+    "device": "device", "engine": "engine",
+}  # fmt: skip
+URL = {"storage": "url", "tracking": "uri"}
+Group = str | Mapping[str, Any] | None
+DataSet = str | Data | Source | tuple[Any, Any, Any, Any]
 
 
 def search(
-    model: str | Callable[..., nn.Module] | nn.Module,
-    data: str | Data | Source | tuple[Any, Any, Any, Any],
-    activations: Sequence[Any] = ("relu", "leaky_relu", "elu", "gelu", "silu", "tanh"),
+    model: str | Callable[..., nn.Module] | nn.Module | None = None,
+    data: DataSet | None = None,
+    activations: Sequence[Any] | None = None,
     *,
-    n_trials: int | None = 40,
-    seeds: int = 3,
-    recipe: Recipe | Mapping[str, Any] | None = None,
-    finalists: int | str = 3,
-    finalist_seeds: int = 20,
-    baseline: str = "relu",
-    confirm: Mapping[str, Any] | None = None,
+    n_trials: int | None = None,
+    seeds: int | None = None,
+    finalists: int | str | None = None,
+    finalist_seeds: int | None = None,
+    baseline: str | None = None,
     n_validation: int | None = None,
+    search_space: Group = None,
+    recipe: Group | Recipe = None,
+    sampler: Group | type = None,
+    pruner: Group | type = None,
+    study: Group = None,
+    confirm: Group = None,
+    storage: Group = None,
+    tracking: Group = None,
     name: str | None = None,
+    device: str | None = None,
+    engine: str | None = None,
+    overrides: Sequence[str] = (),
     folder: str | Path = "runs",
-    tracking_uri: str | None = None,
-    device: str = "auto",
-    engine: str = "auto",
     quiet: bool = False,
 ) -> Result:
-    """Which activation for this model and data? The same as the command `actsearch`.
+    """Which activation for this model and data? What is left out is as the command `actsearch` has it.
 
-    model: mlp, cnn1d, cnn2d, resnet or transformer; a model function (see actsearch.models); or an nn.Module, whose
-    activations are swapped in copies with fresh weights. data: mnist1d, digits, text, image …; arrays
-    (x, y, x_test, y_test) with classes in y; a Data; or a Source, whose goal says with which loss nets are trained on
-    it and by which metric they are judged (see actsearch.goal). activations: as in a search space's YAML. confirm:
-    what else the command has under that name, e.g. {"metric": "test_loss", "margin": {"test_loss": 0.02},
-    "until_decided": True}. tracking_uri: MLflow's, None for none.
+    model: an option of the command (mlp, cnn1d, …); a model function or its import path (see actsearch.models); or an
+    nn.Module, whose activations are swapped in copies with fresh weights. data: an option (mnist1d, digits, …) or an
+    import path; arrays (x, y, x_test, y_test) with classes in y; a Data; or a Source, whose goal says with which loss
+    nets are trained on it and by which metric they are judged. activations: as in a search space's YAML.
+
+    search_space, recipe, sampler, pruner, study, confirm, storage, tracking: an option of that group, "random"; or its
+    keys, {"scope": "per_layer"}. In `recipe`, a range or a list is searched: {"lr": {"low": 1e-3, "high": 3e-2,
+    "log": True}}. sampler, pruner: also a class. storage, tracking: also a URL; tracking="none" switches MLflow off.
+    overrides: words as the command takes them, ["experiment=leaky_slope", "study.generation=8"].
+    folder: where folders of results and MLflow's database lie.
     Raises ActSearchError for what a user can put right.
     """
-    if not isinstance(recipe, Recipe):
-        for key in recipe or {}:
-            if key not in Recipe.__dataclass_fields__:
-                raise unknown("recipe value", key, Recipe.__dataclass_fields__)
-        recipe = Recipe(**dict(recipe or {}))
-    known = ConfirmOptions.__dataclass_fields__.keys() - {"finalists", "seeds", "baseline"}
-    for key in confirm or {}:
-        if key not in known:
-            raise unknown("value in confirm:", key, sorted(known))
-    contents = _digest(data)
-    data = _data(data, n_validation)
-    label = model if isinstance(model, str) else getattr(model, "__name__", type(model).__name__)
-    if isinstance(model, str):
-        if model not in MODELS:
-            raise ActSearchError(f"unknown model '{model}'. Choose one of: {', '.join(MODELS)}, or give a function.")
-        model = MODELS[model]
-    goal = data.goal
-    confirmed = ConfirmOptions(finalists, finalist_seeds, baseline, **(confirm or {})).settled(goal.metric)
-    made = Model(model, label, data.in_shape, goal.out_shape, n_tokens=data.n_tokens)  # pyright: ignore[reportArgumentType]
-    options = StudyOptions(name=name, n_trials=n_trials, seeds=seeds).settled(goal.metric)
-    identity = {
-        "data": {"name": data.name, "contents": contents, "n_train": data.n_train,
-                 "n_validation": data.n_validation, "resample": data.resample, "metric": goal.metric.name,
-                 "loss": getattr(goal.loss, "__name__", "")},
-        "model": {"name": label, "layers": repr(made.build([Spec.of("relu")], 0, "torch"))},
-        "recipe": vars(recipe),
-        "activations": list(activations),
-        "study": {"seeds": seeds},
-        "engine": engine,
-    }  # fmt: skip
-    title = name or study_name(data.name, label, identity)
-    target = Path(folder) / title
-    job = Job(
-        model=made, data=data, space=SearchSpace(list(activations), n_slots=made.n_slots, base=recipe), recipe=recipe,
-        study=options, confirm=confirmed,
-        sampler=SamplerFactory(optuna.samplers.TPESampler, {}, 0), pruner=optuna.pruners.NopPruner(), identity=identity,
-        folder=target, storage_url=f"sqlite:///{target / 'study.db'}", tracking_uri=tracking_uri, device=device,
-        engine=engine, params={"model": label, "data": data.name},
-    )  # fmt: skip
+    asked = dict(locals())
+    terminal = Terminal(quiet)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    result = run(job, Terminal(quiet))
-    if not quiet:
-        result.report()
+    config, given = _config(asked)
+    job = build(config, lambda study_name: Path(folder) / study_name, "", given)
+    try:
+        result = run(job, terminal)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt("interrupted. What was finished is saved: the same call goes on.") from None
+    show(result, job, terminal)
     return result
 
 
-def compare(model: Any, data: Any, activations: Sequence[str], *, seeds: int = 20, **keywords: Any) -> Result:
+def compare(
+    model: Any = None,
+    data: Any = None,
+    activations: Sequence[str] | None = None,
+    *,
+    seeds: int | None = None,
+    **keywords: Any,
+) -> Result:
     """All of `activations` against the baseline on the same fresh seeds, no search. keywords: as in `search`."""
-    return search(model, data, activations, n_trials=None, finalists="all", finalist_seeds=seeds, **keywords)
+    return search(model, data, activations, sampler="grid", finalist_seeds=seeds, **keywords)
 
 
-def _digest(data: Any) -> str:
-    """Sixteen hex digits of the numbers themselves, where a name does not say which they are. The test set of a
-    Data is not read for it.
-    """
-    if isinstance(data, str):
-        return data
+def _config(asked: Mapping[str, Any]) -> tuple[Config, Given]:
+    """The command's config with what was asked for, and the objects that no config can hold."""
+    words, values, given = list(asked["overrides"]), {}, Given()
+    targets: dict[str, dict[str, Any]] = {}
+    for group in ("model", "data", "search_space", "recipe", "sampler", "pruner", "study", "confirm", *URL):
+        value = asked[group]
+        if isinstance(value, str):
+            _add_option(group, value, words, values)
+        elif isinstance(value, Recipe):
+            values[group] = dict(vars(value))
+        elif isinstance(value, type) and group in ("sampler", "pruner"):
+            targets[group] = {"_target_": f"{value.__module__}.{value.__qualname__}"}
+        elif isinstance(value, Mapping):
+            (targets if "_target_" in value else values)[group] = _plain(value)
+        elif group in ("model", "data"):
+            setattr(given, group, value)
+        elif value is not None:
+            raise ActSearchError(f"{group}={value!r}: write one of {', '.join(options(group))}, or keys as a mapping.")
+    _searched_recipe(values)
+    if asked["activations"] is not None:
+        values.setdefault("search_space", {})["activations"] = _plain(asked["activations"])
+    flat = {key: asked[short] for short, key in SHORT.items() if asked[short] is not None}
+    try:
+        cfg = compose(words)
+        if cfg.tracking.uri == "sqlite:///runs/mlflow.db":
+            cfg.tracking.uri = f"sqlite:///{Path(asked['folder'])}/mlflow.db"
+        cfg.merge_with(values)
+        for key, value in flat.items():
+            OmegaConf.update(cfg, key, _plain(value))
+        config = settle(cfg, words)
+    except ERRORS as error:
+        raise explain(error, words) from None
+    for group, target in targets.items():
+        setattr(config, group, target)
+    if given.data is not None:
+        config.data, given.data = _given_data(given.data, asked["n_validation"])
+    if given.model is not None:
+        config.model = {"name": getattr(given.model, "__name__", type(given.model).__name__)}
+    return config, given
+
+
+def _add_option(group: str, text: str, words: list[str], values: dict[str, Any]) -> None:
+    """An option of a group, a URL or an import path, as a word or a value."""
+    if text in options(group):
+        words.append(f"{group}={text}")
+    elif group in URL and ":" in text:
+        values[group] = {URL[group]: text}
+    elif group in WITH_TARGET and "." in text:
+        words.append(f"{group}._target_={text}")
+    else:
+        raise unknown({"data": "data set"}.get(group, group), text, options(group))
+
+
+def _searched_recipe(values: dict[str, Any]) -> None:
+    """Moves ranges and lists of a recipe to the search space."""
+    recipe = values.get("recipe", {})
+    searched = {key: value for key, value in recipe.items() if isinstance(value, Mapping | list)}
+    if searched:
+        values["recipe"] = {key: value for key, value in recipe.items() if key not in searched}
+        values.setdefault("search_space", {}).setdefault("recipe", {}).update(searched)
+
+
+def _plain(value: Any) -> Any:
+    """The value as YAML could hold it."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, Spec | Path):
+        return str(value)
+    if isinstance(value, np.generic):
+        return value.item()
+    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def _given_data(data: Any, n_validation: int | None) -> tuple[dict[str, Any], Any]:
+    """The keys of the config for data that are given as an object, and the object as `Given` takes it."""
     source = data.source if isinstance(data, Data) else data
+    goal = source.goal if isinstance(source, Source) else None
+    loss = None if goal is None else [goal.metric.name, getattr(goal.loss, "__name__", "")]
+    if isinstance(data, Data):
+        keys = {"name": data.name, "n_train": data.n_train, "n_validation": data.n_validation,
+                "resample": data.resample}  # fmt: skip
+    else:
+        keys = {"name": "data", "n_validation": n_validation}
+    return {**keys, "contents": _digest(source), "goal": loss}, data if isinstance(data, Data) else lambda: data
+
+
+def _digest(source: Any) -> str:
+    """Of the numbers themselves. The test set of a Source is not read for it."""
     parts = (source.x, source.y) if isinstance(source, Source) else source if isinstance(source, tuple) else ()
-    digest = hashlib.sha256()
+    raw = []
     for part in parts:
         with contextlib.suppress(TypeError, ValueError, RuntimeError):  # what is no array is refused after this
-            digest.update(torch.as_tensor(part).contiguous().numpy().tobytes())
-    return digest.hexdigest()[:16]
-
-
-def _data(data: Any, n_validation: int | None) -> Data:
-    from actsearch.data import source as sets
-
-    if isinstance(data, Data):
-        return data
-    if isinstance(data, str):
-        known = {
-            "mnist1d": (sets.mnist1d, 800),
-            "digits": (sets.digits, 288),
-            "fashion_mnist": (sets.fashion_mnist, 6000),
-            "cifar10": (sets.cifar10, 5000),
-            "text": (sets.text, 200),
-            "image": (sets.image, 2000),
-        }
-        if data not in known:
-            raise ActSearchError(f"unknown data set '{data}'. Choose one of: {', '.join(known)}, or give arrays.")
-        function, n = known[data]
-        return Data(function(), data, n_validation or n)
-    source = as_source(data, "data")
-    most = len(source.x) // 5 if source.validation is None else len(source.validation[0])
-    return Data(source, "data", n_validation or max(1, most))
+            raw.append(torch.as_tensor(part).contiguous().numpy().tobytes())
+    return digest(*raw)

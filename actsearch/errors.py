@@ -16,7 +16,7 @@ def unknown(kind: str, value: object, known: Iterable[str], *, see: str = "") ->
     known = sorted(known)
     near = difflib.get_close_matches(str(value), known, n=1, cutoff=0.5)
     cure = f" Did you mean '{near[0]}'?" if near else ""
-    if not near and len(known) <= 12:
+    if known and not near and len(known) <= 12:
         cure = f" Choose one of: {', '.join(known)}."
     return ActSearchError(f"unknown {kind} '{value}'.{cure}{' ' + see if see else ''}")
 

@@ -17,7 +17,9 @@ from actsearch.question.identity import fingerprint, study_name
 from actsearch.question.metrics import Direction, Metric, directions_of
 from actsearch.question.options import SPEED, SPEED_RUNGS, Confirmation, StudyOptions, speed_is_told
 from actsearch.question.recipe import Recipe
+from actsearch.records import Candidate
 from actsearch.space.space import SearchSpace
+from actsearch.study.finalists import with_baseline
 from actsearch.study.mirror import check_sampler
 from actsearch.study.samplers import SamplerFactory
 from actsearch.tracking import StudyInfo, check_tracking
@@ -53,6 +55,21 @@ class Job:
     @property
     def name(self) -> str:
         return self.study.name or study_name(self.data.name, self.model.name, self.identity)
+
+    @property
+    def compares_all(self) -> bool:
+        """Whether every candidate is a finalist, and nothing is searched."""
+        return self.confirm.finalists == "all"
+
+    @property
+    def everything(self) -> list[Candidate]:
+        """All candidates, the baseline among them, where all are compared."""
+        return with_baseline(self.space.nets(), self.confirm.baseline)
+
+    @property
+    def n_trials(self) -> int:
+        """Trials of the search in all; where their number is not given, as many as there are candidates."""
+        return 0 if self.compares_all else self.study.n_trials or len(self.space.enumerate())
 
     @property
     def metric(self) -> Metric:
@@ -94,7 +111,7 @@ def check(job: Job) -> None:
         raise ActSearchError(f"worker={job.worker}: workers are numbered from 0.")
     if len(job.study.objectives) > 1 and not isinstance(job.pruner, optuna.pruners.NopPruner):
         raise ActSearchError("pruner: Optuna prunes where there is one objective. Write pruner=none.")
-    if job.confirm.finalists == "all":
+    if job.compares_all:
         job.space.nets()  # refuses an activation's ranges, in words; of a recipe's the tuning takes some values
     else:
         if isinstance(job.sampler(0, 0), optuna.samplers.GridSampler | optuna.samplers.BruteForceSampler):

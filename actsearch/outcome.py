@@ -1,120 +1,105 @@
-"""What is read back from a study: its result, for the report and for MLflow."""
+"""What a study has to tell: its result, read back from the storage, and what of it goes to MLflow at the end."""
 
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import optuna
 
-from actsearch.activations.spec import parse_net
 from actsearch.errors import ActSearchError, hide_password
 from actsearch.job import Job
 from actsearch.judge.comparison import compare
-from actsearch.records import Candidate, FinalistRun
+from actsearch.question.options import Confirmation
+from actsearch.records import Evidence
 from actsearch.report.files import leaderboard_rows
 from actsearch.report.result import Result
 from actsearch.report.sentence import sentence, span
 from actsearch.report.tables import finalist_table, markdown_table
+from actsearch.report.terminal import Terminal
 from actsearch.space.domains import plural
-from actsearch.study import finalists as stage
+from actsearch.study.finalists import as_records, standing
 from actsearch.study.storage import close_storage, open_storage, sqlite_path
-from actsearch.study.store import look, open_study, records, stored_costs
+from actsearch.study.store import Notes, Store
 from actsearch.tracking import Delivery
-from actsearch.training.plan import Plan
-from actsearch.training.trainer import Trainer
 
 NOT_TO_REPEAT = ("task=", "hydra.run.dir=")  # of a command: what was done with the result, and where it lies
 
 
 @contextlib.contextmanager
-def stored(job: Job) -> Iterator[tuple[optuna.Study, Result | None]]:
-    """A study in its storage, and its result if it is finished. Nothing is trained, measured or created."""
+def stored(job: Job) -> Iterator[tuple[Store, Result | None]]:
+    """A study in its storage, and its result if it is finished. Nothing is trained, measured or created.
+
+    Raises ActSearchError if there is no such study, or if its finalists were chosen by other options.
+    """
     path = sqlite_path(job.storage_url)
     storage = open_storage(job.storage_url) if path is None or path.exists() else None
-    if storage is None or job.name not in optuna.get_all_study_names(storage):
-        where = hide_password(job.storage_url)
-        raise ActSearchError(f"there is no study '{job.name}' in {where}. Run it first, without task=.")
     try:
-        study = open_study(storage, job.name, job.directions, job.identity)
-        chosen = [
-            Candidate(parse_net(activation), tuple(values.items()))
-            for activation, values in study.user_attrs.get("finalists", [])
-        ]
-        asked = study.user_attrs.get("finalists_asked")
-        if chosen and asked != [job.confirm.finalists, job.confirm.baseline]:
-            raise ActSearchError(
-                f"the study '{job.name}' was last run with confirm.finalists={asked[0]} confirm.baseline={asked[1]}. "
-                "Write these, or run it with others: without task."
-                if asked
-                else f"the study '{job.name}' is of an older version. Run it once more: what was trained is not again."
-            )
-        done = stage.stored_runs(storage, job.name)
-        target = study.user_attrs.get("target_accuracy")
-        costs = stored_costs(study, chosen)
-        runs, wanted = stage.standing(done, chosen, job.recipe, job.confirm, target, costs)
-        finished = chosen and costs and not wanted
-        yield study, make_result(job, study, storage, chosen, runs) if finished else None
+        if storage is None or job.name not in optuna.get_all_study_names(storage):
+            where = hide_password(job.storage_url)
+            raise ActSearchError(f"there is no study '{job.name}' in {where}. Run it first, without task=.")
+        store = Store(storage, job.name, job.directions, job.identity)
+        notes = store.notes()
+        _check_asked(job, notes)
+        known = Evidence(store.finalists.all(), notes.target, notes.costs)
+        evidence, wanted = standing(known, notes.finalists, job.recipe, job.confirm)
+        finished = notes.finalists and notes.costs and not wanted
+        yield store, make_result(job, store, evidence) if finished else None
     finally:
-        close_storage(storage)
+        if storage is not None:
+            close_storage(storage)
 
 
-def deliver_end(delivery: Delivery, result: Result, files: Sequence[Path]) -> None:
-    own = result.options.own
-    curves = {(r.activation, str(r.recipe)): r.curves for r in stage.as_records(result.runs, f"val_{own.name}")}
-    for comparison in result.comparisons:
-        theirs = [r for r in result.runs if (r.activation, r.recipe) == (comparison.activation, comparison.recipe)]
-        delivery.finalist(comparison, theirs, curves[comparison.activation, str(comparison.recipe)])
-    seen = [float(row[f"val_{own.name}_mean"]) for row in result.leaderboard]
-    ends = {
-        f"test_{own.name}": result.comparisons[0].test_metric,
-        f"val_{own.name}": max(seen) if own.higher_is_better else min(seen),
-    }
-    table = markdown_table(*finalist_table(result.comparisons, result.options))
-    delivery.finish(f"{result.summary}\n\n{table}", ends, files)
-
-
-def make_result(
-    job: Job,
-    study: optuna.Study,
-    storage: optuna.storages.BaseStorage,
-    chosen: Sequence[Candidate],
-    runs: Sequence[FinalistRun],
-) -> Result:
-    done = records(study)
-    objective = job.study.objectives[0]  # of a comparison without a search: its validation, in the same form
-    rows = (
-        leaderboard_rows(done, job.study.objectives, job.metric)
-        if done
-        else leaderboard_rows(stage.as_records(runs, objective), [objective], job.metric)
+def _check_asked(job: Job, notes: Notes) -> None:
+    if not notes.finalists or notes.asked == [job.confirm.finalists, job.confirm.baseline]:
+        return
+    if not notes.asked:
+        raise ActSearchError(
+            f"the study '{job.name}' is of an older version. Run it once more: what was trained is not trained again."
+        )
+    finalists, baseline = notes.asked
+    raise ActSearchError(
+        f"the study '{job.name}' was last run with confirm.finalists={finalists} confirm.baseline={baseline}. "
+        "Write these, or run it with others: without task."
     )
-    target = study.user_attrs.get("target_accuracy")
-    comparisons = compare(runs, job.confirm, target, stored_costs(study, chosen))
+
+
+def make_result(job: Job, store: Store, evidence: Evidence) -> Result:
+    done, notes = store.records(), store.notes()
+    objective = job.study.objectives[0]
+    if done:
+        rows = leaderboard_rows(done, job.study.objectives, job.metric)
+    else:  # all were compared without a search: their validation scores, in the same form
+        rows = leaderboard_rows(as_records(evidence.runs, objective), [objective], job.metric)
+    comparisons = compare(evidence, job.confirm)
     test_name = f"{job.data.name}'s test set"
     return Result(
-        name=job.name, leaderboard=rows, records=done, comparisons=comparisons, runs=list(runs),
+        name=job.name, rows=rows, records=done, comparisons=comparisons, runs=list(evidence.runs),
         summary=sentence(comparisons, test_name, job.confirm), folder=job.folder, test_name=test_name,
         searched=bool(done), objective=objective, options=job.confirm,
-        n_test=stage.n_test(storage, job.name), target=target,
-        earlier_looks=[seen for seen in study.user_attrs.get("looked_at", []) if seen != look(job.confirm)],
-        refused={text: why for trial in study.get_trials(deepcopy=False)
-                 for text, why in trial.user_attrs.get("refused", {}).items()},
-        about=about(job, study),
+        n_test=store.finalists.n_test, target=notes.target,
+        earlier_looks=[seen for seen in notes.looks if seen != look(job.confirm)],
+        refused=store.refused(), about=about(job, notes),
         config_yaml=job.config_yaml.replace(str(job.folder), f"runs/{job.name}"),  # a report goes to others
     )  # fmt: skip
 
 
-def about(job: Job, study: optuna.Study) -> dict[str, str]:
+def look(options: Confirmation) -> str:
+    """What verdicts are seen with these options, in words."""
+    n, margin = span(options.seeds_at_looks), f"{options.margin[options.metric]:g}"
+    return f"{options.metric} against {options.baseline}, {n} seeds, alpha {options.alpha:g}, margin {margin}"
+
+
+def about(job: Job, notes: Notes) -> dict[str, str]:
     """How a study was made, by heading, for its report."""
-    plans = [Plan.from_json(v) for k, v in study.user_attrs.items() if k.startswith("plan_")]
-    made = study.user_attrs.get("environments", [])
     rows = {
         "command": " ".join(w for w in job.tags.get("command", "").split(" ") if not w.startswith(NOT_TO_REPEAT)),
         **model_rows(job),
-        "training": "; ".join(dict.fromkeys(map(str, plans))),
-        "versions": " / ".join(dict.fromkeys(e["versions"] for e in made)),
-        "hardware": " / ".join(dict.fromkeys(e["hardware"] for e in made)),
+        "training": "; ".join(dict.fromkeys(map(str, notes.plans.values()))),
+        "versions": " / ".join(dict.fromkeys(e["versions"] for e in notes.environments)),
+        "hardware": " / ".join(dict.fromkeys(e["hardware"] for e in notes.environments)),
         "commit": job.tags.get("mlflow.source.git.commit", ""),
     }
     return {key: value for key, value in rows.items() if value}
@@ -131,21 +116,38 @@ def model_rows(job: Job) -> dict[str, str]:
     }
 
 
-def header(job: Job, trainer: Trainer, n_trials: int, n_all: int, n_before: int) -> dict[str, str]:
-    cpu = trainer.device.type == "cpu"
-    what = f"{trainer.cores} process{'es' if trainer.cores > 1 else ''}{' of one thread' if cpu else ''}"
-    if n_all:
-        search_row = f"no search: all {n_all} compared on {span(job.confirm.seeds_at_looks)} seeds"
-    elif n_before >= n_trials:
-        search_row = f"{n_before} trials × {job.study.seeds} seeds, done before: a larger study.n_trials goes on"
-    else:
-        done = f", {n_before} of them done before" if n_before else ""
-        search_row = f"{n_trials} trials × {job.study.seeds} seeds{done}"
-    return {
-        "device": f"{trainer.device} ({what})",
-        **model_rows(job),
-        "training": str(trainer.plan),
-        "search": search_row,
-        "study": f"{job.name} in {hide_password(job.storage_url)}",
-        "results in": str(job.folder),
+def deliver_end(delivery: Delivery, result: Result, files: Sequence[Path]) -> None:
+    """Writes the finalists, the verdict and the files to MLflow."""
+    own = result.options.own
+    curves = {(r.activation, str(r.recipe)): r.curves for r in as_records(result.runs, f"val_{own.name}")}
+    for comparison in result.comparisons:
+        theirs = [r for r in result.runs if (r.activation, r.recipe) == (comparison.activation, comparison.recipe)]
+        delivery.finalist(comparison, theirs, curves[comparison.activation, str(comparison.recipe)])
+    seen = [float(row[f"val_{own.name}_mean"]) for row in result.rows]
+    ends = {
+        f"test_{own.name}": result.comparisons[0].test_metric,
+        f"val_{own.name}": max(seen) if own.higher_is_better else min(seen),
     }
+    table = markdown_table(*finalist_table(result.comparisons, result.options))
+    delivery.finish(f"{result.summary}\n\n{table}", ends, files)
+
+
+def show(result: Result, job: Job, terminal: Terminal) -> None:
+    """Prints the leaderboard, the finalists and the verdict, and where the rest is."""
+    result.report(terminal)
+    terminal.line(f"\nreport       {shown(job.folder)}/report.html")
+    terminal.line(f"results      {shown(job.folder)}/ (leaderboard.csv, finalists.csv, verdict.json, …)")
+    if job.tracking_uri and result.page:
+        terminal.line(f"dashboard    {_dashboard(job.tracking_uri, result.page)}")
+
+
+def _dashboard(uri: str, page: str) -> str:
+    if uri.startswith(("http://", "https://")):
+        return uri.rstrip("/") + page
+    command = shown(Path(sys.executable).with_name("mlflow"))
+    return f"{command} ui --backend-store-uri {uri}\n             and open http://127.0.0.1:5000{page}"
+
+
+def shown(path: Path) -> Path:
+    """From where the user is, if it lies below."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path

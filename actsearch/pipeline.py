@@ -3,41 +3,40 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import importlib
 import json
 import threading
 import time
-from collections.abc import Generator, Sequence
-from dataclasses import replace
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
-import optuna
 import torch
 
 from actsearch.activations.spec import parse_net
 from actsearch.clock import Clock
-from actsearch.errors import ActSearchError, one_line
+from actsearch.errors import ActSearchError, hide_password, one_line
 from actsearch.job import Job, check
 from actsearch.judge.comparison import TARGET
 from actsearch.judge.statistics import fewest_for_sign_flips
 from actsearch.measure.cost import latency_us, measure
+from actsearch.measure.environment import environment
 from actsearch.measure.timing import one_thread
-from actsearch.outcome import deliver_end, header, make_result, stored
+from actsearch.outcome import deliver_end, look, make_result, model_rows, stored
 from actsearch.processes import Processes
-from actsearch.question.options import StudyOptions
-from actsearch.records import Candidate, Event, GenerationStarted, RungReached
+from actsearch.records import Candidate, Event, Evidence, GenerationStarted, RungReached, TrialRecord
 from actsearch.report.files import make_folder, output_files, write_text
 from actsearch.report.page import second_look
 from actsearch.report.result import Result
+from actsearch.report.sentence import span
 from actsearch.report.terminal import Terminal
 from actsearch.report.write import write_files
 from actsearch.study import finalists as stage
-from actsearch.study.search import search as search_stage
+from actsearch.study.search import search
 from actsearch.study.storage import close_storage, open_storage, sole_leader
-from actsearch.study.store import note_environment, note_look, note_plan, open_study, plan_key, records, stored_costs
+from actsearch.study.store import Store
 from actsearch.tracking import Delivery, Tracker
-from actsearch.training.plan import Plan, choose
+from actsearch.training.plan import choose as choose_plan
 from actsearch.training.reference import Run
 from actsearch.training.trainer import Trainer, devices_of, find_device, tune
 
@@ -51,164 +50,256 @@ def run(job: Job, terminal: Terminal, processes: Processes | None = None, starte
     processes: to train in, if some were started already. started: the time from which timing.json counts.
     """
     clock = Clock(time.time() if started is None else started)
-    device = find_device(job.device)
     check(job)
-    compare_all = job.confirm.finalists == "all"
-    n_trials = 0 if compare_all else job.study.n_trials or len(job.space.enumerate())
-    everything = stage.with_baseline(job.space.nets(), job.confirm.baseline) if compare_all else []
+    with opened(job, terminal, clock, processes) as session:
+        announce(session)
+        clock.lap("startup_s")
+        chosen = settle_finalists(session)
+        evidence = confirm(session, chosen)
+        clock.lap("finalists_s")
+        terminal.end()
+        settle_costs(session, chosen)
+        clock.lap("cost_s")
+        result = conclude(session, replace(evidence, costs=session.store.notes().costs))
+        write_text(job.folder / "timing.json", json.dumps(clock.summary(session.tracking_s), indent=2) + "\n")
+    return result
+
+
+@dataclass
+class Session:
+    """What a run holds while it goes on: the study's store, the trainer, and who watches.
+
+    before: trials of earlier runs of this study. tracker: None where nothing is tracked.
+    """
+
+    job: Job
+    store: Store
+    trainer: Trainer
+    terminal: Terminal
+    clock: Clock
+    tracker: Tracker | None
+    before: list[TrialRecord]
+    _names: dict[int, str] = field(default_factory=dict)
+    _earlier: list[TrialRecord] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._earlier = list(self.before)  # MLflow may lack them
+        self._noted = self.trainer.plan
+
+    def follow(self, events: Generator[Event, None, T]) -> T:
+        """Times, shows and logs each event; returns what the generator returns."""
+        while True:
+            try:
+                event = next(events)
+            except StopIteration as end:
+                return end.value
+            if self.clock.first_rung_s is None and isinstance(event, RungReached):
+                self.store.note_environment(environment(self.trainer.device))
+            self.clock.event(event)
+            self.terminal.event(event)
+            if self.trainer.plan != self._noted:
+                self.terminal.warn(f"training goes on as: {self.trainer.plan}")
+                self.note_plan()
+            if self.tracker is not None:
+                self._track(event, self.tracker)
+
+    def note_plan(self) -> None:
+        self._noted = self.trainer.plan
+        self.store.note_plan(self.trainer.device.type, self._noted)
+
+    def _track(self, event: Event, tracker: Tracker) -> None:
+        if isinstance(event, GenerationStarted):
+            self._names |= event.names
+        elif event.stage == "search":
+            if isinstance(event, RungReached):
+                self.track_earlier()  # not sooner: importing MLflow would delay the first rung
+                tracker.rung(event.step, self._names, event.metrics)
+            else:
+                tracker.trials(event.records)
+
+    def track_earlier(self) -> None:
+        if self.tracker is not None and self._earlier:
+            self.tracker.trials(self._earlier)
+            self._earlier = []
+
+    @property
+    def tracking_s(self) -> float:
+        """Seconds that were spent on MLflow."""
+        return self.tracker.seconds if self.tracker else 0.0
+
+
+@contextlib.contextmanager
+def opened(job: Job, terminal: Terminal, clock: Clock, processes: Processes | None) -> Iterator[Session]:
+    """Opens what a run needs, in an order in which everything is closed again, and settles how it trains."""
+    device = find_device(job.device)
     if processes is not None and device.type != "cpu":
         processes.close()
         processes = None
     n_processes = len(devices_of(device, len(processes or ()) or None))
-    plan = choose(job.engine, job.model, job.data.goal, job.largest_batch, device, n_processes, job.recipe.precision)
+    plan = choose_plan(
+        job.engine, job.model, job.data.goal, job.largest_batch, device, n_processes, job.recipe.precision
+    )
     make_folder(job.folder)
     with contextlib.ExitStack() as stack:
         stack.enter_context(sole_leader(job.storage_url, job.name))
         storage = open_storage(job.storage_url)
         stack.callback(close_storage, storage)
-        study = open_study(storage, job.name, job.directions, job.identity)
+        store = Store(storage, job.name, job.directions, job.identity)
         if job.config_yaml:
             write_text(job.folder / "config.yaml", job.config_yaml)
-        before = records(study)
         trainer = stack.enter_context(Trainer(device, processes=processes))
         trainer.load(job.model, job.data, plan)
-        noted = settle_plan(job, study, trainer)
-        job.data.source.prepare_test()
-        terminal.header(header(job, trainer, n_trials, len(everything), len(before)))
-        n_final = len(everything) if compare_all else int(job.confirm.finalists) + 1
-        if (least := fewest_for_sign_flips(job.confirm.rules(n_final - 1).level)) > job.confirm.seeds_at_looks[-1]:
-            terminal.warn(f"so few seeds can decide nothing here: with these comparisons it takes at least {least}.")
         tracker = None
         if job.tracking_uri is not None:
             make = lambda uri=job.tracking_uri: Delivery(uri, job.experiment, job.study_info)  # noqa: E731
             tracker = Tracker(make, terminal.warn)
             stack.callback(tracker.close)
-        n_points = len(job.space.recipe_points(job.confirm.tune_trials)) if job.space.recipe else 0
-        n_fresh = n_final * len(job.confirm.rates) * job.confirm.seeds_at_looks[-1]
-        n_runs = (max(n_trials - len(before), 0) + n_points * n_final) * job.study.seeds + n_fresh
         stack.callback(terminal.end)
-        terminal.begin(n_runs * job.recipe.steps, job.study.objectives[0], job.directions[0])
-        clock.lap("startup_s")
+        session = Session(job, store, trainer, terminal, clock, tracker, store.records())
+        settle_plan(session)
+        job.data.source.prepare_test()
+        yield session
 
-        names: dict[int, str] = {}
-        earlier = list(before)  # trials of earlier runs, which MLflow may lack
 
-        def drive(events: Generator[Event, None, T]) -> T:
-            """Shows and logs each event; returns what the generator returns."""
-            nonlocal noted
-            while True:
-                try:
-                    event = next(events)
-                except StopIteration as end:
-                    return end.value
-                if clock.first_rung_s is None and isinstance(event, RungReached):
-                    note_environment(study, device)
-                clock.event(event)
-                terminal.event(event)
-                if trainer.plan != noted:
-                    terminal.warn(f"training goes on as: {trainer.plan}")
-                    noted = note_plan(study, trainer)
-                if isinstance(event, GenerationStarted):
-                    names.update(event.names)
-                elif tracker is not None and event.stage == "search":
-                    if isinstance(event, RungReached):
-                        if earlier:  # not sooner: importing MLflow would delay the first rung
-                            tracker.trials(earlier)
-                            earlier.clear()
-                        tracker.rung(event.step, names, event.metrics)
-                    else:
-                        tracker.trials(event.records)
+def settle_plan(session: Session) -> None:
+    """Trains as the study was trained before; else as chosen, or as measured, which is noted in the study."""
+    job, trainer = session.job, session.trainer
+    noted = session.store.notes().plans.get(trainer.device.type)
+    if noted is not None:
+        trainer.plan = noted
+    elif job.engine == "tune":
+        recipe = replace(job.recipe, eval_every=min(job.recipe.eval_every, TUNE_STEPS))
+        tune(trainer, job.model, [Run(c.specs, recipe, s) for c in job.space.typical() for s in range(job.study.seeds)])
+    session.note_plan()
 
-        if compare_all:
-            chosen = everything
-        else:
-            options = StudyOptions(**{**vars(job.study), "n_trials": n_trials})
-            measure = lambda c: measured_latency(job, c, device)  # noqa: E731
-            drive(
-                search_stage(
-                    study, trainer, job.space, job.recipe, options, job.sampler, job.pruner, measure, job.worker
-                )
-            )
-            chosen = stage.choose(records(study), int(job.confirm.finalists), job.confirm.baseline, job.directions[0])
-        chosen = drive(
-            stage.tune(storage, job.name, chosen, trainer, job.space, job.recipe, job.confirm, job.study.seeds,
-                       job.study.objectives[0])
-        )  # fmt: skip
-        # who they are at last: the storage may hold runs of others too, from before n_trials was raised
-        study.set_user_attr("finalists", [[c.activation, dict(c.recipe)] for c in chosen])
-        study.set_user_attr("finalists_asked", [job.confirm.finalists, job.confirm.baseline])
-        threading.Thread(target=import_for_the_end, daemon=True).start()  # seconds, while the finalists train
-        if job.tells_speed and "steps_to_accuracy" in job.confirm.metrics:
-            home = next(c for c in chosen if c.specs == parse_net(job.confirm.baseline))
-            accuracy = drive(
-                stage.reference(storage, job.name, home, records(study), trainer, job.recipe, job.study.seeds)
-            )
-            study.set_user_attr("target_accuracy", TARGET * accuracy)
-        target = study.user_attrs.get("target_accuracy")
-        if job.confirm.metric == "time_to_accuracy_s":
-            settle_costs(job, study, chosen, trainer)  # now: with until_decided they decide
-        costs = stored_costs(study, chosen)
-        runs = drive(
-            stage.confirm(storage, job.name, chosen, trainer, job.data, job.recipe, job.confirm, target, costs)
+
+def announce(session: Session) -> None:
+    """Says what will be done, and begins the progress."""
+    job, terminal, n_before = session.job, session.terminal, len(session.before)
+    n_final = len(job.everything) if job.compares_all else int(job.confirm.finalists) + 1
+    terminal.header(header(session))
+    if (least := fewest_for_sign_flips(job.confirm.rules(n_final - 1).level)) > job.confirm.seeds_at_looks[-1]:
+        terminal.warn(f"so few seeds can decide nothing here: with these comparisons it takes at least {least}.")
+    n_points = len(job.space.recipe_points(job.confirm.tune_trials)) if job.space.recipe else 0
+    n_fresh = n_final * len(job.confirm.rates) * job.confirm.seeds_at_looks[-1]
+    n_runs = (max(job.n_trials - n_before, 0) + n_points * n_final) * job.study.seeds + n_fresh
+    terminal.begin(n_runs * job.recipe.steps, job.study.objectives[0], job.directions[0])
+
+
+def header(session: Session) -> dict[str, str]:
+    job, trainer, n_before = session.job, session.trainer, len(session.before)
+    cpu = trainer.device.type == "cpu"
+    what = f"{trainer.cores} process{'es' if trainer.cores > 1 else ''}{' of one thread' if cpu else ''}"
+    if job.compares_all:
+        search_row = f"no search: all {len(job.everything)} compared on {span(job.confirm.seeds_at_looks)} seeds"
+    elif n_before >= job.n_trials:
+        search_row = f"{n_before} trials × {job.study.seeds} seeds, done before: a larger study.n_trials goes on"
+    else:
+        done = f", {n_before} of them done before" if n_before else ""
+        search_row = f"{job.n_trials} trials × {job.study.seeds} seeds{done}"
+    return {
+        "device": f"{trainer.device} ({what})",
+        **model_rows(job),
+        "training": str(trainer.plan),
+        "search": search_row,
+        "study": f"{job.name} in {hide_password(job.storage_url)}",
+        "results in": str(job.folder),
+    }
+
+
+def settle_finalists(session: Session) -> list[Candidate]:
+    """Searches, unless all are compared; chooses the finalists and tunes them; notes in the study who they are."""
+    job, store, trainer = session.job, session.store, session.trainer
+    if job.compares_all:
+        chosen = job.everything
+    else:
+        options = replace(job.study, n_trials=job.n_trials)
+        latency = lambda candidate: measured_latency(job, candidate, trainer.device)  # noqa: E731
+        session.follow(
+            search(store.search, trainer, job.space, job.recipe, options, job.sampler, job.pruner, latency, job.worker)
         )
-        clock.lap("finalists_s")
-        terminal.end()
-        settle_costs(job, study, chosen, trainer)
-        clock.lap("cost_s")
-        result = make_result(job, study, storage, chosen, runs)
-        if result.earlier_looks:
-            terminal.warn(second_look(result))
-        note_look(study, job.confirm)
-        files = write_files(result)
-        clock.lap("report_s")
-        if tracker is not None:
-            tracker.trials(earlier)
-            tracker.close(lambda delivery: deliver_end(delivery, result, files))
-            result.page = tracker.page
-            clock.lap("tracking_wait_s")
-        timing = clock.summary(tracker.seconds if tracker else 0.0)
-        write_text(job.folder / "timing.json", json.dumps(timing, indent=2) + "\n")
-    return result
+        chosen = stage.choose(store.records(), int(job.confirm.finalists), job.confirm.baseline, job.directions[0])
+    chosen = session.follow(
+        stage.tune(
+            store.tuning, chosen, trainer, job.space, job.recipe, job.confirm, job.study.seeds, job.study.objectives[0]
+        )
+    )
+    store.note_finalists(chosen, [job.confirm.finalists, job.confirm.baseline])
+    return chosen
+
+
+def confirm(session: Session, chosen: Sequence[Candidate]) -> Evidence:
+    """Trains the finalists on fresh seeds and scores them on test."""
+    job, store, trainer = session.job, session.store, session.trainer
+    threading.Thread(target=import_for_the_end, daemon=True).start()  # seconds, while the finalists train
+    if job.tells_speed and "steps_to_accuracy" in job.confirm.metrics:
+        home = next(c for c in chosen if c.specs == parse_net(job.confirm.baseline))
+        accuracy = session.follow(
+            stage.reference(store.tuning, home, store.records(), trainer, job.recipe, job.study.seeds)
+        )
+        store.note_target(TARGET * accuracy)
+    if job.confirm.metric == "time_to_accuracy_s":
+        settle_costs(session, chosen)  # now: with until_decided they decide
+    notes = store.notes()
+    known = Evidence(target=notes.target, costs=notes.costs)
+    return session.follow(stage.confirm(store.finalists, chosen, trainer, job.data, job.recipe, job.confirm, known))
 
 
 def import_for_the_end() -> None:
-    """What verdicts, costs and the report need."""
+    """Imports what verdicts, costs and the report need."""
     for module in ("scipy.stats", "scipy.optimize", "matplotlib.figure", "matplotlib.backends.backend_svg"):
         importlib.import_module(module)
     torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))], fused=True)  # the first one imports for 1.6 s
 
 
-def settle_costs(job: Job, study: optuna.Study, chosen: Sequence[Candidate], trainer: Trainer) -> None:
+def settle_costs(session: Session, chosen: Sequence[Candidate]) -> None:
     """Measures what the finalists cost, together, and keeps it in the study; once for the same finalists."""
-    if stored_costs(study, chosen):
+    job, store, trainer = session.job, session.store, session.trainer
+    if store.notes().costs:
         return
     trainer.rest()  # what is measured here needs the memory
     split, n, device = job.data.split(0), job.recipe.batch_size, trainer.device
     nets = [job.model.build(c.specs, 0, job.recipe.init) for c in chosen]
     with one_thread():
         costs = measure(nets, job.recipe, split.x_train[:n].to(device), split.y_train[:n].to(device), split.goal.loss)
-    measured = [[list(c.key), dataclasses.asdict(cost)] for c, cost in zip(chosen, costs, strict=True)]
-    study.set_user_attr("costs", measured)
+    store.note_costs(chosen, costs)
 
 
-def settle_plan(job: Job, study: optuna.Study, trainer: Trainer) -> Plan:
-    """Trains as the study was trained before; else as chosen, or as tuned, and notes it in the study."""
-    noted = study.user_attrs.get(plan_key(trainer))
-    if noted is not None:
-        trainer.plan = Plan.from_json(noted)
-        return trainer.plan
-    if job.engine == "tune":
-        recipe = replace(job.recipe, eval_every=min(job.recipe.eval_every, TUNE_STEPS))
-        tune(trainer, job.model, [Run(c.specs, recipe, s) for c in job.space.typical() for s in range(job.study.seeds)])
-    return note_plan(study, trainer)
+def conclude(session: Session, evidence: Evidence) -> Result:
+    """The result, in the output folder and in MLflow."""
+    job, store, tracker = session.job, session.store, session.tracker
+    result = make_result(job, store, evidence)
+    show_looks(job, store, result, session.terminal)
+    files = write_files(result)
+    session.clock.lap("report_s")
+    if tracker is not None:
+        session.track_earlier()
+        tracker.close(lambda delivery: deliver_end(delivery, result, files))
+        result.page = tracker.page
+        session.clock.lap("tracking_wait_s")
+    return result
+
+
+def show_looks(job: Job, store: Store, result: Result, terminal: Terminal) -> None:
+    """Warns if other verdicts of this study were seen before, and notes this one."""
+    if result.earlier_looks:
+        terminal.warn(second_look(result))
+    store.note_look(look(job.confirm))
+
+
+def measured_latency(job: Job, candidate: Candidate, device: torch.device) -> float:
+    net = job.model.build(candidate.specs, 0, "torch")
+    x = job.data.split(0).x_train[: job.recipe.batch_size].to(device)
+    with one_thread():
+        return latency_us(net, job.recipe, x)
 
 
 def deliver(job: Job) -> Result:
     """Writes a study to its tracking server, from the storage alone: what is there already stays as it is."""
     if job.tracking_uri is None:
         raise ActSearchError("tracking.uri=null: there is nowhere to deliver to. Write tracking.uri=http://… .")
-    with stored(job) as (study, result):
-        done = records(study)
+    with stored(job) as (store, result):
+        done = store.records()
         if not done and result is None:
             raise ActSearchError(
                 f"the study '{job.name}' has no results to deliver yet. Run it without task=deliver first."
@@ -231,20 +322,11 @@ def deliver(job: Job) -> Result:
 
 def report(job: Job, terminal: Terminal) -> Result:
     """Writes the tables, the verdicts, the plots and the page of a finished study again, from the storage alone."""
-    with stored(job) as (study, result):
+    with stored(job) as (store, result):
         if result is None:
             raise ActSearchError(f"the study '{job.name}' is not finished. Run it to its end: without task=report.")
-        if result.earlier_looks:
-            terminal.warn(second_look(result))
-        note_look(study, job.confirm)
+        show_looks(job, store, result, terminal)
     if job.config_yaml:
         write_text(job.folder / "config.yaml", job.config_yaml)
     write_files(result)
     return result
-
-
-def measured_latency(job: Job, candidate: Candidate, device: torch.device) -> float:
-    net = job.model.build(candidate.specs, 0, "torch")
-    x = job.data.split(0).x_train[: job.recipe.batch_size].to(device)
-    with one_thread():
-        return latency_us(net, job.recipe, x)

@@ -14,6 +14,9 @@ from actsearch.activations.spec import Spec, number, print_net
 from actsearch.question.metrics import Direction
 from actsearch.question.recipe import Recipe
 
+RunKey = tuple[str, str, int]
+"""activation, recipe as JSON, seed"""
+
 
 @dataclass
 class Curves:
@@ -114,6 +117,11 @@ class FinalistRun:
     collapsed: bool = False
 
     @property
+    def key(self) -> RunKey:
+        """What makes it this run and no other."""
+        return (*candidate_key(self.activation, self.recipe), self.seed)
+
+    @property
     def failed(self) -> bool:
         return self.diverged or self.collapsed
 
@@ -181,3 +189,17 @@ def candidate_key(activation: str, recipe: Mapping[str, Any]) -> tuple[str, str]
 def training_key(activation: str, recipe: Mapping[str, Any]) -> tuple[str, str]:
     """What makes two candidates the same training: equal functions, whatever they are called."""
     return net_fingerprint(activation), json.dumps(recipe, sort_keys=True)
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What verdicts are made from. runs: the finalists'. target: the accuracy that steps are counted to, if they are.
+    costs: by activation; empty if they were not measured.
+    """
+
+    runs: Sequence[FinalistRun] = ()
+    target: float | None = None
+    costs: Mapping[str, Cost] = field(default_factory=dict)
+
+
+NOTHING = Evidence()

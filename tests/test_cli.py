@@ -22,6 +22,7 @@ from hydra.core.global_hydra import GlobalHydra
 import actsearch
 from actsearch import pipeline
 from actsearch.command import main as cli
+from actsearch.report import write
 from actsearch.report.plots import write_plots
 from actsearch.study.storage import sole_leader
 
@@ -78,7 +79,7 @@ def lab(tmp_path, monkeypatch, no_pictures):
 
 @pytest.fixture
 def pictures(lab, monkeypatch):
-    monkeypatch.setattr(pipeline, "write_plots", write_plots)
+    monkeypatch.setattr(write, "write_plots", write_plots)
 
 
 @pytest.fixture
@@ -356,8 +357,8 @@ BAD = {
     "key": (["recipe.sttps=3"], "sttps", "'recipe.steps'"),
     "key of another model": (["model=torchvision"], "'model.width'", "--cfg job"),
     "key of the study": (["study.n_trails=3"], "n_trails", "'study.n_trials'"),
-    "key of the model": (["+model.widht=3"], "model.widht", "'width'"),
-    "key of the data": (["+data.shfit=3"], "data.shfit", "'shift'"),
+    "key of the model": (["+model.widht=3"], "model.widht", "'model.width'"),
+    "key of the data": (["+data.shfit=3"], "data.shfit", "'data.shift'"),
     "type": (["recipe.steps=many"], "recipe.steps", "many"),
     "range": (["search_space.activations=[{elu: {alpha: {low: 2, high: 1}}}]"], "elu.alpha", "Exchange"),
     "log from 0": (
@@ -403,7 +404,7 @@ BAD = {
     "data that raise": (["data._target_=labdata.broken"], "blobs", "the disk is gone"),
     "model of the wrong shape": (
         ["model._target_=labdata.wrong", *NO_KEYS],
-        "mlp", "wanted (2, 3)",
+        "'wrong'", "wanted (2, 3)",
     ),
     "net with nothing to swap": (
         ["model._target_=labdata.plain", *NO_KEYS],
@@ -413,7 +414,7 @@ BAD = {
     "pruner's key": (["pruner=median", "+pruner.n_strtup=3"], "n_strtup", "n_startup_trials"),
     "task": (["task=lsit"], "task=lsit", "'list'"),
     "task's key": (["task=properties", "task.activation=[relu]"], "task.activation", "'task.activations'"),
-    "key of another task": (["task=list", "+task.activations=[relu]"], "task.activations", "task.name"),
+    "key of another task": (["task=list", "+task.activations=[relu]"], "task.activations", "does not take it"),
     "one of a task's list": (["task=properties", "task.activations=[rellu]"], "rellu", "'relu'"),
     "no list for a task": (["task=properties", "task.activations=relu"], "task.activations=relu", "[relu,gelu]"),
     "nothing for a task": (["task=properties", "task.activations=[]"], "task.activations=[]", "[relu,gelu]"),
@@ -432,7 +433,10 @@ BAD = {
     "sampler's seed": (["study.seed=-1"], "study.seed=-1", "at least 0"),
     "objective twice": (["study.objectives=[val_loss,val_loss]"], "study.objectives", "Remove"),
     "worker": (["worker=-1"], "worker=-1", "from 0"),
-    "task's name": (["task.name=serach"], "serach", "'search'"),
+    "task's function": (
+        ["task._target_=actsearch.command.tasks.serach"], "task._target_=actsearch.command.tasks.serach", "import",
+    ),
+    "name of a task": (["task.name=search"], "task.name", "--cfg job"),
     "tracking's scheme": (["tracking.uri=foo://bar"], "tracking.uri=foo://bar", "sqlite:///"),
     "tracking's experiment": (["tracking.uri=http://localhost:1", "tracking.experiment=''"], "experiment", "Write"),
     "pruner for two objectives": (

@@ -4,15 +4,13 @@ import pkgutil
 import re
 import shlex
 
-import hydra
 import pytest
 import yaml
-from hydra.core.config_store import ConfigStore
-from hydra.core.global_hydra import GlobalHydra
-from omegaconf import OmegaConf
 
-from actsearch.command import main as cli
-from actsearch.command.config import CONF, Config
+from actsearch.config.build import target
+from actsearch.config.compose import CONF, PACKAGE, settle
+from actsearch.config.compose import compose as composed
+from actsearch.config.shape import Config
 from actsearch.question.options import speed_is_told
 from actsearch.question.recipe import Recipe
 from actsearch.space.space import SearchSpace
@@ -23,13 +21,7 @@ FILES = sorted(path.relative_to(CONF).with_suffix("").as_posix() for path in CON
 
 def compose(*words):
     """The config as the command line makes it, without Hydra's own part, in its typed shape."""
-    GlobalHydra.instance().clear()
-    OmegaConf.register_new_resolver("study_name", cli._study_name_of, replace=True)
-    ConfigStore.instance().store("schema", Config)
-    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        cfg = hydra.compose("config", [*words, *([] if any("storage" in w for w in words) else ["storage.url=x"])])
-    plain = OmegaConf.to_container(cfg, resolve=True)
-    return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), plain))
+    return settle(composed(words), words)
 
 
 def test_there_is_what_the_readme_promises():
@@ -48,8 +40,6 @@ def test_there_is_what_the_readme_promises():
 def test_every_option_composes_and_is_what_its_file_says(name):
     group, option = name.split("/")
     words = [f"{group}={option}"]
-    if name == "storage/sqlite":
-        words.append("storage.url=x")  # its own needs Hydra's output folder
     config = compose(*words)
     assert isinstance(config, Config)
     own = yaml.safe_load((CONF / f"{name}.yaml").read_text())
@@ -73,7 +63,7 @@ def test_targets_exist_and_take_the_keys_of_the_file(name):
     group, option = name.split("/")
     values = getattr(compose(f"{group}={option}"), group)
     function = pkgutil.resolve_name(":".join(values["_target_"].rpartition(".")[::2]))
-    checked, keywords = cli._target(group, values)
+    checked, keywords = target(group, values, first=group == "task")
     assert checked is function
     if group == "sampler":
         SamplerFactory(checked, keywords, 0)
@@ -146,7 +136,7 @@ def test_words_on_the_command_line_win_over_a_budget(budget):
 
 def test_every_key_of_the_config_is_read_somewhere():
     config = yaml.safe_load((CONF / "config.yaml").read_text())
-    code = "".join(p.read_text() for p in cli.HERE.rglob("*.py"))
+    code = "".join(p.read_text() for p in PACKAGE.rglob("*.py"))
     for part in ("study", "confirm"):
         for key in config[part]:
             assert re.search(rf"\b{key}\b", code), key

@@ -8,7 +8,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 from test_conf import compose
 
-from actsearch.command.config import Config
+from actsearch.config.shape import Config
 from actsearch.errors import ActSearchError
 
 

@@ -12,7 +12,7 @@ from fake_trainer import N_CLASSES, FakeTrainer, Killed, confirmation, evaluatio
 from actsearch.activations.spec import parse_net
 from actsearch.data.goal import commonest
 from actsearch.data.source import Data, Source
-from actsearch.judge.comparison import compare
+from actsearch.judge import comparison
 from actsearch.models import mlp
 from actsearch.models.model import Model
 from actsearch.question.metrics import ACCURACY
@@ -22,6 +22,7 @@ from actsearch.records import (
     Candidate,
     Cost,
     Curves,
+    Evidence,
     FinalistRun,
     GenerationStarted,
     TrialRecord,
@@ -29,10 +30,11 @@ from actsearch.records import (
     candidate_key,
 )
 from actsearch.space.space import SearchSpace
-from actsearch.study.finalists import as_records, choose, confirm, reference, standing, tune, with_baseline
+from actsearch.study import finalists as stage
+from actsearch.study.finalists import as_records, choose, with_baseline
 from actsearch.study.samplers import SamplerFactory
 from actsearch.study.search import search
-from actsearch.study.store import n_test, open_study, stored_runs
+from actsearch.study.store import Results, open_study
 from actsearch.training.reference import Run
 from actsearch.training.trainer import Trainer
 
@@ -52,6 +54,41 @@ def record(number, activation, value, state="complete", **recipe):
 def run(activation, seed, value, diverged=False, **recipe):
     curves = Curves([20], [[value]], [[1 - value]], [[1 - value]])
     return FinalistRun(activation, recipe, seed, value, 1 - value, diverged, curves)
+
+
+def tune(storage, name, *arguments):
+    return stage.tune(Results(storage, f"{name}/tuning", TrialRecord), *arguments)
+
+
+def reference(storage, name, *arguments):
+    return stage.reference(Results(storage, f"{name}/tuning", TrialRecord), *arguments)
+
+
+def kept(storage, name):
+    return Results(storage, f"{name}/finalists", FinalistRun)
+
+
+def stored_runs(storage, name):
+    return {r.key: r for r in kept(storage, name).all()}
+
+
+def n_test(storage, name):
+    return kept(storage, name).n_test
+
+
+def confirm(storage, name, candidates, trainer, data, recipe, options, target=None, costs=None):
+    known = Evidence(target=target, costs=costs or {})
+    evidence = yield from stage.confirm(kept(storage, name), candidates, trainer, data, recipe, options, known)
+    return list(evidence.runs)
+
+
+def standing(done, candidates, recipe, options, target):
+    evidence, wanted = stage.standing(Evidence(list(done.values()), target), candidates, recipe, options)
+    return list(evidence.runs), wanted
+
+
+def compare(runs, options, target=None, costs=None):
+    return comparison.compare(Evidence(runs, target, costs or {}), options)
 
 
 def drive(events):

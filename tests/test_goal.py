@@ -275,7 +275,12 @@ def test_dead_units_of_a_net_on_tokens_are_counted_by_channel():
 
 # --- the whole ------------------------------------------------------------------------------------
 
-SMALL = {"recipe": Recipe(steps=30, batch_size=20, eval_every=10), "quiet": True, "n_validation": 30}
+SMALL = {
+    "recipe": Recipe(steps=30, batch_size=20, eval_every=10),
+    "quiet": True,
+    "tracking": "none",
+    "n_validation": 30,
+}
 
 
 def test_a_regression_of_ones_own_is_compared_by_its_own_metric(tmp_path, no_pictures):
@@ -284,8 +289,8 @@ def test_a_regression_of_ones_own_is_compared_by_its_own_metric(tmp_path, no_pic
     assert "no fused form: the data's loss, l1_loss, has none" in result.about["training"]
     assert result.best == min(result.comparisons, key=lambda c: c.test_metric).activation
     assert [c.mean for c in result.comparisons] == sorted(c.mean for c in result.comparisons)
-    first = result.leaderboard[0]
-    assert float(first["val_mae_mean"]) == min(float(row["val_mae_mean"]) for row in result.leaderboard)
+    first = result.rows[0]
+    assert float(first["val_mae_mean"]) == min(float(row["val_mae_mean"]) for row in result.rows)
     rows = json.loads((result.folder / "verdict.json").read_text())
     assert {row["metric"] for row in rows} == {"test_mae", "test_loss", "training_step_us", "latency_us"}
     line = next(row for row in rows if row["activation"] == "identity" and row["metric"] == "test_mae")
@@ -306,16 +311,16 @@ def test_a_search_for_less_perplexity(tmp_path, no_pictures):
         confirm={"metric": "learning_speed"}, **{**SMALL, "recipe": Recipe(steps=50, eval_every=1, batch_size=20,
                                                                            schedule="constant")},
     )  # fmt: skip
-    values = [float(row["val_perplexity_mean"]) for row in result.leaderboard]
+    values = [float(row["val_perplexity_mean"]) for row in result.rows]
     assert values == sorted(values)
     assert all(math.log(v) == pytest.approx(float(r["val_loss_mean"]), rel=0.01)
-               for v, r in zip(values, result.leaderboard, strict=True))  # fmt: skip
+               for v, r in zip(values, result.rows, strict=True))  # fmt: skip
     assert all(2 < c.test_metric < source.goal.n_outputs for c in result.comparisons)
     assert result.target is None  # nothing counts steps to an accuracy
     assert "mean validation loss over the budget" in result.summary
     (finalist,) = [c for c in result.comparisons if not c.is_baseline]
-    if result.leaderboard[0]["activation"] != "relu":
-        assert finalist.activation == result.leaderboard[0]["activation"]
+    if result.rows[0]["activation"] != "relu":
+        assert finalist.activation == result.rows[0]["activation"]
 
 
 def test_a_run_that_diverged_scores_what_guessing_does(tmp_path):

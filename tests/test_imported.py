@@ -188,9 +188,9 @@ def test_own_functions_and_expressions_are_trained_in_the_processes(mine, no_pic
             {"lab.acts.bent": {"alpha": [0.1, 0.3]}},
         ],
         recipe={"steps": 20, "eval_every": 10, "batch_size": 15}, n_trials=5, seeds=1, finalists=1, finalist_seeds=2,
-        baseline="x * tanh(softplus(x))", quiet=True, folder=mine / "runs",
+        baseline="x * tanh(softplus(x))", quiet=True, tracking="none", folder=mine / "runs",
     )  # fmt: skip
-    names = [row["activation"] for row in result.leaderboard if row["rank"]]
+    names = [row["activation"] for row in result.rows if row["rank"]]
     for beginning in (
         "relu",
         "my_acts.bent(alpha=learned(0.2))",

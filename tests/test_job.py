@@ -49,6 +49,9 @@ BAD = {
     "batch": ({"recipe": replace(RECIPE, batch_size=61)}, "recipe.batch_size=61"),
     "searched batch": ({"space": space(batch_size=[15, 61])}, "recipe.batch_size=61"),
     "worker": ({"worker": -1}, "worker=-1"),
+    "unknown baseline": (
+        {"confirm": confirmation(baseline="rleu")}, "confirm.baseline: unknown activation 'rleu'. Did you mean 'relu'?",
+    ),
     "baseline": ({"confirm": confirmation(baseline="relu | tanh | relu")}, "names 3 layers; the model takes 2"),
     "speed of one cycle": ({"confirm": confirmation(metric="learning_speed")}, "recipe.schedule=constant"),
     "speed in ten looks": (

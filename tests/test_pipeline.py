@@ -67,9 +67,7 @@ def test_a_server_that_is_down_costs_one_warning_and_all_is_delivered_later(fake
     assert delivered.summary == result.summary
     there = mlflow_runs(later)
     assert [kind for kind, *_ in there].count("finalist") == len(result.comparisons)
-    assert [kind for kind, *_ in there].count("trial") == len(
-        [r for r in result.leaderboard if r["state"] != "duplicate"]
-    )
+    assert [kind for kind, *_ in there].count("trial") == len([r for r in result.rows if r["state"] != "duplicate"])
     assert {status for *_, status in there} == {"FINISHED"}
     pipeline.deliver(replace(down, tracking_uri=later))
     assert mlflow_runs(later) == there

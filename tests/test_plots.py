@@ -12,7 +12,7 @@ from fake_trainer import confirmation
 
 from actsearch.judge.comparison import compare
 from actsearch.question.metrics import ACCURACY, PERPLEXITY, PSNR
-from actsearch.records import Cost, Curves, FinalistRun, TrialRecord
+from actsearch.records import Cost, Curves, Evidence, FinalistRun, TrialRecord
 from actsearch.report import plots
 from actsearch.report.files import leaderboard_rows
 from actsearch.report.page import limits, write_page
@@ -69,10 +69,10 @@ def made(names, folder, searched=True, seeds=8, with_costs=True, own=ACCURACY, *
     ]
     chosen = confirmation(own, seeds=seeds, **options)
     costs = {name: Cost((40 + 5 * rng.random(6)).tolist(), (9 + rng.random(6)).tolist()) for name in names}
-    found = compare(runs, chosen, target, costs if with_costs else None)
+    found = compare(Evidence(runs, target, costs if with_costs else {}), chosen)
     rows = leaderboard_rows(records if searched else as_records(runs, f"val_{own.name}"), [f"val_{own.name}"], own)
     return Result(
-        name="s", leaderboard=rows, records=records if searched else [], comparisons=found, runs=runs,
+        name="s", rows=rows, records=records if searched else [], comparisons=found, runs=runs,
         summary=sentence(found, "digits's test set", chosen), folder=folder, test_name="digits's test set",
         searched=searched, objective=f"val_{own.name}", options=chosen, n_test=360, target=target,
         about={"model": "mlp, 9 parameters", "command": "actsearch"}, config_yaml="a: 1\n",
@@ -239,7 +239,7 @@ def test_names_cannot_write_the_page(tmp_path):
     result.test_name = "<script>alert(1)</script>'s test set"
     result.about = {"model": "<img src=x onerror=alert(2)>", "command": "</pre><script>alert(3)</script>"}
     result.config_yaml = "</pre><script>alert(4)</script>"
-    result.leaderboard[0]["activation"] = "<b>bold</b>"
+    result.rows[0]["activation"] = "<b>bold</b>"
     text = write_page(result, []).read_text()
     assert Seen(text).tags.count("script") == 1
     assert "img" not in Seen(text).tags

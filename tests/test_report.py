@@ -11,7 +11,15 @@ from rich.console import Console
 
 from actsearch.judge.comparison import compare
 from actsearch.question.metrics import ACCURACY, PERPLEXITY, PSNR
-from actsearch.records import Curves, FinalistRun, GenerationFinished, GenerationStarted, RungReached, TrialRecord
+from actsearch.records import (
+    Curves,
+    Evidence,
+    FinalistRun,
+    GenerationFinished,
+    GenerationStarted,
+    RungReached,
+    TrialRecord,
+)
 from actsearch.report.files import finalist_rows, leaderboard_rows, write_csv, write_text
 from actsearch.report.sentence import sentence
 from actsearch.report.terminal import Terminal
@@ -119,7 +127,7 @@ OPTIONS = confirmation()
 
 
 def compared(all_runs, **keywords):
-    return compare(all_runs, confirmation(**keywords))
+    return compare(Evidence(all_runs), confirmation(**keywords))
 
 
 @pytest.mark.parametrize(

@@ -453,7 +453,7 @@ LEADER = """
     import torch
     from conftest import blobs
     from test_training import model, run
-    from actsearch.training import Trainer, TrainingBatch
+    from actsearch.training.trainer import Trainer, TrainingBatch
     trainer = Trainer(torch.device("cpu"), cores=2)
     trainer.load(model(), blobs())
     batch = TrainingBatch(trainer, [run(steps=10**6, eval_every=e) for e in [10**5] * 2])

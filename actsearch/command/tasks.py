@@ -1,34 +1,75 @@
-"""The tasks of the command that search nothing: the list, properties, costs, an export. Keyword arguments: task.…"""
+"""The tasks of the command. Each is a function that conf/task/ names; its keywords are the keys task.… ."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import optuna
+import psutil
 from rich.table import Table
 
+from actsearch import pipeline
 from actsearch.activations import CATALOG, Spec
 from actsearch.activations.activation import Param
+from actsearch.config.build import build, target
+from actsearch.config.shape import Config
 from actsearch.errors import ActSearchError
-from actsearch.export import export
+from actsearch.export import export as export_spec
 from actsearch.job import Job
-from actsearch.measure import cost
+from actsearch.measure.activation_cost import activation_costs, first_shape, large_shape, settings
+from actsearch.measure.cost import step_costs
 from actsearch.measure.properties import measure
-from actsearch.report import costs as report
+from actsearch.measure.timing import one_thread
+from actsearch.outcome import show, shown
+from actsearch.processes import Processes
+from actsearch.report import costs as tables
 from actsearch.report.files import make_folder, write_csv
 from actsearch.report.properties import TEXT, property_tables
 from actsearch.report.terminal import Terminal
 from actsearch.training.trainer import find_device
 
 
-def shown(folder: Path) -> Path:
-    """From where the user is, if it lies below."""
-    return folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
+@dataclass
+class Asked:
+    """What the command was asked. folder: Hydra's output folder. processes: to train in, if some were started."""
+
+    config: Config
+    folder: Path
+    processes: Processes | None = None
+
+    def job(self) -> Job:
+        return build(self.config, lambda _: self.folder, " ".join(["actsearch", *sys.argv[1:]]))
 
 
-def show_list() -> None:
+def do(asked: Asked) -> None:
+    """Calls the task's function with its keywords."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    function, keywords = target("task", asked.config.task, first=1)
+    function(asked, **keywords)
 
+
+def search(asked: Asked) -> None:
+    terminal, job = Terminal(), asked.job()
+    show(pipeline.run(job, terminal, asked.processes, psutil.Process().create_time()), job, terminal)
+
+
+def report(asked: Asked) -> None:
+    terminal, job = Terminal(), asked.job()
+    show(pipeline.report(job, terminal), job, terminal)
+
+
+def deliver(asked: Asked) -> None:
+    terminal, job = Terminal(), asked.job()
+    result = pipeline.deliver(job)
+    terminal.line(f"delivered {job.name} to {job.tracking_uri}")
+    show(result, job, terminal)
+
+
+def list_activations(asked: Asked) -> None:
     terminal = Terminal()
     for family in dict.fromkeys(a.family for a in CATALOG.values()):
         table = Table(
@@ -62,8 +103,7 @@ def _params_in_words(params: Sequence[Param]) -> list[str]:
     return lines
 
 
-def show_properties(*, activations: Any = None) -> None:
-
+def properties(asked: Asked, activations: Any = None) -> None:
     terminal = Terminal()
     specs = _specs(list(CATALOG) if activations is None else activations)
     measured = [measure(spec) for spec in terminal.each(specs, f"measuring {len(specs)} activations")]
@@ -72,44 +112,44 @@ def show_properties(*, activations: Any = None) -> None:
         terminal.line(f"{legend}\n")
 
 
-def show_costs(
-    job: Job, *, activations: Any = None, shape: Any = None, dtypes: Any = ("float32", "bfloat16"),
+def cost(
+    asked: Asked, activations: Any = None, shape: Any = None, dtypes: Any = ("float32", "bfloat16"),
     memory_formats: Any = ("contiguous", "channels_last"), compiled: Any = (False,),
-) -> None:  # fmt: skip
-
+    ) -> None:  # fmt: skip
+    job = asked.job()
     typical = [spec for candidate in job.space.typical() for spec in candidate.specs]
     specs = typical if activations is None else _specs(activations)
-    relu, nothing = Spec.parse(report.HOME), Spec.parse(report.NOTHING)
+    relu, nothing = Spec.parse(tables.HOME), Spec.parse(tables.NOTHING)
     specs = list(dict.fromkeys([relu, *specs]))
     device, split, n = find_device(job.device), job.data.split(0), job.recipe.batch_size
     x, y = split.x_train[:n].to(device), split.y_train[:n].to(device)
     net = job.model.build((relu,), 0, job.recipe.init).to(device)
-    shapes = [cost.first_shape(net, x), cost.large_shape(device)] if shape is None else [shape]
-    chosen = cost.settings(shapes, dtypes, memory_formats, compiled)
+    shapes = [first_shape(net, x), large_shape(device)] if shape is None else [shape]
+    chosen = settings(shapes, dtypes, memory_formats, compiled)
     make_folder(job.folder)
     terminal, found = Terminal(), []
-    with cost.one_thread():
+    with one_thread():
         for setting in chosen:
             terminal.line(f"measuring {len(specs)} activations: {setting}")
-            found += cost.activation_costs(specs, setting, device)
+            found += activation_costs(specs, setting, device)
         terminal.line(f"measuring training steps of {job.model.name}")
-        steps, left_out = cost.step_costs(
+        steps, left_out = step_costs(
             job.model, list(dict.fromkeys([nothing, *specs])), job.recipe, x, y, split.goal.loss
         )
-    for title, heads, rows, legend in (*report.cost_tables(found), report.step_table(steps, job.model.name)):
+    for title, heads, rows, legend in (*tables.cost_tables(found), tables.step_table(steps, job.model.name)):
         terminal.line(f"\n{title}")
         terminal.table(heads, rows)
         terminal.line(legend)
-    for line in (*report.failures(found), *(f"{name} in {job.model.name}: {why}" for name, why in left_out.items())):
+    for line in (*tables.failures(found), *(f"{name} in {job.model.name}: {why}" for name, why in left_out.items())):
         terminal.warn(f"not measured: {line}")
-    write_csv(job.folder / "cost.csv", report.cost_rows(found))
-    write_csv(job.folder / "training_step.csv", report.step_rows(steps))
-    report.cost_figure(found, steps).savefig(job.folder / "cost.png", dpi=150)
+    write_csv(job.folder / "cost.csv", tables.cost_rows(found))
+    write_csv(job.folder / "training_step.csv", tables.step_rows(steps))
+    tables.cost_figure(found, steps).savefig(job.folder / "cost.png", dpi=150)
     terminal.line(f"\ncosts        {shown(job.folder)}/ (cost.csv, training_step.csv, cost.png)")
 
 
-def export_file(
-    *, activation: Any = None, path: Any = None, channels: Any = None, dim: Any = 1, onnx: Any = None,
+def export(
+    asked: Asked, activation: Any = None, path: Any = None, channels: Any = None, dim: Any = 1, onnx: Any = None,
     overwrite: Any = False,
 ) -> None:  # fmt: skip
 
@@ -128,7 +168,7 @@ def export_file(
     if "|" in activation:
         raise ActSearchError(f"task.activation={activation}: a file holds one activation. Export each of them.")
     terminal = Terminal()
-    for what, said in export(Spec.parse(activation), path, channels, dim, onnx, overwrite):
+    for what, said in export_spec(Spec.parse(activation), path, channels, dim, onnx, overwrite):
         terminal.line(f"{what:<12} {said}")
 
 

@@ -62,14 +62,19 @@ class Split:
 class Data:
     """A data set with its split.
 
-    n_validation: examples held out of training for every choice. subset: training examples used (None: all
-    the others). resample: draw the split anew for each seed; otherwise one split for all. goal: the source's, or
-    classification. n_tokens: of inputs that are tokens; None: inputs are numbers.
+    n_validation: examples held out of training for every choice; None: a fifth, or the source's own. subset: training
+    examples used (None: all the others). resample: draw the split anew for each seed; otherwise one split for all.
+    goal: the source's, or classification. n_tokens: of inputs that are tokens; None: inputs are numbers.
     Raises ActSearchError if there are fewer examples than that.
     """
 
     def __init__(
-        self, source: Source, name: str, n_validation: int, subset: int | None = None, resample: bool = False
+        self,
+        source: Source,
+        name: str,
+        n_validation: int | None = None,
+        subset: int | None = None,
+        resample: bool = False,
     ) -> None:
         self.source, self.name, self.resample = source, name, resample
         for key, value in (("n_validation", n_validation), ("subset", subset)):
@@ -77,6 +82,8 @@ class Data:
                 raise ActSearchError(f"data.{key}={value}: write a whole number of examples.")
         if not isinstance(resample, bool):
             raise ActSearchError(f"data.resample={resample}: write true or false.")
+        if n_validation is None:
+            n_validation = max(1, len(source.x) // 5) if source.validation is None else len(source.validation[0])
         if n_validation < 1:
             raise ActSearchError(f"data.n_validation={n_validation}: the search needs at least 1 validation example.")
         total = len(source.x)
@@ -148,7 +155,12 @@ def _no_test() -> Pair:
 
 
 def make_data(
-    function: Callable[..., Any], name: str, n_validation: int, subset: int | None, resample: bool, **keywords: Any
+    function: Callable[..., Any],
+    name: str,
+    n_validation: int | None = None,
+    subset: int | None = None,
+    resample: bool = False,
+    **keywords: Any,
 ) -> Data:
     """Calls a data set function (ours or a user's) and checks what comes back."""
     try:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,7 +17,7 @@ from actsearch.judge.statistics import mean, std
 from actsearch.judge.verdict import Arm, Verdict, judge
 from actsearch.question.metrics import Metric
 from actsearch.question.options import COST, SPEED, Confirmation, Rules
-from actsearch.records import Cost, Curves, FinalistRun, by_candidate
+from actsearch.records import Curves, Evidence, FinalistRun, by_candidate
 
 TARGET = 0.95  # of the baseline's accuracy on the search seeds: what "steps to accuracy" waits for
 
@@ -51,50 +51,39 @@ class Comparison:
     saved_mib: float
 
 
-def primary_verdicts(
-    runs: Sequence[FinalistRun], options: Confirmation, target: float | None, costs: Mapping[str, Cost]
-) -> dict[tuple[str, float], Verdict]:
+def primary_verdicts(evidence: Evidence, options: Confirmation) -> dict[tuple[str, float], Verdict]:
     """By options.metric, of each (activation, rate) but the baseline's."""
     home = print_net(parse_net(options.baseline))
-    groups = by_candidate(runs)
+    groups = by_candidate(evidence.runs)
     base = {group[0].rate: group for group in groups if group[0].activation == home}
     others = [group for group in groups if group[0].activation != home]
     rules = options.rules(len({group[0].activation for group in others}))
     return {
         (group[0].activation, group[0].rate): _verdict(
-            options.metric, group, base[group[0].rate], rules, options, target, costs
+            options.metric, group, base[group[0].rate], rules, options, evidence
         )
         for group in others
     }
 
 
-def compare(
-    runs: Sequence[FinalistRun],
-    options: Confirmation,
-    target: float | None = None,
-    costs: Mapping[str, Cost] | None = None,
-) -> list[Comparison]:
-    """Every finalist against the baseline, best first by options.metric.
-
-    target: the accuracy that steps are counted to, if they are. costs: by activation, if they were measured.
-    """
-    costs = costs or {}
+def compare(evidence: Evidence, options: Confirmation) -> list[Comparison]:
+    """Every finalist against the baseline, best first by options.metric."""
     home = print_net(parse_net(options.baseline))
-    main = [group for group in by_candidate(runs) if group[0].rate == 1.0]
+    main = [group for group in by_candidate(evidence.runs) if group[0].rate == 1.0]
     base = next(group for group in main if group[0].activation == home)
-    verdicts = primary_verdicts(runs, options, target, costs)
-    others = [name for name in options.metrics if name != options.metric and _is_known(name, target, costs)]
+    verdicts, target = primary_verdicts(evidence, options), evidence.target
+    others = [name for name in options.metrics if name != options.metric and _is_known(name, evidence)]
     rules = Rules(options.alpha, max(1, len(main) - 1), len(options.seeds_at_looks))
     out = []
     for group in main:
         activation = group[0].activation
         mine = {rate: verdict for (name, rate), verdict in verdicts.items() if name == activation}
         secondary = [] if group is base else [
-            _verdict(name, group, base, rules, options, target, costs) for name in others
+            _verdict(name, group, base, rules, options, evidence) for name in others
         ]  # fmt: skip
-        values = _arm(options.primary, group, target, costs).values
+        values = _arm(options.primary, group, evidence).values
         centre = statistics.geometric_mean(values) if options.metric in COST else mean(values)
-        cost = costs.get(activation)
+        cost = evidence.costs.get(activation)
         scores = [run.test_metric for run in group]
         out.append(
             Comparison(
@@ -113,29 +102,33 @@ def compare(
     return sorted(out, key=lambda c: sign * c.mean)
 
 
-def _is_known(name: str, target: float | None, costs: Mapping[str, Cost]) -> bool:
+def _is_known(name: str, evidence: Evidence) -> bool:
     """Whether these runs tell a metric. Speed is told where the target was set: see `speed_is_told`."""
     if name in COST:
-        return bool(costs)
+        return bool(evidence.costs)
     if name == "time_to_accuracy_s":
-        return target is not None and bool(costs)
-    return name not in SPEED or target is not None
+        return evidence.target is not None and bool(evidence.costs)
+    return name not in SPEED or evidence.target is not None
 
 
 def _verdict(
-    name: str, group: Sequence[FinalistRun], base: Sequence[FinalistRun], rules: Rules, options: Confirmation,
-    target: float | None, costs: Mapping[str, Cost],
-) -> Verdict:  # fmt: skip
+    name: str,
+    group: Sequence[FinalistRun],
+    base: Sequence[FinalistRun],
+    rules: Rules,
+    options: Confirmation,
+    evidence: Evidence,
+) -> Verdict:
     paired = base if name in COST else [run for run in base if run.seed in {r.seed for r in group}]
     metric = options.metrics[name]
-    arms = (_arm(metric, group, target, costs), _arm(metric, paired, target, costs))
+    arms = (_arm(metric, group, evidence), _arm(metric, paired, evidence))
     found = judge(metric, *arms, rules, options.margin[name])
     return replace(found, seeds_to_decide=None) if name in COST else found  # it would count repetitions
 
 
-def _arm(metric: Metric, group: Sequence[FinalistRun], target: float | None, costs: Mapping[str, Cost]) -> Arm:
+def _arm(metric: Metric, group: Sequence[FinalistRun], evidence: Evidence) -> Arm:
     """The numbers by which a candidate is compared: one per seed, or per repetition of a measurement."""
-    cost, name = costs.get(group[0].activation), metric.name
+    cost, name = evidence.costs.get(group[0].activation), metric.name
     if name in COST:
         assert cost is not None
         values = getattr(cost, name)
@@ -147,8 +140,8 @@ def _arm(metric: Metric, group: Sequence[FinalistRun], target: float | None, cos
     elif name not in SPEED:
         values = [run.test_metric for run in group]
     else:
-        assert target is not None
-        values = [steps_to(run.curves, target) for run in group]
+        assert evidence.target is not None
+        values = [steps_to(run.curves, evidence.target) for run in group]
         if name == "time_to_accuracy_s":
             assert cost is not None
             # each seed with a repetition of its own, so that the timing's error is in the interval as well

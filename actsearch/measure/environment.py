@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
+import subprocess
 from pathlib import Path
 
 import torch
@@ -29,6 +30,15 @@ def environment(device: torch.device) -> dict[str, str]:
         "versions": f"Python {platform.python_version()}, {versions}",
         "hardware": f"{hardware}; {platform.system()} {platform.machine()}",
     }
+
+
+def source_commit() -> str | None:
+    """The commit of the code in the current folder, if that is a git checkout."""
+    try:
+        git = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    except OSError:  # no git on this machine
+        return None
+    return git.stdout.strip() if git.returncode == 0 else None
 
 
 def _cpu() -> str:

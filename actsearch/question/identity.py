@@ -21,6 +21,14 @@ def fingerprint(config: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode()).hexdigest()[:8]
 
 
+def digest(*contents: str | bytes) -> str:
+    """Sixteen hex digits of texts and bytes."""
+    hashed = hashlib.sha256()
+    for part in contents:
+        hashed.update(part.encode() if isinstance(part, str) else part)
+    return hashed.hexdigest()[:16]
+
+
 def study_name(data: str, model: str, identity: Mapping[str, Any]) -> str:
     """The name of a study that was given none: each config has its own."""
     return f"{data}-{model}-{fingerprint(identity)}"

@@ -100,12 +100,16 @@ def output_files(folder: Path) -> list[Path]:
 
 
 def write_csv(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    write_text(path, csv_text(rows))
+
+
+def csv_text(rows: Sequence[dict[str, Any]]) -> str:
     text = io.StringIO()
     names = list(dict.fromkeys(name for row in rows for name in row))
     writer = csv.DictWriter(text, names, restval="", lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    write_text(path, text.getvalue())
+    return text.getvalue()
 
 
 def write_text(path: Path, text: str) -> None:

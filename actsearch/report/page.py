@@ -61,7 +61,7 @@ def _contents(result: Result, plots: Sequence[Plot]) -> dict[str, Any]:
         "property_text": TEXT,
         "board_heads": board_heads,
         "board": board,
-        "leaderboard_caption": f"Validation, selected from {len(result.leaderboard)} trials, so the best are "
+        "leaderboard_caption": f"Validation, selected from {len(result.rows)} trials, so the best are "
         "optimistic: judge by the finalists. Click a heading to sort."
         if result.searched
         else f"Validation {result.options.own.words} of the runs above. Click a heading to sort.",
@@ -133,7 +133,7 @@ def _properties(result: Result) -> list[Table]:
 
 def _leaderboard(result: Result) -> tuple[list[str], list[list[str]]]:
     """The leaderboard's columns that say something, with shares in per cent."""
-    rows, own = result.leaderboard, result.options.own
+    rows, own = result.rows, result.options.own
     names = list(dict.fromkeys(name for row in rows for name in row))
     names = [name for name in names if any(row.get(name, "") not in ("", 0) for row in rows)]
     heads = [name.removesuffix("_mean").replace("_", " ").replace("std", "sd") for name in names]

@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+import io
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from html import escape
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from actsearch.judge.comparison import Comparison
 from actsearch.question.options import Confirmation
 from actsearch.records import FinalistRun, TrialRecord
-from actsearch.report.files import verdict_rows
+from actsearch.report.files import csv_text, verdict_rows
+from actsearch.report.tables import finalist_table
 from actsearch.report.terminal import Terminal
 
+if TYPE_CHECKING:
+    import pandas
 
-@dataclass
+
+@dataclass(repr=False)
 class Result:
-    """name: the study's. leaderboard: rows as in leaderboard.csv. records: its trials, empty where all were compared.
-    comparisons: finalists against the baseline, best first. runs: one per finalist, rate and seed. summary: the
-    verdict in words. searched: the finalists were selected from trials. objective: what ranked those. n_test: test
+    """name: the study's. rows: as in leaderboard.csv, numbers as text. records: its trials, empty where all were
+    compared. comparisons: finalists against the baseline, best first. runs: one per finalist, rate and seed. summary:
+    the verdict in words. searched: the finalists were selected from trials. objective: what ranked those. n_test: test
     examples, if known. target: the accuracy that steps were counted to, if they were. earlier_looks: other verdicts
     of this study that were seen before, in words. refused: functions of a grammar that were turned away before
     training, and why. about: how it was made, by heading. config_yaml: the whole config. page: the study's table in
@@ -27,7 +33,7 @@ class Result:
     """
 
     name: str
-    leaderboard: list[dict[str, Any]]
+    rows: list[dict[str, Any]]
     records: list[TrialRecord]
     comparisons: list[Comparison]
     runs: list[FinalistRun]
@@ -44,6 +50,26 @@ class Result:
     about: Mapping[str, str] = field(default_factory=dict)
     config_yaml: str = ""
     page: str | None = None
+
+    def __repr__(self) -> str:
+        return f"<Result of {self.name}: {self.summary}>"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the verdict and the finalists' table."""
+        heads, rows = finalist_table(self.comparisons, self.options)
+        cells = ["".join(f"<td>{escape(cell)}</td>" for cell in row) for row in rows]
+        table = "".join(f"<th>{escape(head)}</th>" for head in heads)
+        body = "".join(f"<tr>{row}</tr>" for row in cells)
+        return f"<p>{escape(self.summary)}</p><table><thead><tr>{table}</tr></thead><tbody>{body}</tbody></table>"
+
+    @property
+    def leaderboard(self) -> pandas.DataFrame:
+        """The trials, best first, as in leaderboard.csv, with numbers."""
+        import pandas
+
+        return pandas.read_csv(io.StringIO(csv_text(self.rows)), keep_default_na=False, na_values=[""]).convert_dtypes(
+            convert_string=False, convert_boolean=False, convert_floating=False
+        )
 
     @property
     def best(self) -> str:
@@ -68,7 +94,7 @@ class Result:
     def report(self, terminal: Terminal | None = None) -> None:
         """Prints the leaderboard, the finalists and the verdict."""
         terminal = terminal or Terminal()
-        terminal.leaderboard(self.leaderboard, self.options.own, self.searched)
+        terminal.leaderboard(self.rows, self.options.own, self.searched)
         if self.refused:
             terminal.line(f"turned away before training, in refused.csv: {self.refusals}")
         terminal.finalists(self.comparisons, self.test_name, self.options)

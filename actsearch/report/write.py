@@ -15,7 +15,7 @@ from actsearch.report.tables import finalist_table, latex_table, markdown_table
 def write_files(result: Result) -> list[Path]:
     """Everything in the output folder but the config and the timing."""
     folder = result.folder
-    write_csv(folder / "leaderboard.csv", result.leaderboard)
+    write_csv(folder / "leaderboard.csv", result.rows)
     write_csv(folder / "finalists.csv", finalist_rows(result.runs, result.options.own))
     if result.refused:
         write_csv(folder / "refused.csv", [{"function": text, "reason": why} for text, why in result.refused.items()])

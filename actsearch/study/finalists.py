@@ -1,17 +1,14 @@
 """The second stage: the best specs and the baseline, tuned alike, on seeds the search never used, and on test.
 
-The only place that asks for the test set. Its runs live in Optuna studies of their own beside the search:
-`<name>/tuning`, one trial per spec and recipe, and `<name>/finalists`, one trial per spec, recipe and seed.
+The only place that asks for the test set. What it trains is kept in `Results` beside the search: of the tuning one
+record for each spec and recipe, of the finalists one run for each spec, recipe and seed.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
-
-import optuna
 
 from actsearch.activations.spec import Spec, parse_net, print_net
 from actsearch.data.source import Data
@@ -21,13 +18,15 @@ from actsearch.question.metrics import Direction, directions_of
 from actsearch.question.options import FRESH_SEED, Confirmation, ConfirmOptions
 from actsearch.question.recipe import Recipe
 from actsearch.records import (
+    NOTHING,
     Candidate,
-    Cost,
     Curves,
     Event,
+    Evidence,
     FinalistRun,
     GenerationStarted,
     RungReached,
+    RunKey,
     TrialRecord,
     by_candidate,
     rank_key,
@@ -35,7 +34,7 @@ from actsearch.records import (
 from actsearch.space.domains import four_digits
 from actsearch.space.space import SearchSpace
 from actsearch.study.generation import train_curves
-from actsearch.study.store import add_record, run_key, side_records, side_study
+from actsearch.study.store import Results
 from actsearch.training.diagnostics import entry, mean_entries
 from actsearch.training.reference import Run
 from actsearch.training.trainer import Trainer, TrainingBatch
@@ -64,8 +63,7 @@ def with_baseline(candidates: Sequence[Candidate], baseline: str) -> list[Candid
 
 
 def tune(
-    storage: optuna.storages.BaseStorage,
-    name: str,
+    tuning: Results[TrialRecord],
     candidates: Sequence[Candidate],
     trainer: Trainer,
     space: SearchSpace,
@@ -80,8 +78,7 @@ def tune(
     """
     if not space.recipe:
         return list(candidates)
-    study = side_study(storage, f"{name}/tuning")
-    done = {r.key: r for r in side_records(study, TrialRecord)}
+    done = {r.key: r for r in tuning.all()}
     points = space.recipe_points(options.tune_trials)
     specs = list(dict.fromkeys(candidate.specs for candidate in candidates))
     for place, spec in enumerate(specs):
@@ -97,7 +94,7 @@ def tune(
         yield from train_curves("tuning", members, curves, trainer, recipe, range(seeds), _never)
         for record, _ in new:
             record.values = [mean(record.curves.of(objective)[-1])]
-            add_record(study, record.to_json(), record.values[0])
+            tuning.add(record, record.values[0])
             done[record.key] = record
     tuned = []
     for spec in specs:
@@ -109,8 +106,7 @@ def tune(
 
 
 def reference(
-    storage: optuna.storages.BaseStorage,
-    name: str,
+    tuning: Results[TrialRecord],
     baseline: Candidate,
     trials: Sequence[TrialRecord],
     trainer: Trainer,
@@ -118,8 +114,7 @@ def reference(
     seeds: int,
 ) -> Generator[Event, None, float]:
     """The baseline's mean final validation metric on the search seeds: from its tuning, its trial, or trained now."""
-    study = side_study(storage, f"{name}/tuning")
-    known = [*side_records(study, TrialRecord), *(r for r in trials if r.state == "complete")]
+    known = [*tuning.all(), *(r for r in trials if r.state == "complete")]
     record = next((r for r in known if r.key == baseline.key), None)
     if record is None:
         record = TrialRecord(0, baseline.activation, dict(baseline.recipe), "complete", [], Curves())
@@ -128,7 +123,7 @@ def reference(
             "tuning", [_Member(0, baseline)], {0: record.curves}, trainer, recipe, range(seeds), _never
         )
         record.values = [mean(record.curves.val_metric[-1])]
-        add_record(study, record.to_json(), record.values[0])
+        tuning.add(record, record.values[0])
     return mean(record.curves.val_metric[-1])
 
 
@@ -153,85 +148,78 @@ class Entrant:
 
 
 def confirm(
-    storage: optuna.storages.BaseStorage,
-    name: str,
+    kept: Results[FinalistRun],
     candidates: Sequence[Candidate],
     trainer: Trainer,
     data: Data,
     recipe: Recipe,
     options: Confirmation,
-    target: float | None = None,
-    costs: Mapping[str, Cost] | None = None,
-) -> Generator[Event, None, list[FinalistRun]]:
-    """Trains each candidate, the baseline among them, on fresh seeds, scores the last step on test; returns the runs.
+    known: Evidence = NOTHING,
+) -> Generator[Event, None, Evidence]:
+    """Trains each candidate, the baseline among them, on fresh seeds, scores the last step on test; returns `known`
+    with these runs.
 
     With options.until_decided a candidate gets seeds until it is decided, the baseline as long as any candidate does.
-    target, costs: as `compare` takes them, if options.metric needs them. Runs already in the storage are not trained
-    again. What was in flight when a search was killed is trained again as it was: in float32 a run's last digits may
-    depend on what it is fused with.
+    known: the target and the costs, if options.metric needs them. Runs that are kept already are not trained again.
+    What was in flight when a search was killed is trained again as it was: in float32 a run's last digits may depend on
+    what it is fused with.
     """
-    study = side_study(storage, f"{name}/finalists")
-    done = {run_key(run): run for run in side_records(study, FinalistRun)}
-    flight = [
-        (Entrant(Candidate(parse_net(activation), tuple(values.items())), rate), seed)
-        for activation, values, rate, seed in study.user_attrs.get("in_flight", [])
-    ]
-    if not all(run_key(e.empty(recipe, seed)) in done for e, seed in flight):
-        yield from _train(study, done, flight, trainer, data, recipe)
+    done = {run.key: run for run in kept.all()}
+    flight = [(Entrant(candidate, rate), seed) for candidate, rate, seed in kept.in_flight]
+    if not all(entrant.empty(recipe, seed).key in done for entrant, seed in flight):
+        yield from _train(kept, done, flight, trainer, data, recipe)
     while True:
-        runs, wanted = standing(done, candidates, recipe, options, target, costs)
+        evidence, wanted = standing(replace(known, runs=list(done.values())), candidates, recipe, options)
         if not wanted:
-            return runs
+            return evidence
         at_once = SEEDS_AT_ONCE * len(candidates) * len(options.rates)
         for start in range(0, len(wanted), at_once):
-            yield from _train(study, done, wanted[start : start + at_once], trainer, data, recipe)
+            yield from _train(kept, done, wanted[start : start + at_once], trainer, data, recipe)
 
 
 def standing(
-    done: Mapping[Any, FinalistRun],
-    candidates: Sequence[Candidate],
-    recipe: Recipe,
-    options: Confirmation,
-    target: float | None,
-    costs: Mapping[str, Cost] | None = None,
-) -> tuple[list[FinalistRun], list[tuple[Entrant, int]]]:
-    """The runs that verdicts may use by now, and which are wanted next: none, if all is decided or trained.
+    evidence: Evidence, candidates: Sequence[Candidate], recipe: Recipe, options: Confirmation
+) -> tuple[Evidence, list[tuple[Entrant, int]]]:
+    """The evidence that verdicts may use by now, and the runs that are wanted next: none, if all is decided or trained.
 
-    A plain function of what is done, so that it is the same before and after a kill, and for a report made later.
+    evidence: with all the runs that are done. A plain function of them, so that it is the same before and after a kill,
+    and for a report made later.
     """
+    done = {run.key: run for run in evidence.runs}
     home = parse_net(options.baseline)
     entrants = [Entrant(candidate, rate) for candidate in candidates for rate in options.rates]
-    live, n_of, runs = entrants, dict.fromkeys(entrants, 0), []
+    live, n_of, usable = entrants, dict.fromkeys(entrants, 0), replace(evidence, runs=[])
     for n in options.seeds_at_looks:
         n_of |= dict.fromkeys(live, n)
         wanted = [
             (entrant, seed)
             for seed in range(FRESH_SEED, FRESH_SEED + n)
             for entrant in live
-            if run_key(entrant.empty(recipe, seed)) not in done
+            if entrant.empty(recipe, seed).key not in done
         ]
         if wanted:
-            return runs, wanted
+            return usable, wanted
         runs = [
-            replace(done[run_key(entrant.empty(recipe, seed))], rate=entrant.rate)
+            replace(done[entrant.empty(recipe, seed).key], rate=entrant.rate)
             for entrant in entrants
             for seed in range(FRESH_SEED, FRESH_SEED + n_of[entrant])
         ]
+        usable = replace(evidence, runs=runs)
         if n == options.seeds_at_looks[-1]:
             break
-        verdicts = primary_verdicts(runs, options, target, costs or {})
+        verdicts = primary_verdicts(usable, options)
         undecided = {who for who, verdict in verdicts.items() if not verdict.decided}
         live = [
             e for e in entrants if (e.tuned.activation, e.rate) in undecided or (e.tuned.specs == home and undecided)
         ]
         if not live:
             break
-    return runs, []
+    return usable, []
 
 
 def _train(
-    study: optuna.Study,
-    done: dict[Any, FinalistRun],
+    kept: Results[FinalistRun],
+    done: dict[RunKey, FinalistRun],
     part: Sequence[tuple[Entrant, int]],
     trainer: Trainer,
     data: Data,
@@ -239,7 +227,7 @@ def _train(
 ) -> Generator[Event, None, None]:
     """Trains these together, scores them on test, keeps what is new."""
     candidates = [entrant.candidate(recipe) for entrant, _ in part]
-    study.set_user_attr("in_flight", [[e.tuned.activation, dict(e.tuned.recipe), e.rate, s] for e, s in part])
+    kept.in_flight = [(entrant.tuned, entrant.rate, seed) for entrant, seed in part]
     names = {i: f"{c}, seed {s}" for i, (c, (_, s)) in enumerate(zip(candidates, part, strict=True))}
     yield GenerationStarted("finalists", names)
     batch = TrainingBatch(
@@ -261,14 +249,13 @@ def _train(
         before = rung.step
     x, y = data.test()
     test_metric, test_loss = batch.score(x, y)
-    if "n_test" not in study.user_attrs:
-        study.set_user_attr("n_test", len(y))
+    kept.n_test = len(y)
     for i, run in enumerate(runs):
         run.test_metric, run.test_loss = test_metric[i].item(), test_loss[i].item()
         run.collapsed = not run.diverged and data.goal.is_guessing(run.test_metric, y)
-        if run_key(run) not in done:
-            add_record(study, run.to_json(), run.test_metric)
-            done[run_key(run)] = run
+        if run.key not in done:
+            kept.add(run, run.test_metric)
+            done[run.key] = run
 
 
 def as_records(runs: Sequence[FinalistRun], objective: str) -> list[TrialRecord]:

@@ -1,24 +1,169 @@
-"""Everything that a study keeps in Optuna's storage."""
+"""Everything that a study keeps in Optuna's storage: its trials, its finalists' runs, and what is noted beside them.
+
+The only file that knows under which names these are kept.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Generic, TypeVar
 
 import optuna
-import torch
 from optuna.trial import TrialState
 
+from actsearch.activations.spec import parse_net
 from actsearch.errors import ActSearchError
-from actsearch.measure.environment import environment
 from actsearch.question.identity import flatten
 from actsearch.question.metrics import Direction
-from actsearch.question.options import Confirmation
-from actsearch.records import Candidate, Cost, FinalistRun, TrialRecord, candidate_key
-from actsearch.report.sentence import span
+from actsearch.records import Candidate, Cost, FinalistRun, TrialRecord
 from actsearch.training.plan import Plan
-from actsearch.training.trainer import Trainer
+
+Record = TypeVar("Record", TrialRecord, FinalistRun)
+
+
+@dataclass
+class Notes:
+    """What a study keeps beside its trials.
+
+    plans: how its runs are trained, by kind of device, on which they differ. environments: versions and hardware that
+    trained it, each once. finalists: the baseline among them, each with its tuned recipe values. asked: the values of
+    confirm.finalists and confirm.baseline that they were chosen by. target: the accuracy that steps are counted to.
+    costs: of these finalists, by activation. looks: verdicts that were shown, in words.
+    """
+
+    plans: dict[str, Plan] = field(default_factory=dict)
+    environments: list[dict[str, str]] = field(default_factory=list)
+    finalists: list[Candidate] = field(default_factory=list)
+    asked: list[Any] = field(default_factory=list)
+    target: float | None = None
+    costs: dict[str, Cost] = field(default_factory=dict)
+    looks: list[str] = field(default_factory=list)
+
+
+class Results(Generic[Record]):
+    """Results of one kind, in an Optuna study of their own beside the search's: `<name>/tuning`, `<name>/finalists`.
+
+    The study is created by the first result that is added.
+    """
+
+    def __init__(self, storage: optuna.storages.BaseStorage, name: str, kind: type[Record]) -> None:
+        self._storage, self._name, self._kind = storage, name, kind
+
+    @cached_property
+    def _study(self) -> optuna.Study:
+        return optuna.create_study(
+            study_name=self._name, storage=self._storage, direction="maximize", load_if_exists=True
+        )
+
+    def _attributes(self) -> dict[str, Any]:
+        return self._study.user_attrs if self._name in optuna.get_all_study_names(self._storage) else {}
+
+    def all(self) -> list[Record]:
+        if self._name not in optuna.get_all_study_names(self._storage):
+            return []
+        trials = self._study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        return [self._kind.from_json(trial.user_attrs["result"]) for trial in trials]
+
+    def add(self, result: Record, value: float) -> None:
+        """Keeps a result. value: what Optuna's dashboard shows of it."""
+        self._study.add_trial(optuna.trial.create_trial(value=value, user_attrs={"result": result.to_json()}))
+
+    @property
+    def in_flight(self) -> list[tuple[Candidate, float, int]]:
+        """The runs that were last begun together: (candidate, multiple of its learning rate, seed)."""
+        return [
+            (_candidate(activation, values), rate, seed)
+            for activation, values, rate, seed in self._attributes().get("in_flight", [])
+        ]
+
+    @in_flight.setter
+    def in_flight(self, runs: Sequence[tuple[Candidate, float, int]]) -> None:
+        self._study.set_user_attr("in_flight", [[*_plain(c), rate, seed] for c, rate, seed in runs])
+
+    @property
+    def n_test(self) -> int | None:
+        """How many test examples the runs were scored on."""
+        return self._attributes().get("n_test")
+
+    @n_test.setter
+    def n_test(self, n: int) -> None:
+        if self.n_test is None:
+            self._study.set_user_attr("n_test", n)
+
+
+class Store:
+    """One study in its storage, created if it is new. search: Optuna's study of the search.
+
+    Raises ActSearchError if the study was made with another identity, naming the keys that differ.
+    """
+
+    def __init__(
+        self,
+        storage: optuna.storages.BaseStorage,
+        name: str,
+        directions: Sequence[Direction],
+        identity: Mapping[str, Any],
+    ) -> None:
+        self.name = name
+        self.search = open_study(storage, name, directions, identity)
+        self.tuning = Results(storage, f"{name}/tuning", TrialRecord)
+        self.finalists = Results(storage, f"{name}/finalists", FinalistRun)
+
+    def records(self) -> list[TrialRecord]:
+        return records(self.search)
+
+    def refused(self) -> dict[str, str]:
+        """The functions of a grammar that were turned away before training, and why."""
+        trials = self.search.get_trials(deepcopy=False)
+        return {text: why for trial in trials for text, why in trial.user_attrs.get("refused", {}).items()}
+
+    def notes(self) -> Notes:
+        kept = self.search.user_attrs
+        finalists = [_candidate(*pair) for pair in kept.get("finalists", [])]
+        costs = kept.get("costs", [])
+        if [key for key, _ in costs] != [list(c.key) for c in finalists]:  # others were measured
+            costs = []
+        return Notes(
+            plans={k.removeprefix("plan_"): Plan.from_json(v) for k, v in kept.items() if k.startswith("plan_")},
+            environments=kept.get("environments", []),
+            finalists=finalists,
+            asked=kept.get("finalists_asked", []),
+            target=kept.get("target_accuracy"),
+            costs={key[0]: Cost(**cost) for key, cost in costs},
+            looks=kept.get("looked_at", []),
+        )
+
+    def note_plan(self, device: str, plan: Plan) -> None:
+        self.search.set_user_attr(f"plan_{device}", plan.to_json())
+
+    def note_environment(self, environment: Mapping[str, str]) -> None:
+        self._append("environments", environment)
+
+    def note_look(self, words: str) -> None:
+        """A person saw this verdict: to ask again because of it is a further chance to err."""
+        self._append("looked_at", words)
+
+    def note_finalists(self, finalists: Sequence[Candidate], asked: Sequence[Any]) -> None:
+        """Who they are at last: the storage may hold runs of others too, from before n_trials was raised."""
+        self.search.set_user_attr("finalists", [_plain(c) for c in finalists])
+        self.search.set_user_attr("finalists_asked", list(asked))
+
+    def note_target(self, accuracy: float) -> None:
+        self.search.set_user_attr("target_accuracy", accuracy)
+
+    def note_costs(self, finalists: Sequence[Candidate], costs: Sequence[Cost]) -> None:
+        measured = [[list(c.key), dataclasses.asdict(cost)] for c, cost in zip(finalists, costs, strict=True)]
+        self.search.set_user_attr("costs", measured)
+
+    def _append(self, key: str, value: Any) -> None:
+        """To a list, in which each stands once."""
+        before = self.search.user_attrs.get(key, [])
+        if value not in before:
+            self.search.set_user_attr(key, [*before, value])
 
 
 def open_study(
@@ -45,7 +190,7 @@ def open_study(
 
 
 def records(study: optuna.Study) -> list[TrialRecord]:
-    """All finished trials, in order of number."""
+    """All finished trials of a search, in order of number."""
     done = (TrialState.COMPLETE, TrialState.PRUNED)
     return [
         TrialRecord.from_json(t.user_attrs["result"])
@@ -54,69 +199,9 @@ def records(study: optuna.Study) -> list[TrialRecord]:
     ]
 
 
-def stored_runs(storage: optuna.storages.BaseStorage, name: str) -> dict[tuple[str, str, int], FinalistRun]:
-    """All runs of a study's finalists, as `standing` takes them."""
-    full = f"{name}/finalists"
-    if full not in optuna.get_all_study_names(storage):
-        return {}
-    return {run_key(run): run for run in side_records(side_study(storage, full), FinalistRun)}
+def _plain(candidate: Candidate) -> list[Any]:
+    return [candidate.activation, dict(candidate.recipe)]
 
 
-def n_test(storage: optuna.storages.BaseStorage, name: str) -> int | None:
-    """How many test examples the finalists were scored on."""
-    return side_study(storage, f"{name}/finalists").user_attrs.get("n_test")
-
-
-def run_key(run: FinalistRun) -> tuple[str, str, int]:
-    return (*candidate_key(run.activation, run.recipe), run.seed)
-
-
-def side_study(storage: optuna.storages.BaseStorage, name: str) -> optuna.Study:
-    return optuna.create_study(study_name=name, storage=storage, direction="maximize", load_if_exists=True)
-
-
-def side_records(study: optuna.Study, kind: Any) -> list[Any]:
-    trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    return [kind.from_json(t.user_attrs["result"]) for t in trials]
-
-
-def add_record(study: optuna.Study, result: str, value: float) -> None:
-    study.add_trial(optuna.trial.create_trial(value=value, user_attrs={"result": result}))
-
-
-def look(options: Confirmation) -> str:
-    """What verdicts are seen with these options, in words."""
-    n, margin = span(options.seeds_at_looks), f"{options.margin[options.metric]:g}"
-    return f"{options.metric} against {options.baseline}, {n} seeds, alpha {options.alpha:g}, margin {margin}"
-
-
-def note_look(study: optuna.Study, options: Confirmation) -> None:
-    """Keeps which verdicts a person saw: to ask again because of them is a further chance to err."""
-    seen, now = study.user_attrs.get("looked_at", []), look(options)
-    if now not in seen:
-        study.set_user_attr("looked_at", [*seen, now])
-
-
-def note_environment(study: optuna.Study, device: torch.device) -> None:
-    """Keeps in the study with what it is being trained, each once."""
-    before, now = study.user_attrs.get("environments", []), environment(device)
-    if now not in before:
-        study.set_user_attr("environments", [*before, now])
-
-
-def stored_costs(study: optuna.Study, chosen: Sequence[Candidate]) -> dict[str, Cost]:
-    """By activation; empty if others were measured."""
-    measured = study.user_attrs.get("costs", [])
-    if [key for key, _ in measured] != [list(c.key) for c in chosen]:
-        return {}
-    return {key[0]: Cost(**cost) for key, cost in measured}
-
-
-def plan_key(trainer: Trainer) -> str:
-    """The study's attribute: a study may go on on another kind of device, which has another plan."""
-    return f"plan_{trainer.device.type}"
-
-
-def note_plan(study: optuna.Study, trainer: Trainer) -> Plan:
-    study.set_user_attr(plan_key(trainer), trainer.plan.to_json())
-    return trainer.plan
+def _candidate(activation: str, values: Mapping[str, Any]) -> Candidate:
+    return Candidate(parse_net(activation), tuple(values.items()))

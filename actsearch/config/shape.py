@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from actsearch.question.options import ConfirmOptions, StudyOptions
 from actsearch.question.recipe import Recipe
-
-PACKAGE = Path(__file__).parents[1]
-CONF = PACKAGE / "conf" if (PACKAGE / "conf").is_dir() else PACKAGE.parent / "conf"  # in a wheel, in a checkout
 
 
 @dataclass
@@ -22,7 +18,7 @@ class SearchSpaceConfig:
 
 @dataclass
 class StorageConfig:
-    url: str = ""
+    url: str | None = None
 
 
 @dataclass
@@ -33,7 +29,9 @@ class TrackingConfig:
 
 @dataclass
 class Config:
-    """data, model, sampler, pruner: a `_target_` and its keywords. task: its name and its keywords."""
+    """data, model, sampler, pruner, task: a function by its import path, `_target_`, and its keywords, beside the keys
+    of OWN_KEYS.
+    """
 
     data: dict[str, Any] = field(default_factory=dict)
     model: dict[str, Any] = field(default_factory=dict)
@@ -45,7 +43,12 @@ class Config:
     confirm: ConfirmOptions = field(default_factory=ConfirmOptions)
     storage: StorageConfig = field(default_factory=StorageConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
-    task: dict[str, Any] = field(default_factory=lambda: {"name": "search"})
+    task: dict[str, Any] = field(default_factory=dict)
     device: str = "auto"
     engine: str = "auto"
     worker: int = 0
+
+
+OWN_KEYS = {"data": ("name", "n_validation", "subset", "resample"), "model": ("name",)}
+"""Keys that stand beside a function's keywords, and are not handed to it (unless it has one of that name)."""
+WITH_TARGET = ("data", "model", "sampler", "pruner", "task")

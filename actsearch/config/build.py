@@ -1,0 +1,136 @@
+"""From a typed Config to a Job: the functions that it names are imported, called and checked."""
+
+from __future__ import annotations
+
+import inspect
+import pkgutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from actsearch.activations.imported import own_folder_first
+from actsearch.activations.spec import Spec
+from actsearch.config.compose import NOT_IN_RESULT, identity, label, search_name
+from actsearch.config.shape import OWN_KEYS, Config
+from actsearch.data.source import Data, make_data
+from actsearch.errors import ActSearchError, one_line, unknown
+from actsearch.job import Job
+from actsearch.measure.environment import source_commit
+from actsearch.models.model import Model
+from actsearch.question.identity import digest, flatten
+from actsearch.space.space import SearchSpace
+from actsearch.study.samplers import SamplerFactory, make_pruner
+
+
+@dataclass
+class Given:
+    """What a call from Python gives as an object; a Config then has its name and a digest instead of a `_target_`.
+
+    model: a model function or an nn.Module. data: a Data, or a function without arguments that makes a data set.
+    """
+
+    model: Any = None
+    data: Any = None
+
+
+def build(config: Config, place: Callable[[str], Path], command: str, given: Given | None = None) -> Job:
+    """The job. place: the folder of results, by the study's name. command: how it was asked for.
+
+    Raises ActSearchError for whatever does not import, does not take its keywords, or does not fit together.
+    """
+    given = given or Given()
+    data = _data(config.data, given.data)
+    model = _model(config.model, given.model, data)
+    if given.model is not None:
+        config.model["layers"] = digest(repr(model.build([Spec.of("relu")], 0, "torch")))
+    space = SearchSpace(
+        config.search_space.activations, config.search_space.recipe, config.search_space.scope,
+        n_slots=model.n_slots, base=config.recipe,
+    )  # fmt: skip
+    folder = place(search_name(config))
+    return Job(
+        model=model, data=data, space=space, recipe=config.recipe,
+        study=config.study.settled(data.goal.metric), confirm=config.confirm.settled(data.goal.metric),
+        sampler=SamplerFactory(*target("sampler", config.sampler), config.study.seed),
+        pruner=make_pruner(*target("pruner", config.pruner)), identity=identity(config),
+        folder=folder, config_yaml=_yaml(config), storage_url=config.storage.url or f"sqlite:///{folder / 'study.db'}",
+        tracking_uri=config.tracking.uri, experiment=config.tracking.experiment,
+        device=config.device, engine=config.engine, worker=config.worker, params=_shown_params(config),
+        tags=_tags(command),
+    )  # fmt: skip
+
+
+def _data(values: Mapping[str, Any], given: Any) -> Data:
+    if isinstance(given, Data):
+        return given
+    function, keywords = (given, {}) if given is not None else target("data", values)
+    own = {key: values[key] for key in OWN_KEYS["data"] if key in values and key != "name"}
+    return make_data(function, label("data", values), **own, **keywords)
+
+
+def _model(values: Mapping[str, Any], given: Any, data: Data) -> Model:
+    function, keywords = (given, {}) if given is not None else target("model", values)
+    return Model(function, label("model", values), data.in_shape, data.goal.out_shape, keywords, data.n_tokens)
+
+
+def target(group: str, values: Mapping[str, Any], first: int = 0) -> tuple[Callable[..., Any], dict[str, Any]]:
+    """The function that `_target_` names, and its keywords out of the group's values, checked against its signature.
+
+    first: how many of its parameters are not keywords of the group.
+    """
+    path = values.get("_target_")
+    if not path:
+        raise ActSearchError(f"{group}._target_ is missing: the import path of a function, e.g. actsearch.models.mlp.")
+    function = _imported(group, str(path))
+    try:
+        parameters = list(inspect.signature(function).parameters.values())[first:]
+    except ValueError:
+        raise ActSearchError(f"{group}._target_={path} is a builtin, whose keywords cannot be seen.") from None
+    takes = [p.name for p in parameters if p.kind is not p.VAR_KEYWORD]
+    anything = len(takes) < len(parameters)
+    own, keywords = OWN_KEYS.get(group, ()), {}
+    for key, value in values.items():
+        if key == "_target_" or (key in own and key not in takes):
+            continue
+        if key in takes or anything:
+            keywords[key] = value
+        elif not (group == "data" and key in NOT_IN_RESULT):  # a data set that is generated lies nowhere
+            known = [f"{group}.{name}" for name in (*takes, *own)]
+            raise unknown("config key", f"{group}.{key}", known, see=f"{path} does not take it.")
+    return function, keywords
+
+
+def _imported(group: str, path: str) -> Callable[..., Any]:
+    try:
+        module, _, name = path.rpartition(".")
+        with own_folder_first():
+            function = pkgutil.resolve_name(f"{module}:{name}" if module else path)
+    except Exception as error:  # whatever a user's module raises when it is imported
+        raise ActSearchError(f"{group}._target_={path} does not import: {one_line(error)}") from error
+    if not callable(function):
+        raise ActSearchError(f"{group}._target_={path} is {type(function).__name__}, not a function or class.")
+    return function
+
+
+def _yaml(config: Config) -> str:
+    """The config of the search, whatever is done with it now."""
+    plain: Any = OmegaConf.to_container(OmegaConf.structured(config))
+    return OmegaConf.to_yaml(OmegaConf.create({**plain, "task": {"_target_": "actsearch.command.tasks.search"}}))
+
+
+def _tags(command: str) -> dict[str, str]:
+    """For MLflow: the command and the commit of the code in the current folder."""
+    commit = source_commit()
+    return {
+        "command": command[:4000], "mlflow.source.name": command[:4000], "mlflow.source.type": "LOCAL",
+        **({"mlflow.source.git.commit": commit} if commit else {}),
+    }  # fmt: skip
+
+
+def _shown_params(config: Config) -> dict[str, Any]:
+    parts = {"data": config.data, "model": config.model, "recipe": vars(config.recipe), "study": vars(config.study)}
+    flat = flatten({**parts, "confirm": vars(config.confirm), "search_space": vars(config.search_space)})
+    return {key: value for key, value in flat.items() if value is not None}

@@ -1,0 +1,108 @@
+"""conf/ composed by Hydra: from the words of a command, or of a call from Python, to a typed Config and its name.
+
+Imports no torch: a wrong word is answered at once.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.config_store import ConfigStore
+from omegaconf import DictConfig, OmegaConf
+
+from actsearch.config.shape import WITH_TARGET, Config
+from actsearch.question.identity import check_name, fingerprint, study_name
+
+PACKAGE = Path(__file__).parents[1]
+CONF = PACKAGE / "conf" if (PACKAGE / "conf").is_dir() else PACKAGE.parent / "conf"  # in a wheel, in a checkout
+NOT_IN_RESULT = ("root", "download")  # of data: where it lies, not what it is
+
+
+def register(words: Sequence[str]) -> None:
+    """Tells Hydra the typed shape, and the resolver ${study_name:}, for these words.
+
+    Where they name a function of the user's own (model._target_=my_net.my_net), that group takes any key; the
+    function's signature says later which are right.
+    """
+    shape = OmegaConf.structured(Config)
+    for group in _own_targets(words):
+        OmegaConf.set_struct(shape[group], False)
+    ConfigStore.instance().store("schema", shape)
+    OmegaConf.register_new_resolver(
+        "study_name", lambda *, _root_: name_of(settle(without_hydra(_root_), words)), replace=True
+    )
+
+
+def compose(words: Sequence[str]) -> DictConfig:
+    """The config that the command would have with these words. Raises what Hydra raises."""
+    register(words)
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        return hydra.compose("config", list(words))
+
+
+def settle(cfg: DictConfig, words: Sequence[str]) -> Config:
+    """The typed config. Raises what OmegaConf raises for a key or a value that does not fit.
+
+    A function that the words name themselves does not inherit the keys of the option that was chosen before:
+    with model._target_=my_net.my_net, the width of conf/model/mlp.yaml is not handed to it.
+    """
+    plain: Any = OmegaConf.to_container(cfg, resolve=True)
+    for group in _own_targets(words):
+        given = {_key(word).split(".")[1] for word in words if _key(word).startswith(f"{group}.")}
+        plain[group] = {key: value for key, value in plain[group].items() if key in given}
+    # once more against the shape: '+modle=mlp' passes Hydra
+    config: Any = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), plain))
+    return config
+
+
+def without_hydra(cfg: DictConfig) -> DictConfig:
+    return OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
+
+
+def options(group: str) -> list[str]:
+    """The files of a group."""
+    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+
+
+def identity(config: Config) -> dict[str, Any]:
+    """What a result depends on, and so the fingerprint: not how long, where or with what it is shown."""
+    plain: Any = OmegaConf.to_container(OmegaConf.structured(config), resolve=True)
+    parts = {part: plain[part] for part in ("data", "model", "recipe", "search_space", "sampler", "pruner")}
+    parts["data"] = {k: v for k, v in parts["data"].items() if k not in NOT_IN_RESULT}
+    study = {k: plain["study"][k] for k in ("seeds", "seed", "generation", "objectives")}
+    return {**parts, "engine": plain["engine"], "study": study}
+
+
+def label(group: str, values: Mapping[str, Any]) -> str:
+    """What a data set or model is called, in names of studies and so of folders."""
+    if values.get("name") is None:
+        return str(values.get("_target_", group)).rpartition(".")[2]
+    check_name(f"{group}.name", str(values["name"]))
+    return str(values["name"])
+
+
+def search_name(config: Config) -> str:
+    """The study's name, or data, model and fingerprint."""
+    if config.study.name is not None:
+        return config.study.name
+    return study_name(label("data", config.data), label("model", config.model), identity(config))
+
+
+def name_of(config: Config) -> str:
+    """The name of the folder: that of the search; for costs, with a fingerprint of what is asked of them."""
+    name = search_name(config)
+    task = str(config.task.get("_target_"))
+    return f"{name}-cost-{fingerprint(config.task)}" if task.endswith(".cost") else name
+
+
+def _own_targets(words: Sequence[str]) -> list[str]:
+    return [group for group in WITH_TARGET if any(_key(word) == f"{group}._target_" for word in words)]
+
+
+def _key(word: str) -> str:
+    """Of `+model.width=3`: model.width."""
+    return re.sub(r"^(\+\+|\+|~)", "", word).partition("=")[0]
