@@ -21,6 +21,14 @@ def unknown(kind: str, value: object, known: Iterable[str], *, see: str = "") ->
     return ActSearchError(f"unknown {kind} '{value}'.{cure}{' ' + see if see else ''}")
 
 
+def whole(key: str, value: object, least: int = 1, most: int | None = None) -> None:
+    """Raises ActSearchError unless the value is a whole number in these bounds."""
+    if isinstance(value, int) and not isinstance(value, bool) and least <= value and (most is None or value <= most):
+        return
+    bounds = f"at least {least}" if most is None else f"from {least} to {most:,}"
+    raise ActSearchError(f"{key}={value}: it must be a whole number, {bounds}.")
+
+
 def hide_password(url: str) -> str:
     """The address of a database as it may be shown."""
     return re.sub(r"(://[^:/@]*):[^@]*@", r"\1:***@", url)

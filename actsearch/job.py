@@ -11,7 +11,7 @@ import optuna
 
 from actsearch.activations.spec import parse_net
 from actsearch.data.source import Data
-from actsearch.errors import ActSearchError
+from actsearch.errors import ActSearchError, whole
 from actsearch.models.model import Model
 from actsearch.question.identity import fingerprint, study_name
 from actsearch.question.metrics import Direction, Metric, directions_of
@@ -107,8 +107,7 @@ def check(job: Job) -> None:
         )
     if job.recipe.precision == "tf32" and find_device(job.device).type != "cuda":
         raise ActSearchError("recipe.precision=tf32: there is no NVIDIA GPU. Write recipe.precision=float32.")
-    if job.worker < 0:
-        raise ActSearchError(f"worker={job.worker}: workers are numbered from 0.")
+    whole("worker", job.worker, least=0)
     if len(job.study.objectives) > 1 and not isinstance(job.pruner, optuna.pruners.NopPruner):
         raise ActSearchError("pruner: Optuna prunes where there is one objective. Write pruner=none.")
     if job.compares_all:

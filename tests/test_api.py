@@ -1,15 +1,21 @@
 """From Python: search and compare with arrays, models of every kind; results; MLflow down and delivered later."""
 
 import csv
+import html
+from pathlib import Path
 
 import numpy as np
+import optuna
 import pytest
 import torch
-from fake_trainer import evaluation
+from fake_trainer import FakeTrainer, evaluation
 from torch import nn
 
 import actsearch
+from actsearch import api
 from actsearch.activations.spec import parse_net
+from actsearch.config.build import build
+from actsearch.config.compose import compose, settle
 from actsearch.errors import ActSearchError
 from actsearch.models import mlp
 from actsearch.question.recipe import Recipe
@@ -118,6 +124,81 @@ def test_report_prints_and_quiet_does_not(fake, tmp_path, capsys):
     assert "Leaderboard" in out
 
 
+# --- one way in -----------------------------------------------------------------------------------
+
+
+def test_a_search_from_python_is_the_study_of_the_command(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    jobs = []
+    monkeypatch.setattr(api, "run", lambda job, terminal: jobs.append(job))
+    monkeypatch.setattr(api, "show", lambda *_: None)
+    for keywords, words in (
+        ({"model": "mlp", "data": "mnist1d"}, []),
+        ({}, []),
+        ({"data": "digits", "sampler": "random", "seeds": 2}, ["data=digits", "sampler=random", "study.seeds=2"]),
+        ({"search_space": {"scope": "per_layer"}, "study": {"generation": 8}, "pruner": "median"},
+         ["search_space.scope=per_layer", "study.generation=8", "pruner=median"]),
+        ({"recipe": {"lr": {"low": 1e-3, "high": 3e-2, "log": True}, "steps": 300}},
+         ["search_space.recipe={lr:{low:0.001,high:0.03,log:true}}", "recipe.steps=300"]),
+        ({"overrides": ["experiment=leaky_slope"]}, ["experiment=leaky_slope"]),
+        ({"activations": ["relu", {"elu": {"alpha": [0.5, 1.0]}}], "storage": "sqlite:///x.db", "tracking": "none"},
+         ["search_space.activations=[relu,{elu:{alpha:[0.5,1.0]}}]", "storage.url=sqlite:///x.db", "tracking=none"]),
+        ({"sampler": optuna.samplers.RandomSampler}, ["sampler=random"]),
+        ({"sampler": {"_target_": "optuna.samplers.TPESampler", "n_startup_trials": 5}},
+         ["+sampler.n_startup_trials=5"]),
+    ):  # fmt: skip
+        actsearch.search(**keywords)
+        python, command = jobs.pop(), build(settle(compose(words), words), lambda name: Path("runs") / name, "")
+        same = (
+            "name",
+            "folder",
+            "identity",
+            "storage_url",
+            "tracking_uri",
+            "recipe",
+            "study",
+            "confirm",
+            "config_yaml",
+        )
+        if keywords.get("sampler") is optuna.samplers.RandomSampler:  # one class under two paths
+            same = same[4:8]
+        for field in same:
+            assert getattr(python, field) == getattr(command, field), (words, field)
+    actsearch.compare("mlp", "digits", ["relu", "gelu"], seeds=5)
+    words = ["model=mlp", "data=digits", "sampler=grid", "confirm.seeds=5", "search_space.activations=[relu,gelu]"]
+    assert jobs.pop().name == build(settle(compose(words), words), Path, "").name
+
+
+def test_results_and_mlflow_lie_in_the_folder_that_is_named(fake, tmp_path):
+    arguments = {**LITTLE, "tracking": None, "name": "mine"}
+    actsearch.search("mlp", arrays(), ["relu", "tanh"], folder=tmp_path / "here", **arguments)
+    assert {"mine", "mlflow.db"} <= {p.name for p in (tmp_path / "here").iterdir()}
+    assert [p.name for p in tmp_path.iterdir()] == ["here"]
+
+
+def test_a_result_shows_itself_shortly_and_its_numbers_as_numbers(fake, tmp_path):
+    result = actsearch.search("mlp", arrays(), ["relu", "tanh", "gelu"], folder=tmp_path, **LITTLE)
+    assert len(repr(result)) < 1000
+    assert result.summary in repr(result)
+    page = result._repr_html_()
+    assert page.count("<tr>") == 1 + len(result.comparisons)
+    assert html.escape(result.summary) in page
+    board = result.leaderboard
+    assert list(board["activation"]) == [row["activation"] for row in result.rows]
+    assert board["val_accuracy_mean"].max() == pytest.approx(max(r.values[0] for r in result.records))
+    assert board["rank"].dropna().tolist() == list(range(1, 1 + sum(r.state == "complete" for r in result.records)))
+    assert dir(actsearch) == sorted([*actsearch.__all__, "__version__"])
+
+
+def test_ctrl_c_says_what_the_command_says(monkeypatch, tmp_path, fake):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(FakeTrainer, "advance", interrupted)
+    with pytest.raises(KeyboardInterrupt, match="What was finished is saved: the same call goes on"):
+        actsearch.search("mlp", arrays(), ["relu", "tanh"], folder=tmp_path, **LITTLE)
+
+
 @pytest.mark.parametrize(
     ("keywords", "said"),
     [
@@ -128,6 +209,11 @@ def test_report_prints_and_quiet_does_not(fake, tmp_path, capsys):
         ({"recipe": {"batch_size": 1000}}, "recipe.batch_size=1000"),
         ({"baseline": "rleu"}, "confirm.baseline"),
         ({"n_trials": 0}, "study.n_trials=0"),
+        ({"sampler": "tpee"}, "unknown sampler 'tpee'. Did you mean 'tpe'?"),
+        ({"sampler": 3}, "sampler=3: write one of cmaes"),
+        ({"search_space": {"scpe": "network"}}, "'search_space.scope'"),
+        ({"overrides": ["recipe.sttps=3"]}, "'recipe.steps'"),
+        ({"seeds": "many"}, "study.seeds=many: it must be a whole number"),
         ({"device": "cuda:99"}, "device=cuda:99"),
         ({"model": lambda in_shape, n_classes: 3}, "not an nn.Module"),
     ],

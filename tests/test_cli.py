@@ -242,6 +242,69 @@ def test_a_users_own_model_and_its_keys(command, lab):
     assert next((lab / "runs").iterdir()).name.startswith("blobs-mine-")
 
 
+def test_a_users_own_model_inherits_no_keys_of_the_default_one(command, lab):
+    without_model = [word for word in TINY if not word.startswith("model.")]
+    code, _, err = command(*without_model, "model._target_=labdata.net")
+    assert (code, err) == (0, "")
+    (folder,) = (lab / "runs").iterdir()
+    assert folder.name.startswith("blobs-net-")
+    assert "depth" not in (folder / "config.yaml").read_text().split("recipe:")[0]
+    code, _, err = command(*without_model, "model._target_=labdata.net", "model.hiden=3")  # nor struct's refusal
+    assert code == 2
+    assert "unknown config key 'model.hiden'" in err
+    assert "labdata.net does not take it" in err
+
+
+def test_data_of_ones_own_validate_on_a_fifth(command, lab):
+    words = [word for word in TINY if not word.startswith("data")]
+    code, out, err = command(*words, "data._target_=labdata.blobs")
+    assert (code, err) == (0, "")
+    assert "blobs: 72 train, 18 validation" in out
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [("a: [1,\nb: {c\n", "it is not valid YAML"), ("- a\n", "must hold keys"), ("defaults: [nope]\n", "Mend its")],
+)
+def test_a_config_file_that_is_none_gets_one_line(command, lab, text, said):
+    (lab / "conf" / "model").mkdir(parents=True)
+    (lab / "conf" / "model" / "bad.yaml").write_text(text)
+    code, out, err = command("--config-dir", str(lab / "conf"), "model=bad")
+    assert (code, out) == (2, "")
+    assert err.count("\n") == 1
+    assert said in err
+    assert "model/bad" in err
+
+
+FAST = [["--help"], ["--cfg", "job"], ["modle=mlp"], ["model=mpl"], ["recipe.sttps=3"], ["recipe.steps=many"],
+        ["-sc", "install=bash"]]  # fmt: skip
+
+
+@pytest.mark.parametrize("words", FAST, ids=" ".join)
+def test_help_and_wrong_words_are_answered_without_torch(words, tmp_path):
+    code = f"""
+        import sys
+        sys.argv = ["actsearch", *{words}]
+        from actsearch.command.main import main
+        try:
+            main()
+        finally:
+            print("torch" in sys.modules, "optuna" in sys.modules)
+    """
+    env = dict(os.environ, PYTHONPATH=str(Path(actsearch.__file__).parent.parent))
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env=env,
+        check=False,
+    )
+    assert done.stdout.splitlines()[-1] == "False False", done.stderr
+    assert done.returncode == (2 if "=" in words[-1] and "-sc" not in words else 0)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_list_shows_every_activation_with_formula_and_parameters(command, lab):
     code, out, _ = command("task=list")
     assert code == 0
@@ -381,7 +444,7 @@ BAD = {
     "zero trials": (["study.n_trials=0"], "study.n_trials=0", "at least 1"),
     "zero steps": (["recipe.steps=0"], "recipe.steps=0", "from 1 to"),
     "zero seeds": (["study.seeds=0"], "study.seeds=0", "at least 1"),
-    "zero finalist seeds": (["confirm.seeds=0"], "confirm.seeds=0", "at least 1"),
+    "zero finalist seeds": (["confirm.seeds=0"], "confirm.seeds=0", "from 1 to"),
     "baseline": (["confirm.baseline=rleu"], "confirm.baseline", "'relu'"),
     "baseline's layers": (["confirm.baseline=relu | tanh"], "confirm.baseline", "the model takes 1"),
     "device": (["device=cuda:99"], "device=cuda:99", "device=cpu"),
@@ -432,7 +495,7 @@ BAD = {
     "study named after a folder": (["study.name=.."], "study.name='..'", "without slashes"),
     "sampler's seed": (["study.seed=-1"], "study.seed=-1", "at least 0"),
     "objective twice": (["study.objectives=[val_loss,val_loss]"], "study.objectives", "Remove"),
-    "worker": (["worker=-1"], "worker=-1", "from 0"),
+    "worker": (["worker=-1"], "worker=-1", "at least 0"),
     "task's function": (
         ["task._target_=actsearch.command.tasks.serach"], "task._target_=actsearch.command.tasks.serach", "import",
     ),

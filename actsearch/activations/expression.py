@@ -177,122 +177,129 @@ def column_of(name: str, text: str) -> int:
 
 def parse_part(text: str) -> tuple[Node, list[str]]:
     """The canonical tree of what may be constant, and the names of the parameters that are written in it."""
-    names: list[str] = []
+    reader = _Reader(text)
+    return reader.convert(read(text)), reader.names
 
-    def wrong(node: ast.AST, why: str) -> NoReturn:
-        refuse(text, getattr(node, "col_offset", 0) + 1, why)
 
-    def make(node: ast.expr, op: str, *args: Node) -> Node:
+class _Reader:
+    """From Python's syntax tree of a text to a canonical tree. names: of the parameters that it met."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self.names: list[str] = []
+
+    def _wrong(self, node: ast.AST, why: str) -> NoReturn:
+        refuse(self.text, getattr(node, "col_offset", 0) + 1, why)
+
+    def _make(self, node: ast.expr, op: str, *args: Node) -> Node:
         try:
             return apply(op, *args)
         except ActSearchError as error:
-            wrong(node, str(error))
+            self._wrong(node, str(error))
 
-    def convert(node: ast.expr) -> Node:
+    def convert(self, node: ast.expr) -> Node:
         match node:
             case ast.Constant(value=bool() | None):
-                wrong(node, f"'{node.value}' is not a number")
+                self._wrong(node, f"'{node.value}' is not a number")
             case ast.Constant(value=int() | float()):
                 try:
                     return tree.constant(float(node.value))  # pyright: ignore[reportArgumentType]
                 except (OverflowError, ActSearchError):
-                    wrong(node, "that number is too large")
+                    self._wrong(node, "that number is too large")
             case ast.Name():
-                return named(node)
+                return self._named(node)
             case ast.UnaryOp(op=ast.USub()):
-                return make(node, "neg", convert(node.operand))
+                return self._make(node, "neg", self.convert(node.operand))
             case ast.UnaryOp(op=ast.UAdd()):
-                return convert(node.operand)
+                return self.convert(node.operand)
             case ast.BinOp() if type(node.op) in OPERATORS:
-                return make(node, OPERATORS[type(node.op)], convert(node.left), convert(node.right))
+                return self._make(node, OPERATORS[type(node.op)], self.convert(node.left), self.convert(node.right))
             case ast.Call(func=ast.Name(id=written)):
-                return called(node, written)
+                return self._called(node, written)
             case ast.Call(func=ast.Attribute()) | ast.Attribute():
-                wrong(node, "a name with dots is a function of your own, which stands alone: my_file.my_function")
+                self._wrong(node, "a name with dots is a function of your own, which stands alone: my_file.my_function")
             case ast.Call():
-                wrong(node, "what stands before these parentheses is no function. Write * between them")
+                self._wrong(node, "what stands before these parentheses is no function. Write * between them")
             case ast.Compare():
-                wrong(node, "a comparison stands in where(x > 0, a, b) only")
+                self._wrong(node, "a comparison stands in where(x > 0, a, b) only")
             case ast.BinOp():
-                wrong(node, "the operators are + - * / **")
+                self._wrong(node, "the operators are + - * / **")
             case ast.Tuple():
-                wrong(node, "commas stand between the arguments of a function only")
+                self._wrong(node, "commas stand between the arguments of a function only")
             case ast.Constant(value=str()):
-                wrong(node, "quotes have no place in an expression")
-        wrong(node, "that has no place in an expression")
+                self._wrong(node, "quotes have no place in an expression")
+        self._wrong(node, "that has no place in an expression")
 
-    def named(node: ast.Name) -> Node:
+    def _named(self, node: ast.Name) -> Node:
         name = node.id
         if name == "x":
             return tree.X
         if name in CONSTANTS:
             return tree.constant(CONSTANTS[name])
         if name in FUNCTIONS or name in CATALOG:
-            wrong(node, f"'{name}' is a function. Write {name}(x)")
+            self._wrong(node, f"'{name}' is a function. Write {name}(x)")
         if name in RESERVED or name.startswith("_") or len(name) > MAX_NAME:
-            wrong(node, f"'{_shown(name, 1)}' cannot be the name of a parameter. Write a short one such as a")
-        if name not in names:
-            names.append(name)
+            self._wrong(node, f"'{_shown(name, 1)}' cannot be the name of a parameter. Write a short one such as a")
+        if name not in self.names:
+            self.names.append(name)
         return tree.parameter(name)
 
-    def called(node: ast.Call, written: str) -> Node:
+    def _called(self, node: ast.Call, written: str) -> Node:
         name = SPELLINGS.get(written, written)
         if name not in FUNCTIONS:
             if name in CATALOG:
-                wrong(node, f"'{name}' cannot stand in an expression: {_why_alone(CATALOG[name])}")
-            if name in RESERVED or name in names or len(name) == 1:
-                wrong(node, f"'{name}' is no function. Write * before the parentheses")
-            wrong(node, str(unknown("function", name, FUNCTIONS)))
+                self._wrong(node, f"'{name}' cannot stand in an expression: {_why_alone(CATALOG[name])}")
+            if name in RESERVED or name in self.names or len(name) == 1:
+                self._wrong(node, f"'{name}' is no function. Write * before the parentheses")
+            self._wrong(node, str(unknown("function", name, FUNCTIONS)))
         if any(isinstance(arg, ast.Starred) for arg in node.args) or any(k.arg is None for k in node.keywords):
-            wrong(node, "arguments are written out, without a star")
+            self._wrong(node, "arguments are written out, without a star")
         if name == "where":
-            return where(node)
+            return self._where(node)
         if name in CATALOGUE:
-            return entry_called(node, written, CATALOGUE[name])
+            return self._entry_called(node, written, CATALOGUE[name])
         n = {"max": 2, "min": 2, **SUGAR}.get(name, 1)
         many = name in ("max", "min")
         if node.keywords or len(node.args) < n or (len(node.args) > n and not many):
-            wrong(node, f"'{written}' takes {n}{' or more' * many} argument{'s' * (n > 1)} and no names")
-        return make(node, name, *[convert(arg) for arg in node.args])
+            self._wrong(node, f"'{written}' takes {n}{' or more' * many} argument{'s' * (n > 1)} and no names")
+        return self._make(node, name, *[self.convert(arg) for arg in node.args])
 
-    def where(node: ast.Call) -> Node:
+    def _where(self, node: ast.Call) -> Node:
         if len(node.args) != 3 or node.keywords:
-            wrong(node, "'where' takes a condition and two values. Write where(x > 0, a, b)")
+            self._wrong(node, "'where' takes a condition and two values. Write where(x > 0, a, b)")
         condition, *values = node.args
         if not (isinstance(condition, ast.Compare) and len(condition.ops) == 1 and type(condition.ops[0]) in COMPARED):
-            wrong(condition, "the condition of 'where' is one comparison such as x > 0")
-        sides = convert(condition.left), convert(condition.comparators[0])
-        compared = make(condition, COMPARED[type(condition.ops[0])], *sides)
-        return make(node, "where", compared, *[convert(value) for value in values])
+            self._wrong(condition, "the condition of 'where' is one comparison such as x > 0")
+        sides = self.convert(condition.left), self.convert(condition.comparators[0])
+        compared = self._make(condition, COMPARED[type(condition.ops[0])], *sides)
+        return self._make(node, "where", compared, *[self.convert(value) for value in values])
 
-    def entry_called(node: ast.Call, written: str, entry: Activation) -> Node:
+    def _entry_called(self, node: ast.Call, written: str, entry: Activation) -> Node:
         example = f"{written}({', '.join(['x', *[f'{p.name}={p.default}' for p in entry.params[:1]]])})"
         if len(node.args) != 1:
-            wrong(node, f"'{written}' takes x, and its parameters by name. Write {example}")
+            self._wrong(node, f"'{written}' takes x, and its parameters by name. Write {example}")
         given: dict[str, Node] = {}
         for item in node.keywords:
             param = entry.param(str(item.arg))
             if param is None:
                 names_known = [p.name for p in entry.params]
-                wrong(
+                self._wrong(
                     item.value, f"'{written}' has no parameter '{item.arg}'. It has: {', '.join(names_known) or 'none'}"
                 )
-            given[param.name] = argument(item.value, param, written)
+            given[param.name] = self._argument(item.value, param, written)
         args = [given.get(p.name) or tree.default(p) for p in entry.params]
-        return make(node, entry.name, convert(node.args[0]), *args)
+        return self._make(node, entry.name, self.convert(node.args[0]), *args)
 
-    def argument(node: ast.expr, param: Param, written: str) -> Node:
+    def _argument(self, node: ast.expr, param: Param, written: str) -> Node:
         if param.choices:
             value = node.id if isinstance(node, ast.Name) else getattr(node, "value", None)
             if not any(value == choice for choice in param.choices):
-                wrong(node, f"'{param.name}' of '{written}' is one of: {', '.join(map(str, param.choices))}")
-            return tree.word(value) if isinstance(value, str) else convert(node)
-        made = convert(node)
+                self._wrong(node, f"'{param.name}' of '{written}' is one of: {', '.join(map(str, param.choices))}")
+            return tree.word(value) if isinstance(value, str) else self.convert(node)
+        made = self.convert(node)
         if made.varies:
-            wrong(node, f"'{param.name}' of '{written}' cannot depend on x. Write a number or a parameter")
+            self._wrong(node, f"'{param.name}' of '{written}' cannot depend on x. Write a number or a parameter")
         return made
-
-    return convert(read(text)), names
 
 
 def _why_alone(entry: Activation) -> str:

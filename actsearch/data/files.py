@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import os
-import tempfile
 import zipfile
 import zlib
 from collections.abc import Callable, Sequence
@@ -14,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from actsearch.errors import ActSearchError, one_line
+from actsearch.files import whole_file
 
 
 def cache_folder(root: str | None) -> Path:
@@ -33,14 +33,8 @@ def cached(path: Path, make: Callable[[], dict[str, np.ndarray]], names: Sequenc
             raise ActSearchError(f"{path} is damaged ({one_line(error)}). Delete it; it is made anew.") from None
     arrays = make()
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".npz", delete=False) as file:
-            try:
-                np.savez(file, **arrays)  # pyright: ignore[reportArgumentType]
-            except BaseException:  # a full disk, Ctrl-C
-                os.unlink(file.name)
-                raise
-        os.replace(file.name, path)
+        with whole_file(path) as file:
+            np.savez(file, **arrays)  # pyright: ignore[reportArgumentType]
     except OSError as error:
         raise ActSearchError(f"data.root: cannot write {path} ({one_line(error)}). Choose a folder you own.") from None
     return arrays

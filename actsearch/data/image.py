@@ -10,7 +10,7 @@ import torch.nn.functional as F
 
 from actsearch.data.goal import pixels
 from actsearch.data.source import Source
-from actsearch.errors import ActSearchError, unknown
+from actsearch.errors import unknown, whole
 
 
 def image(picture: str = "china", size: int = 128) -> Source:
@@ -25,12 +25,11 @@ def image(picture: str = "china", size: int = 128) -> Source:
     known = [Path(file).stem for file in images.filenames]
     if picture not in known:
         raise unknown("picture in data.picture:", picture, known)
-    whole = torch.tensor(images.images[known.index(picture)]).permute(2, 0, 1)[None].float() / 255
-    longest = max(whole.shape[2:])
-    if not isinstance(size, int) or isinstance(size, bool) or not 8 <= size <= longest:
-        raise ActSearchError(f"data.size={size}: write a whole number of pixels from 8 to {longest}.")
-    height, width = (round(side * size / longest) for side in whole.shape[2:])
-    y = F.interpolate(whole, (height, width), mode="area")[0].flatten(1).T.contiguous()
+    pixels_of = torch.tensor(images.images[known.index(picture)]).permute(2, 0, 1)[None].float() / 255
+    longest = max(pixels_of.shape[2:])
+    whole("data.size", size, 8, longest)
+    height, width = (round(side * size / longest) for side in pixels_of.shape[2:])
+    y = F.interpolate(pixels_of, (height, width), mode="area")[0].flatten(1).T.contiguous()
     rows, columns = (torch.linspace(-1, 1, n) for n in (height, width))
     x = torch.cartesian_prod(rows, columns)
     order = torch.from_numpy(np.random.default_rng(0).permutation(len(x)))

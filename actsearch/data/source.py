@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from actsearch.data.goal import Goal, classification
-from actsearch.errors import ActSearchError, one_line
+from actsearch.errors import ActSearchError, one_line, whole
 
 Pair = tuple[Tensor, Tensor]
 
@@ -77,15 +77,13 @@ class Data:
         resample: bool = False,
     ) -> None:
         self.source, self.name, self.resample = source, name, resample
-        for key, value in (("n_validation", n_validation), ("subset", subset)):
-            if not isinstance(value, int | None) or isinstance(value, bool):
-                raise ActSearchError(f"data.{key}={value}: write a whole number of examples.")
         if not isinstance(resample, bool):
             raise ActSearchError(f"data.resample={resample}: write true or false.")
         if n_validation is None:
             n_validation = max(1, len(source.x) // 5) if source.validation is None else len(source.validation[0])
-        if n_validation < 1:
-            raise ActSearchError(f"data.n_validation={n_validation}: the search needs at least 1 validation example.")
+        whole("data.n_validation", n_validation)
+        if subset is not None:
+            whole("data.subset", subset, least=0)  # what is too few is said below
         total = len(source.x)
         if source.validation is not None and n_validation > len(source.validation[0]):
             n = len(source.validation[0])

@@ -8,7 +8,7 @@ import torch
 
 from actsearch.data.goal import next_token
 from actsearch.data.source import Pair, Source
-from actsearch.errors import ActSearchError, one_line
+from actsearch.errors import ActSearchError, one_line, whole
 
 UNKNOWN = 0  # the token of a character that the training part does not have
 
@@ -21,9 +21,8 @@ def text(path: str | None = None, context: int = 64, n_test: int = 500) -> Sourc
     validates, the last tests, each in windows that do not overlap. n_test: windows that test, evenly spaced. Characters
     are numbered as the training part has them; others are all one unknown.
     """
-    for key, value in (("context", context), ("n_test", n_test)):
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise ActSearchError(f"data.{key}={value}: write a whole number, at least 1.")
+    whole("data.context", context)
+    whole("data.n_test", n_test)
     written = _read_text(path)
     third = len(written) // 3
     most = third // (context + 1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import ExitStack
 from pathlib import Path
 
 import torch
@@ -13,6 +13,7 @@ from actsearch.activations.spec import Spec
 from actsearch.errors import ActSearchError, one_line
 from actsearch.export import check
 from actsearch.export.module import SourceFile, input_shape, own_name
+from actsearch.files import whole_file
 
 CHANNELS = 8  # of what is checked, where the number is not given
 
@@ -95,17 +96,11 @@ def _may_write(outputs: dict[Path, bytes], overwrite: bool) -> None:
 
 
 def _write(outputs: dict[Path, bytes]) -> dict[Path, bytes]:
-    """Writes each file beside its place and then renames it, so that no half-written file is left."""
-    made = {path: path.with_name(f".{path.name}.new") for path in outputs}
+    """Writes all files, and then puts them in their places."""
     try:
-        for path, new in made.items():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            new.write_bytes(outputs[path])
-        for path, new in made.items():
-            new.replace(path)
+        with ExitStack() as stack:
+            for path, raw in outputs.items():
+                stack.enter_context(whole_file(path)).write(raw)
     except OSError as error:
-        for new in made.values():
-            with suppress(OSError):  # its folder may not exist
-                new.unlink()
         raise ActSearchError(f"task.path cannot be written ({one_line(error)}). Choose another.") from None
     return outputs

@@ -55,11 +55,6 @@ class Tail:
     gradient: Literal["dies", "vanishes", "stays", "ends"]
     end: float
 
-    @property
-    def saturation(self) -> float | None:
-        """The value at which f levels out (infinite for a logarithm), or None where it does not."""
-        return self.value if self.gradient in ("dies", "vanishes") else None
-
 
 @dataclass(frozen=True)
 class Shape:

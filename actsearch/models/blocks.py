@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from torch import nn
 
-from actsearch.errors import ActSearchError, unknown
+from actsearch.errors import unknown, whole
 
 ORDERS = ("norm_activation", "activation_norm")
 
@@ -14,8 +14,7 @@ ORDERS = ("norm_activation", "activation_norm")
 def check_sizes(**sizes: int) -> None:
     """Widths and depths are whole numbers from 1."""
     for key, value in sizes.items():
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise ActSearchError(f"model.{key}={value}: write a whole number, at least 1.")
+        whole(f"model.{key}", value)
 
 
 def check_choice(key: str, value: str, known: tuple[str, ...]) -> None:

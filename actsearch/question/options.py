@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field, fields, replace
 
-from actsearch.errors import ActSearchError, unknown
+from actsearch.errors import ActSearchError, unknown, whole
 from actsearch.question.identity import check_name
 from actsearch.question.metrics import ACCURACY, PERPLEXITY, PSNR, Metric, directions_of, metrics_of, not_of
 from actsearch.question.recipe import Recipe
@@ -31,12 +31,11 @@ class StudyOptions:
     def __post_init__(self) -> None:
         for key in ("n_trials", "seeds", "generation"):
             value = getattr(self, key)
-            if value is not None and (not isinstance(value, int) or value < 1):
-                raise ActSearchError(f"study.{key}={value}: it must be a whole number, at least 1.")
+            if value is not None:
+                whole(f"study.{key}", value)
         if self.seeds > FRESH_SEED:
             raise ActSearchError(f"study.seeds={self.seeds}: at most {FRESH_SEED}; the seeds after are the finalists'.")
-        if self.seed < 0:
-            raise ActSearchError(f"study.seed={self.seed}: it must be at least 0.")
+        whole("study.seed", self.seed, least=0)
         if not self.objectives:
             raise ActSearchError("study.objectives is empty. Write e.g. study.objectives=[val_metric].")
         if len(set(self.objectives)) < len(self.objectives):
@@ -91,8 +90,8 @@ class ConfirmOptions:
             raise ActSearchError(f"confirm.finalists={self.finalists}: write a number, or all.")
         for key in ("finalists", "seeds", "tune_trials"):
             value = getattr(self, key)
-            if value != "all" and (not isinstance(value, int) or not 1 <= value <= MOST_SEEDS):
-                raise ActSearchError(f"confirm.{key}={value}: it must be a whole number, at least 1.")
+            if value != "all":
+                whole(f"confirm.{key}", value, 1, MOST_SEEDS)
         if not 1e-6 <= self.alpha < 0.5:
             raise ActSearchError(f"confirm.alpha={self.alpha:g}: write a chance from 0.000001 to 0.5, e.g. 0.05.")
         good = self.looks and self.looks[0] > 1 and self.looks[-1] <= MOST_SEEDS

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from actsearch.errors import ActSearchError, unknown
+from actsearch.errors import ActSearchError, unknown, whole
 
 OPTIMIZERS = ("sgd", "adam", "adamw", "rmsprop")
 SCHEDULES = ("constant", "cosine", "one_cycle")
@@ -39,8 +39,7 @@ class Recipe:
             if getattr(self, key) not in known:
                 raise unknown(f"recipe.{key}", getattr(self, key), known)
         for key in ("steps", "batch_size", "eval_every"):
-            if not 1 <= getattr(self, key) <= MOST:
-                raise ActSearchError(f"recipe.{key}={getattr(self, key)}: it must be from 1 to {MOST:,}.")
+            whole(f"recipe.{key}", getattr(self, key), 1, MOST)
         if not 0 < self.lr < float("inf"):
             raise ActSearchError(f"recipe.lr={self.lr}: a learning rate is above 0, e.g. 0.01.")
         if not 0 <= self.weight_decay < float("inf") or not 0 <= self.momentum < 1:

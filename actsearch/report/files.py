@@ -6,14 +6,13 @@ import csv
 import dataclasses
 import io
 import math
-import os
-import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from actsearch.activations.spec import number
 from actsearch.errors import ActSearchError
+from actsearch.files import whole_file
 from actsearch.judge.comparison import Comparison
 from actsearch.judge.statistics import mean, std
 from actsearch.question.metrics import Metric, directions_of
@@ -113,11 +112,8 @@ def csv_text(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Whole or not at all."""
-    with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False, encoding="utf-8") as file:
-        file.write(text)
-    os.chmod(file.name, 0o644)
-    os.replace(file.name, path)
+    with whole_file(path) as file:
+        file.write(text.encode())
 
 
 def _digits(value: float) -> str:

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import io
 import math
-import os
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from actsearch.activations.spec import parse_net, resolve
+from actsearch.files import whole_file
 from actsearch.judge.comparison import Comparison
 from actsearch.judge.statistics import mean, std
 from actsearch.judge.verdict import BETTER, EQUIVALENT, WORSE, Verdict
@@ -59,7 +58,6 @@ class Plot:
 def write_plots(result: Result) -> list[Plot]:
     """Draws every figure that has something to show, into plots/*.png; the same as SVG for the page."""
     folder = result.folder / "plots"
-    folder.mkdir(parents=True, exist_ok=True)
     plots = []
     for name, title, draw in FIGURES:
         drawn = draw(result)
@@ -68,10 +66,8 @@ def write_plots(result: Result) -> list[Plot]:
             png.unlink(missing_ok=True)
             continue
         figure, caption = drawn
-        with tempfile.NamedTemporaryFile(dir=folder, suffix=".png", delete=False) as file:
+        with whole_file(png) as file:
             figure.savefig(file, format="png", dpi=150)
-        os.chmod(file.name, 0o644)
-        os.replace(file.name, png)
         text = io.StringIO()
         figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
         plots.append(Plot(name, title, caption, _inline(text.getvalue(), name), png))

@@ -67,9 +67,8 @@ class Result:
         """The trials, best first, as in leaderboard.csv, with numbers."""
         import pandas
 
-        return pandas.read_csv(io.StringIO(csv_text(self.rows)), keep_default_na=False, na_values=[""]).convert_dtypes(
-            convert_string=False, convert_boolean=False, convert_floating=False
-        )
+        frame = pandas.read_csv(io.StringIO(csv_text(self.rows)), keep_default_na=False, na_values=[""])
+        return frame.astype({"rank": "Int64", "same_as": "Int64"})  # whole numbers, of which some are missing
 
     @property
     def best(self) -> str:

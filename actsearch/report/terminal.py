@@ -79,10 +79,6 @@ class Terminal:
             if not isinstance(event, GenerationStarted):
                 self.console.print(f"{share:3.0f} %  {self._status()}{step}", markup=False)
 
-    def skip(self, run_steps: int) -> None:
-        """Work that turned out not to be needed."""
-        self._done += run_steps
-
     def _see(self, record: TrialRecord) -> None:
         now, up = record.values[0], self._direction == "maximize"
         if self.best is None or (now > self.best[0] if up else now < self.best[0]):

@@ -16,7 +16,7 @@ from typing import Any
 from actsearch.activations.expression import parse_part
 from actsearch.activations.fingerprint import fingerprint, is_constant
 from actsearch.activations.spec import Spec
-from actsearch.errors import ActSearchError
+from actsearch.errors import ActSearchError, whole
 
 UNARY = (
     "0", "1", "x", "-x", "abs(x)", "1 / x", "x ** 2", "exp(x)", "expm1(x)", "sinh(x)", "cosh(x)", "tanh(x)", "asinh(x)",
@@ -63,8 +63,7 @@ class Grammar:
             if key not in ("unary", "binary", "depth"):
                 raise ActSearchError(f"{where}.{key}: a grammar has the keys unary, binary and depth.")
         depth = values.get("depth", 1)
-        if not isinstance(depth, int) or isinstance(depth, bool) or not 1 <= depth <= DEEPEST:
-            raise ActSearchError(f"{where}.depth={depth}: write a whole number from 1 to {DEEPEST}.")
+        whole(f"{where}.depth", depth, 1, DEEPEST)
         lists = {}
         for key, default, inputs in (("unary", UNARY, "x"), ("binary", BINARY, "a and b")):
             given = values.get(key, default)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import filelock
 import optuna
 
 from actsearch.errors import ActSearchError, hide_password, one_line
@@ -75,24 +75,21 @@ def sole_leader(url: str, study_name: str) -> Iterator[None]:
     if path is None:
         yield
         return
-    # a file of its own, and never removed: a lock on the database would meet SQLite's, and one on a file that
-    # is unlinked meanwhile would be nobody's
+    # a file of its own: a lock on the database would meet SQLite's
     lock = path.with_name(f".{path.name}.{study_name.replace('/', '-')}.lock")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        held = open(lock, "w", encoding="utf-8")  # noqa: SIM115
+        held = filelock.FileLock(lock).acquire(blocking=False)
+    except filelock.Timeout:
+        raise ActSearchError(
+            f"the study '{study_name}' in {path} is held by another process. Wait for it or stop it; to search "
+            "with several workers, use a PostgreSQL storage.url."
+        ) from None
     except OSError as error:
         raise ActSearchError(
             f"storage.url={url}: {lock.parent} cannot be written ({one_line(error)}). Choose another storage.url."
         ) from None
-    with held as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise ActSearchError(
-                f"the study '{study_name}' in {path} is held by another process. Wait for it or stop it; to search "
-                "with several workers, use a PostgreSQL storage.url."
-            ) from None
+    with held:
         yield
 
 
