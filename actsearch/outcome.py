@@ -11,7 +11,7 @@ import optuna
 
 from actsearch.errors import ActSearchError, hide_password
 from actsearch.job import Job
-from actsearch.judge.comparison import compare
+from actsearch.judge.comparison import compare_finalists
 from actsearch.question.options import Confirmation
 from actsearch.records import Evidence
 from actsearch.report.files import leaderboard_rows
@@ -73,7 +73,7 @@ def make_result(job: Job, store: Store, evidence: Evidence) -> Result:
         rows = leaderboard_rows(done, job.study.objectives, job.metric)
     else:  # all were compared without a search: their validation scores, in the same form
         rows = leaderboard_rows(as_records(evidence.runs, objective), [objective], job.metric)
-    comparisons = compare(evidence, job.confirm)
+    comparisons = compare_finalists(evidence, job.confirm)
     test_name = f"{job.data.name}'s test set"
     return Result(
         name=job.name, rows=rows, records=done, comparisons=comparisons, runs=list(evidence.runs),

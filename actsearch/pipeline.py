@@ -19,7 +19,7 @@ from actsearch.errors import ActSearchError, hide_password, one_line
 from actsearch.job import Job, check
 from actsearch.judge.comparison import TARGET
 from actsearch.judge.statistics import fewest_for_sign_flips
-from actsearch.measure.cost import latency_us, measure
+from actsearch.measure.cost import latency_us, net_costs
 from actsearch.measure.environment import environment
 from actsearch.measure.timing import one_thread
 from actsearch.outcome import deliver_end, look, make_result, model_rows, stored
@@ -32,13 +32,13 @@ from actsearch.report.sentence import span
 from actsearch.report.terminal import Terminal
 from actsearch.report.write import write_files
 from actsearch.study import finalists as stage
-from actsearch.study.search import search
+from actsearch.study.search import run_trials
 from actsearch.study.storage import close_storage, open_storage, sole_leader
 from actsearch.study.store import Store
 from actsearch.tracking import Delivery, Tracker
-from actsearch.training.plan import choose as choose_plan
+from actsearch.training.plan import choose_plan
 from actsearch.training.reference import Run
-from actsearch.training.trainer import Trainer, devices_of, find_device, tune
+from actsearch.training.trainer import Trainer, devices_of, find_device, tune_plan
 
 TUNE_STEPS = 50  # of each plan that engine=tune times
 T = TypeVar("T")
@@ -169,7 +169,9 @@ def settle_plan(session: Session) -> None:
         trainer.plan = noted
     elif job.engine == "tune":
         recipe = replace(job.recipe, eval_every=min(job.recipe.eval_every, TUNE_STEPS))
-        tune(trainer, job.model, [Run(c.specs, recipe, s) for c in job.space.typical() for s in range(job.study.seeds)])
+        tune_plan(
+            trainer, job.model, [Run(c.specs, recipe, s) for c in job.space.typical() for s in range(job.study.seeds)]
+        )
     session.note_plan()
 
 
@@ -216,11 +218,13 @@ def settle_finalists(session: Session) -> list[Candidate]:
         options = replace(job.study, n_trials=job.n_trials)
         latency = lambda candidate: measured_latency(job, candidate, trainer.device)  # noqa: E731
         session.follow(
-            search(store.search, trainer, job.space, job.recipe, options, job.sampler, job.pruner, latency, job.worker)
+            run_trials(
+                store.search, trainer, job.space, job.recipe, options, job.sampler, job.pruner, latency, job.worker
+            )
         )
-        chosen = stage.choose(store.records(), int(job.confirm.finalists), job.confirm.baseline, job.directions[0])
+        chosen = stage.choose_finalists(store.records(), int(job.confirm.finalists), job.confirm.baseline, job.directions[0])
     chosen = session.follow(
-        stage.tune(
+        stage.tune_recipes(
             store.tuning, chosen, trainer, job.space, job.recipe, job.confirm, job.study.seeds, job.study.objectives[0]
         )
     )
@@ -261,7 +265,7 @@ def settle_costs(session: Session, chosen: Sequence[Candidate]) -> None:
     split, n, device = job.data.split(0), job.recipe.batch_size, trainer.device
     nets = [job.model.build(c.specs, 0, job.recipe.init) for c in chosen]
     with one_thread():
-        costs = measure(nets, job.recipe, split.x_train[:n].to(device), split.y_train[:n].to(device), split.goal.loss)
+        costs = net_costs(nets, job.recipe, split.x_train[:n].to(device), split.y_train[:n].to(device), split.goal.loss)
     store.note_costs(chosen, costs)
 
 

@@ -30,7 +30,7 @@ from actsearch.data.source import Data, Source
 from actsearch.models import cnn1d, cnn2d, mlp
 from actsearch.models.model import Model
 from actsearch.question.recipe import Recipe
-from actsearch.training.plan import Plan, choose
+from actsearch.training.plan import Plan, choose_plan
 from actsearch.training.reference import Run
 from actsearch.training.trainer import Trainer, find_device
 from actsearch.training.worker import Worker
@@ -155,7 +155,7 @@ def compare(name: str, device: torch.device, sizes: list[int], steps: int, repea
 
             return measure
 
-        auto = choose("auto", model, data.goal, recipe.batch_size, device, trainer.cores)
+        auto = choose_plan("auto", model, data.goal, recipe.batch_size, device, trainer.cores)
         sides = [Side("the ordinary script", script, []), Side("plain loop", train_all(Plan("serial")), [])]
         if name == "cnn2d":
             sides.append(Side("plain loop, channels last", train_all(Plan("serial", channels_last=True)), []))

@@ -9,7 +9,7 @@ from fake_trainer import confirmation
 from scipy import stats
 
 from actsearch.errors import ActSearchError
-from actsearch.judge.comparison import compare, reaches, steps_to
+from actsearch.judge.comparison import compare_finalists, reaches, steps_to
 from actsearch.judge.verdict import BETTER, UNDECIDED
 from actsearch.question.options import speed_is_told
 from actsearch.question.recipe import Recipe
@@ -29,7 +29,7 @@ def test_comparisons_are_numpys_and_scipys_numbers():
     base = rng.normal(0.6, 0.02, 20)
     scores = {"gelu": base + rng.normal(0.02, 0.01, 20), "tanh": base - rng.normal(0.05, 0.01, 20), "relu": base}
     runs = [run(a, 1000 + i, float(v)) for a in ("tanh", "relu", "gelu") for i, v in enumerate(scores[a])]
-    found = compare(Evidence(runs), confirmation())
+    found = compare_finalists(Evidence(runs), confirmation())
     assert [c.activation for c in found] == ["gelu", "relu", "tanh"]
     for c in found:
         assert c.mean == pytest.approx(scores[c.activation].mean(), rel=1e-12)
@@ -51,13 +51,13 @@ def test_comparisons_are_numpys_and_scipys_numbers():
 
 def test_pairs_are_made_by_seed_whatever_the_order_of_the_runs():
     runs = [run("relu", 1001, 0.5), run("gelu", 1000, 0.4), run("relu", 1000, 0.3), run("gelu", 1001, 0.6)]
-    found = next(c for c in compare(Evidence(runs), confirmation()) if not c.is_baseline).verdict
+    found = next(c for c in compare_finalists(Evidence(runs), confirmation()) if not c.is_baseline).verdict
     assert found.difference == pytest.approx(0.1)
     assert found.ci_low == pytest.approx(0.1)  # both pairs differ by 0.1: no spread
 
 
 def test_one_seed_has_no_spread():
-    found = compare(Evidence([run("relu", 1000, 0.5), run("gelu", 1000, 0.6)]), confirmation())
+    found = compare_finalists(Evidence([run("relu", 1000, 0.5), run("gelu", 1000, 0.6)]), confirmation())
     assert math.isnan(found[0].std)
     assert math.isnan(found[0].verdict.ci_low)
     assert found[0].verdict.verdict == UNDECIDED
@@ -135,7 +135,7 @@ def test_steps_and_time_to_the_target_are_compared_where_it_is_set():
     runs = [learns("gelu", 1000 + i, 0.6 + 0.01 * rng.random()) for i in range(10)]
     runs += [learns("relu", 1000 + i, 0.3 + 0.01 * rng.random()) for i in range(10)]
     costs = {a: Cost([us] * 3, [1.0, 1.1, 1.2]) for a, us in (("gelu", 40.0), ("relu", 10.0))}
-    found = next(c for c in compare(Evidence(runs, 0.75, costs), confirmation()) if not c.is_baseline)
+    found = next(c for c in compare_finalists(Evidence(runs, 0.75, costs), confirmation()) if not c.is_baseline)
     by_name = {v.metric.name: v for v in found.secondary}
     assert set(by_name) == {
         "test_loss", "learning_speed", "steps_to_accuracy", "time_to_accuracy_s", "training_step_us", "latency_us",
@@ -146,4 +146,4 @@ def test_steps_and_time_to_the_target_are_compared_where_it_is_set():
     seconds = by_name["time_to_accuracy_s"].mean
     assert seconds == pytest.approx(by_name["steps_to_accuracy"].mean * 40e-6)
     assert (found.training_step_us, by_name["training_step_us"].difference) == (40.0, pytest.approx(3.0))
-    assert {v.metric.name for v in compare(Evidence(runs), confirmation())[0].secondary} <= {"test_loss"}
+    assert {v.metric.name for v in compare_finalists(Evidence(runs), confirmation())[0].secondary} <= {"test_loss"}

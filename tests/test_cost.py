@@ -59,7 +59,7 @@ Y = torch.arange(8) % 3
 
 
 def net_of(activation):
-    """A small net with its own weights; given to `measure` with gradients, which must survive."""
+    """A small net with its own weights; given to `net_costs` with gradients, which must survive."""
     net = nn.Sequential(nn.Linear(6, 8), activation, nn.Linear(8, 3))
     nn.functional.cross_entropy(net(X), Y).backward()
     return net
@@ -81,7 +81,7 @@ class Slow(nn.Module):
 
 
 def test_a_slow_activation_costs_more_and_all_have_as_many_repetitions():
-    fast, slow, other = cost.measure(
+    fast, slow, other = cost.net_costs(
         [net_of(nn.ReLU()), net_of(Slow()), net_of(nn.Tanh())], Recipe(), X, Y, cross_entropy, 0.5
     )
     lengths = {len(times) for c in (fast, slow, other) for times in (c.training_step_us, c.latency_us)}
@@ -95,7 +95,7 @@ def test_a_slow_activation_costs_more_and_all_have_as_many_repetitions():
 
 def test_however_small_the_budget_there_are_two_repetitions_and_however_large_twenty():
     small, large = (
-        cost.measure([net_of(nn.ReLU())], Recipe(), X, Y, cross_entropy, budget)[0] for budget in (0.0, 60.0)
+        cost.net_costs([net_of(nn.ReLU())], Recipe(), X, Y, cross_entropy, budget)[0] for budget in (0.0, 60.0)
     )
     assert (len(small.training_step_us), len(small.latency_us)) == (2, 2)
     assert (len(large.training_step_us), len(large.latency_us)) == (20, 20)
@@ -107,7 +107,7 @@ def test_the_nets_given_and_the_random_states_stay_as_they_are(optimizer, rng_un
     before = [{k: v.clone() for k, v in net.state_dict().items()} for net in nets]
     gradients = [[None if p.grad is None else p.grad.clone() for p in net.parameters()] for net in nets]
     with rng_untouched():
-        cost.measure(nets, Recipe(optimizer=optimizer), X, Y, cross_entropy, 0.0)
+        cost.net_costs(nets, Recipe(optimizer=optimizer), X, Y, cross_entropy, 0.0)
     for net, state, old in zip(nets, before, gradients, strict=True):
         assert net.training
         for k, v in net.state_dict().items():
@@ -119,7 +119,7 @@ def test_the_nets_given_and_the_random_states_stay_as_they_are(optimizer, rng_un
 def test_repetitions_take_turns(monkeypatch):
     order = []
     monkeypatch.setattr(timing, "timed", lambda call, n, device: order.append(call) or call() or 0.001)
-    cost.measure([net_of(nn.ReLU()), net_of(nn.Tanh())], Recipe(), X, Y, cross_entropy, 0.0)
+    cost.net_costs([net_of(nn.ReLU()), net_of(nn.Tanh())], Recipe(), X, Y, cross_entropy, 0.0)
     n = 4 * timing.BLOCKS
     first, second = order[8 : 8 + n], order[8 + n :]  # after each was warmed, and called once to know how long it takes
     assert len(second) == n
@@ -130,7 +130,7 @@ def test_repetitions_take_turns(monkeypatch):
 def test_a_net_with_dropout_leaves_the_random_states_too(rng_untouched):
     net = net_of(nn.Dropout(0.5))
     with rng_untouched():
-        cost.measure([net], Recipe(), X, Y, cross_entropy, 0.0)
+        cost.net_costs([net], Recipe(), X, Y, cross_entropy, 0.0)
 
 
 def test_what_a_step_keeps_for_its_backward_pass_by_hand():
@@ -138,7 +138,7 @@ def test_what_a_step_keeps_for_its_backward_pass_by_hand():
     its input besides; the loss the log-probabilities and, as torch has it, the sum of the examples' weights.
     """
     x, y, hidden, out = X, Y, 8 * 8 * 4, 8 * 3 * 4
-    relu, silu = cost.measure([net_of(nn.ReLU()), net_of(nn.SiLU())], Recipe(), x, y, cross_entropy, 0.0)
+    relu, silu = cost.net_costs([net_of(nn.ReLU()), net_of(nn.SiLU())], Recipe(), x, y, cross_entropy, 0.0)
     assert relu.saved_mib == pytest.approx((hidden + out + 4) / 2**20)
     assert silu.saved_mib - relu.saved_mib == pytest.approx(hidden / 2**20)
 

@@ -21,7 +21,7 @@ from actsearch.records import Candidate, Curves, TrialRecord
 from actsearch.study.generation import train_curves
 from actsearch.training import diagnostics, reference
 from actsearch.training import fused as fused_file
-from actsearch.training.diagnostics import Diagnostics, diagnose, mean_diagnostics, measure, probe_rungs
+from actsearch.training.diagnostics import Diagnostics, diagnose, mean_diagnostics, probe_rungs, statistics_of
 from actsearch.training.plan import Plan
 from actsearch.training.reference import WEIGHTS, Run, batch_order, stream, train
 from actsearch.training.trainer import Trainer, TrainingBatch
@@ -100,7 +100,7 @@ def test_softmax_has_no_slope_of_its_own():
 def test_the_slope_is_the_derivative(name, monkeypatch):
     """By differences, on points away from kinks."""
     seen, spec = [], Spec.parse(name)
-    monkeypatch.setattr(diagnostics, "measure", lambda y, s, channel: seen.append(s) or measure(y, s, channel))
+    monkeypatch.setattr(diagnostics, "statistics_of", lambda y, s, channel: seen.append(s) or statistics_of(y, s, channel))
     z = torch.linspace(-7.03, 7.01, 50, dtype=torch.float64)[:, None]
     diagnose(sequential(spec.module(1).double(), nn.Linear(1, 2).double()), z)
     h = 1e-5

@@ -15,7 +15,7 @@ from actsearch.activations import CATALOG, Activation, Param, Spec
 from actsearch.activations.spec import Learned
 from actsearch.command import main as cli
 from actsearch.errors import ActSearchError
-from actsearch.export import check, export, source
+from actsearch.export import check, export, module_source
 from actsearch.export.collect import Collector
 from actsearch.export.module import SourceFile, input_shape
 
@@ -53,7 +53,7 @@ def files(tmp_path_factory):
     """Every spec's file, in one folder: (folder, names)."""
     folder = tmp_path_factory.mktemp("exported")
     for i, spec in enumerate(SPECS.values()):
-        (folder / f"test_{i}_{spec.name}.py").write_text(source(spec))
+        (folder / f"test_{i}_{spec.name}.py").write_text(module_source(spec))
     return folder
 
 
@@ -70,7 +70,7 @@ def test_equals_the_original_in_values_and_gradients_of_three_dtypes(text):
 
 @each_spec
 def test_needs_torch_and_nothing_of_actsearch(text):
-    tree = ast.parse(source(SPECS[text]))
+    tree = ast.parse(module_source(SPECS[text]))
     modules = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
     modules |= {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
     assert "torch" in modules
@@ -192,7 +192,7 @@ def test_a_file_that_was_changed_fails_its_test(text, change):
 
 
 def test_a_file_to_the_letter():
-    assert source(Spec.parse("leaky_relu(negative_slope=0.02)")) == textwrap.dedent('''\
+    assert module_source(Spec.parse("leaky_relu(negative_slope=0.02)")) == textwrap.dedent('''\
         """LeakyRelu: x for x > 0, negative_slope * x otherwise.
 
         Source: Maas et al. 2013.
@@ -245,7 +245,7 @@ def test_a_file_to_the_letter():
 
 
 def test_channels_and_dim_are_the_classes_defaults_and_name_is_its_own():
-    text = source(Spec.parse("silu(beta=learned(2))"), "my_swish", channels=5, dim=-1)
+    text = module_source(Spec.parse("silu(beta=learned(2))"), "my_swish", channels=5, dim=-1)
     with check.loaded(text) as file:
         made = file.MySwish()
         assert made.beta.shape == (5,)
@@ -254,7 +254,7 @@ def test_channels_and_dim_are_the_classes_defaults_and_name_is_its_own():
         assert file.MySwish(None).beta.shape == ()
         file.test_my_swish()
     with pytest.raises(ActSearchError, match="'2fast' cannot be the name of a class"):
-        source(Spec.parse("relu"), "2fast")
+        module_source(Spec.parse("relu"), "2fast")
 
 
 def test_a_class_with_weights_starts_with_the_parameters_of_the_spec(monkeypatch, library):
@@ -272,7 +272,7 @@ def test_a_class_with_weights_starts_with_the_parameters_of_the_spec(monkeypatch
     """)
     entry = Activation("scaled", own.Scaled, "own", "s * w * x", "none", (Param("scale", 1.0),), kind="weighted")
     monkeypatch.setitem(CATALOG, "scaled", entry)
-    text = source(Spec.of("scaled", {"scale": 3.0}))
+    text = module_source(Spec.of("scaled", {"scale": 3.0}))
     assert "def __init__(self, channels, dim=1, scale=3.0):" in text
     with check.loaded(text) as file:
         file.test_scaled()
@@ -308,7 +308,7 @@ def test_an_expression_becomes_a_file_as_well(text, tmp_path):
 
 
 def test_an_expression_may_have_the_name_of_a_function_that_it_calls():
-    with check.loaded(source(Spec.parse("x * gelu(x)"), "gelu")) as file:
+    with check.loaded(module_source(Spec.parse("x * gelu(x)"), "gelu")) as file:
         x = torch.tensor([-1.0, 2.0])
         assert torch.equal(file.Gelu()(x), x * nn.functional.gelu(x))
 
@@ -326,7 +326,7 @@ def test_a_users_own_function_by_its_path(library, tmp_path):
         """,
         helpers="def half(x):\n    return x / 2\n",
     )
-    text = source(Spec.parse("ownlib.bent(alpha=0.3)"))
+    text = module_source(Spec.parse("ownlib.bent(alpha=0.3)"))
     assert "class Bent(nn.Module)" in text
     assert "helpers" not in text  # a file beside it: copied too
     assert "def half(x):" in text
@@ -340,7 +340,7 @@ def test_a_users_own_function_by_its_path(library, tmp_path):
 def test_parameters_that_a_class_cannot_have():
     for name in ("training", "channels", "F"):
         with pytest.raises(ActSearchError, match=f"'{name}' means something else in a class"):
-            source(Spec.parse(f"({name} * x)({name}=0.5)"))
+            module_source(Spec.parse(f"({name} * x)({name}=0.5)"))
 
 
 # --- what is copied -------------------------------------------------------------------------------
@@ -442,7 +442,7 @@ def test_what_cannot_be_copied_says_why(library, monkeypatch):
         copied()
     monkeypatch.setitem(CATALOG, "closure", Activation("closure", own.closure, "own", "3 * x", "none"))
     with pytest.raises(ActSearchError, match="'closure' cannot be exported: its function has no name in a file"):
-        source(Spec.of("closure"))
+        module_source(Spec.of("closure"))
     copied("shape")  # a statement of its own
 
 
@@ -549,7 +549,7 @@ def test_the_command_writes_and_says_what_it_checked(command, tmp_path):
     assert all(lines[what].startswith("equal") for what in list(lines)[:4])
     assert "onnxruntime" in lines["ONNX"]
     assert sorted(p.name for p in tmp_path.iterdir()) == ["leaky_relu6.onnx", "leaky_relu6.py"]
-    assert (tmp_path / "leaky_relu6.py").read_text() == source(Spec.parse("leaky_relu6(negative_slope=0.02)"))
+    assert (tmp_path / "leaky_relu6.py").read_text() == module_source(Spec.parse("leaky_relu6(negative_slope=0.02)"))
     before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
     assert command(SLOPE)[0] == 0  # the same bytes again
     code, _, err = command('task.activation="leaky_relu6(negative_slope=0.03)"')

@@ -31,9 +31,9 @@ from actsearch.records import (
 )
 from actsearch.space.space import SearchSpace
 from actsearch.study import finalists as stage
-from actsearch.study.finalists import as_records, choose, with_baseline
+from actsearch.study.finalists import as_records, choose_finalists, with_baseline
 from actsearch.study.samplers import SamplerFactory
-from actsearch.study.search import search
+from actsearch.study.search import run_trials
 from actsearch.study.store import Results, open_study
 from actsearch.training.reference import Run
 from actsearch.training.trainer import Trainer
@@ -57,7 +57,7 @@ def run(activation, seed, value, diverged=False, **recipe):
 
 
 def tune(storage, name, *arguments):
-    return stage.tune(Results(storage, f"{name}/tuning", TrialRecord), *arguments)
+    return stage.tune_recipes(Results(storage, f"{name}/tuning", TrialRecord), *arguments)
 
 
 def reference(storage, name, *arguments):
@@ -125,19 +125,19 @@ def test_the_best_distinct_specs_besides_the_baseline_each_with_its_best_recipe_
         record(6, "gelu", 0.80, state="duplicate", lr=0.2),
         record(7, "relu", 0.55, lr=0.3),
     ]
-    assert choose(done, 2, "relu", "maximize") == [
+    assert choose_finalists(done, 2, "relu", "maximize") == [
         candidate("gelu", lr=0.2), candidate("tanh", lr=0.1), candidate("relu", lr=0.3),
     ]  # fmt: skip
-    assert [c.activation for c in choose(done, 1, "selu", "maximize")] == ["gelu", "selu"]
-    assert [c.activation for c in choose(done, 9, "relu", "maximize")] == ["gelu", "tanh", "elu", "relu"]
+    assert [c.activation for c in choose_finalists(done, 1, "selu", "maximize")] == ["gelu", "selu"]
+    assert [c.activation for c in choose_finalists(done, 9, "relu", "maximize")] == ["gelu", "tanh", "elu", "relu"]
     # a loss is better when it is smaller
-    assert [c.activation for c in choose(done, 1, "relu", "minimize")] == ["elu", "relu"]
+    assert [c.activation for c in choose_finalists(done, 1, "relu", "minimize")] == ["elu", "relu"]
 
 
 def test_ties_go_to_the_trial_asked_first_and_aliases_are_one_activation():
     done = [record(3, "tanh", 0.5), record(1, "silu", 0.5)]
-    assert [c.activation for c in choose(done, 1, "relu", "maximize")] == ["silu", "relu"]
-    assert [c.activation for c in choose(done, 1, "swish", "maximize")] == ["tanh", "silu"]
+    assert [c.activation for c in choose_finalists(done, 1, "relu", "maximize")] == ["silu", "relu"]
+    assert [c.activation for c in choose_finalists(done, 1, "swish", "maximize")] == ["tanh", "silu"]
 
 
 def test_the_baseline_is_added_once():
@@ -313,7 +313,7 @@ def test_the_test_set_is_not_touched_before_the_finalists(blobs):
         trainer.load(Model(mlp, "mlp", (6,), 3, {"width": 8, "depth": 1}), data)
         study = open_study(storage, "s", ["maximize"], {})
         sampler = SamplerFactory(optuna.samplers.TPESampler, {}, 0)
-        list(search(study, trainer, space, RECIPE, options, sampler, optuna.pruners.NopPruner(), lambda c: 0.0))
+        list(run_trials(study, trainer, space, RECIPE, options, sampler, optuna.pruners.NopPruner(), lambda c: 0.0))
         chosen = [candidate("tanh"), candidate("relu")]
         confirm_options = confirmation(seeds=2, tune_trials=2)
         chosen, _ = drive(tune(storage, "s", chosen, trainer, space, RECIPE, confirm_options, 2, "val_accuracy"))

@@ -30,7 +30,7 @@ from actsearch.training.layer import NotFusable
 from actsearch.training.losses import CLOSED_FORMS
 from actsearch.training.reference import NOISE, WEIGHTS, Run, batch_order, score, stream, train
 from actsearch.training.rows import Rows
-from actsearch.training.trace import trace
+from actsearch.training.trace import trace_layers
 
 CPU = torch.device("cpu")
 RECIPE = Recipe(lr=0.02, steps=50, batch_size=15, eval_every=20)
@@ -80,7 +80,7 @@ def runs_of(texts, recipe=RECIPE):
 
 
 def fused(m, d, runs, vectorised=False, dtype=torch.float64, device=CPU):
-    return Fused(Rows(m, trace(m), d, device, dtype), list(enumerate(runs)), vectorised)
+    return Fused(Rows(m, trace_layers(m), d, device, dtype), list(enumerate(runs)), vectorised)
 
 
 def plain(m, d, run, jitter=0.0):
@@ -329,7 +329,7 @@ def test_programs_take_turns_in_the_same_memory(name, vectorised):
     """And what was in it before does not matter."""
     m, recipe = model(name), replace(RECIPE, optimizer="sgd")
     d = data(m.in_shape)
-    rows = Rows(m, trace(m), d, CPU, torch.float64)
+    rows = Rows(m, trace_layers(m), d, CPU, torch.float64)
     groups = [runs_of(FEW[:4], recipe), runs_of(FEW[3:6], recipe), runs_of(FEW, recipe)]
     programs = [Fused(rows, list(enumerate(runs)), vectorised) for runs in groups]
     pieces = rows.workspace._pieces
@@ -413,7 +413,7 @@ def test_a_step_and_an_evaluation_never_touch_the_host(name, optimizer, monkeypa
     torch's device without memory, which needs no GPU.
     """
     m = model(name)
-    traced, d = trace(m), data(m.in_shape)
+    traced, d = trace_layers(m), data(m.in_shape)
     texts = [*TEXTS, *BOUNDS] if name == "cnn1d" else FEW
     runs = runs_of(texts, replace(RECIPE, optimizer=optimizer, grad_clip=1.0))
     monkeypatch.setattr(torch, "Generator", NoGenerator)
@@ -568,4 +568,4 @@ class Twice(Gated):
 )
 def test_a_net_without_a_fused_form_is_refused_with_the_reason(function, reason):
     with pytest.raises(NotFusable, match=reason):
-        trace(Model(function, "net", (6,), 3))
+        trace_layers(Model(function, "net", (6,), 3))

@@ -9,7 +9,7 @@ from torch import nn
 
 from actsearch.activations.spec import Learned, Spec
 from actsearch.models.model import Model
-from actsearch.training.layer import NotFusable, Slot
+from actsearch.training.layer import NotFusable, Segment
 from actsearch.training.layers import calls, learned_size
 
 LIKE = torch.zeros(4, 5, 6)
@@ -50,11 +50,11 @@ def test_learned_and_fixed_and_words_do_not_mix(vectorised):
     assert len(calls(specs, vectorised, LIKE)) == 4
 
 
-def test_a_slot_reads_and_writes_back():
+def test_a_segment_reads_and_writes_back():
     tensor = torch.arange(6.0).view(2, 3)
-    slot = Slot("w", (2, 3), torch.tensor([5, 0, 3, 1, 4, 2]))
-    assert slot.read(tensor).tolist() == [5, 0, 3, 1, 4, 2]
-    assert torch.equal(slot.write(slot.read(tensor), tensor.shape), tensor)
+    segment = Segment("w", (2, 3), torch.tensor([5, 0, 3, 1, 4, 2]))
+    assert segment.read(tensor).tolist() == [5, 0, 3, 1, 4, 2]
+    assert torch.equal(segment.write(segment.read(tensor), tensor.shape), tensor)
 
 
 CONVOLUTIONS = [

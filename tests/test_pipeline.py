@@ -217,8 +217,8 @@ def test_an_unfinished_study_has_no_report(fake, blobs, tmp_path, monkeypatch):
 
 def test_costs_are_measured_once_for_the_same_finalists(fake, blobs, tmp_path, monkeypatch):
     measured = []
-    inner = pipeline.measure
-    monkeypatch.setattr(pipeline, "measure", lambda nets, *rest: measured.append(len(nets)) or inner(nets, *rest))
+    inner = pipeline.net_costs
+    monkeypatch.setattr(pipeline, "net_costs", lambda nets, *rest: measured.append(len(nets)) or inner(nets, *rest))
     asked = job(tmp_path, blobs)
     first = pipeline.run(asked, Terminal(quiet=True))
     pipeline.run(asked, Terminal(quiet=True))

@@ -14,10 +14,10 @@ from actsearch.models.model import Model
 from actsearch.question.recipe import Recipe
 from actsearch.training import worker
 from actsearch.training.fused import Fused
-from actsearch.training.plan import K_CPU, SERIAL, Plan, candidates, choose, fastest, room
+from actsearch.training.plan import K_CPU, SERIAL, Plan, candidates, choose_plan, fastest, room
 from actsearch.training.reference import Run
-from actsearch.training.trace import trace
-from actsearch.training.trainer import Trainer, tune
+from actsearch.training.trace import trace_layers
+from actsearch.training.trainer import Trainer, tune_plan
 from actsearch.training.worker import Worker
 
 GOAL = classification(3)
@@ -38,33 +38,35 @@ def odd():
 
 
 def test_small_nets_are_fused_on_a_cpu_and_nets_on_images_are_not():
-    assert choose("auto", small(), GOAL, 10, CPU, 2) == Plan("fused", K_CPU)
-    assert choose("auto", Model(cnn1d, "cnn1d", (40,), 10), GOAL, 100, CPU, 2).engine == "fused"
-    images = choose("auto", Model(cnn2d, "cnn2d", (1, 9, 9), 3), GOAL, 10, CPU, 2)
+    assert choose_plan("auto", small(), GOAL, 10, CPU, 2) == Plan("fused", K_CPU)
+    assert choose_plan("auto", Model(cnn1d, "cnn1d", (40,), 10), GOAL, 100, CPU, 2).engine == "fused"
+    images = choose_plan("auto", Model(cnn2d, "cnn2d", (1, 9, 9), 3), GOAL, 10, CPU, 2)
     assert (images.engine, images.channels_last) == ("serial", True)
-    assert choose("fused", Model(cnn2d, "cnn2d", (1, 9, 9), 3), GOAL, 10, CPU, 2).engine == "fused"
-    assert choose("serial", small(), GOAL, 10, CPU, 2) == SERIAL
+    assert choose_plan("fused", Model(cnn2d, "cnn2d", (1, 9, 9), 3), GOAL, 10, CPU, 2).engine == "fused"
+    assert choose_plan("serial", small(), GOAL, 10, CPU, 2) == SERIAL
 
 
 def test_a_net_without_a_fused_form_is_trained_serially_and_says_why():
-    plan = choose("auto", odd(), GOAL, 10, CPU, 2)
+    plan = choose_plan("auto", odd(), GOAL, 10, CPU, 2)
     assert plan.engine == "serial"
     assert "GroupNorm" in str(plan)
     with pytest.raises(ActSearchError, match=r"engine=fused.*odd.*GroupNorm"):
-        choose("fused", odd(), GOAL, 10, CPU, 2)
+        choose_plan("fused", odd(), GOAL, 10, CPU, 2)
     assert candidates(odd(), GOAL, 10, CPU, 2, 8) == [SERIAL]
 
 
 def test_an_unknown_engine_is_refused():
     with pytest.raises(ActSearchError, match="Did you mean 'fused'"):
-        choose("fuse", small(), GOAL, 10, CPU, 2)
+        choose_plan("fuse", small(), GOAL, 10, CPU, 2)
 
 
 def test_memory_bounds_k():
     wide = Model(mlp, "mlp", (6,), 3, {"width": 4000, "depth": 3})
-    assert room(trace(wide), 100, CPU, 1) < room(trace(small()), 100, CPU, 1)
-    assert room(trace(small()), 100, CPU, 2) == pytest.approx(room(trace(small()), 100, CPU, 1) / 2, abs=1)
-    assert room(trace(wide), 10**9, CPU, 1) == 1
+    assert room(trace_layers(wide), 100, CPU, 1) < room(trace_layers(small()), 100, CPU, 1)
+    assert room(trace_layers(small()), 100, CPU, 2) == pytest.approx(
+        room(trace_layers(small()), 100, CPU, 1) / 2, abs=1
+    )
+    assert room(trace_layers(wide), 10**9, CPU, 1) == 1
 
 
 def test_a_plan_is_written_and_read():
@@ -105,7 +107,7 @@ def test_tuning_times_each_plan_and_leaves_the_fastest(blobs):
     runs = [Run(parse_net(text), Recipe(steps=4, batch_size=15, eval_every=2), 0) for text in ("relu", "gelu")]
     with Trainer(CPU, cores=1) as trainer:
         trainer.load(small(), blobs())
-        plan = tune(trainer, small(), runs)
+        plan = tune_plan(trainer, small(), runs)
         assert trainer.plan == plan
     assert "fastest of 2" in str(plan)  # K = 2 holds them all: larger ones are the same plan
 

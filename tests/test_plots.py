@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from fake_trainer import confirmation
 
-from actsearch.judge.comparison import compare
+from actsearch.judge.comparison import compare_finalists
 from actsearch.question.metrics import ACCURACY, PERPLEXITY, PSNR
 from actsearch.records import Cost, Curves, Evidence, FinalistRun, TrialRecord
 from actsearch.report import plots
@@ -69,7 +69,7 @@ def made(names, folder, searched=True, seeds=8, with_costs=True, own=ACCURACY, *
     ]
     chosen = confirmation(own, seeds=seeds, **options)
     costs = {name: Cost((40 + 5 * rng.random(6)).tolist(), (9 + rng.random(6)).tolist()) for name in names}
-    found = compare(Evidence(runs, target, costs if with_costs else {}), chosen)
+    found = compare_finalists(Evidence(runs, target, costs if with_costs else {}), chosen)
     rows = leaderboard_rows(records if searched else as_records(runs, f"val_{own.name}"), [f"val_{own.name}"], own)
     return Result(
         name="s", rows=rows, records=records if searched else [], comparisons=found, runs=runs,

@@ -9,14 +9,14 @@ import torch.nn.functional as F
 from actsearch.activations import CATALOG, Spec
 from actsearch.activations.activation import Activation
 from actsearch.activations.spec import gain
-from actsearch.measure.properties import measure
+from actsearch.measure.properties import properties_of
 from actsearch.measure.shape import shape_of
 
 inf = math.inf
 
 
 def of(text):
-    return measure(Spec.parse(text))
+    return properties_of(Spec.parse(text))
 
 
 def saturation(tail):
@@ -174,7 +174,7 @@ def measured(name, fn):
     from actsearch.activations import spec
 
     spec.CATALOG[name] = Activation(name, fn, family="test", formula="", source="")
-    return measure(Spec.of(name))
+    return properties_of(Spec.of(name))
 
 
 def test_a_periodic_function():
@@ -380,7 +380,7 @@ def test_a_limit_far_out_is_seen():
 @pytest.mark.parametrize("name", CATALOG)
 def test_what_must_hold_for_every_entry(name):
     spec = Spec.parse(name)
-    p = measure(spec)
+    p = properties_of(spec)
     assert p.gain == gain(spec)
     assert p.variance >= -1e-12
     assert p.second_moment == pytest.approx(p.variance + p.mean**2)

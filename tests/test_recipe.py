@@ -26,7 +26,7 @@ CPU = torch.device("cpu")
         ({"optimizer": "adamm"}, r"recipe\.optimizer 'adamm'. Did you mean 'adam"),
         ({"schedule": "cosin"}, r"recipe\.schedule 'cosin'. Did you mean 'cosine'"),
         ({"init": "gian"}, r"recipe\.init 'gian'. Did you mean 'gain'"),
-        ({"steps": 0}, r"recipe\.steps=0: it must be from 1 to"),
+        ({"steps": 0}, r"recipe\.steps=0: it must be a whole number, from 1 to"),
         ({"batch_size": 0}, r"recipe\.batch_size=0"),
         ({"eval_every": -1}, r"recipe\.eval_every=-1"),
         ({"lr": 0.0}, r"recipe\.lr=0\.0: a learning rate is above 0, e\.g\. 0\.01"),

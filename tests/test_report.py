@@ -9,7 +9,7 @@ import pytest
 from fake_trainer import confirmation
 from rich.console import Console
 
-from actsearch.judge.comparison import compare
+from actsearch.judge.comparison import compare_finalists
 from actsearch.question.metrics import ACCURACY, PERPLEXITY, PSNR
 from actsearch.records import (
     Curves,
@@ -127,7 +127,7 @@ OPTIONS = confirmation()
 
 
 def compared(all_runs, **keywords):
-    return compare(Evidence(all_runs), confirmation(**keywords))
+    return compare_finalists(Evidence(all_runs), confirmation(**keywords))
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from actsearch.errors import ActSearchError
 from actsearch.swap.functions import names_called
 from actsearch.swap.net import swap_activations
-from actsearch.swap.tracing import Untraceable, trace
+from actsearch.swap.tracing import Untraceable, trace_owner
 from actsearch.training.optimizers import parameter_groups
 
 
@@ -428,5 +428,5 @@ def test_a_trace_changes_nothing_when_it_fails():
     part = two(_sets)
     part.counts = [1]
     with pytest.raises(Untraceable, match="last"):
-        trace(part, False, {})
+        trace_owner(part, False, {})
     assert part.training and "last" not in vars(part) and part.counts == [1]

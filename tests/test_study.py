@@ -22,7 +22,7 @@ from actsearch.question.recipe import Recipe
 from actsearch.records import GenerationFinished, GenerationStarted, RungReached
 from actsearch.space.space import SearchSpace
 from actsearch.study.samplers import EvolutionSampler, SamplerFactory
-from actsearch.study.search import search
+from actsearch.study.search import run_trials
 from actsearch.study.store import open_study, records
 from actsearch.training.trainer import Trainer
 
@@ -85,7 +85,7 @@ class Case:
         trainer = trainer or FakeTrainer()
         trainer.on_start = self.check_nothing_finished_starts_again
         make = SamplerFactory(*SAMPLERS[self.sampler], self.options.seed)
-        return search(self.study, trainer, self.space, RECIPE, self.options, make, PRUNERS[self.pruner](), latency)
+        return run_trials(self.study, trainer, self.space, RECIPE, self.options, make, PRUNERS[self.pruner](), latency)
 
     def check_nothing_finished_starts_again(self, runs):
         finished = {(r.activation, r.recipe.get("lr", RECIPE.lr)) for r in records(self.study)}
@@ -391,9 +391,9 @@ def test_workers_share_a_study_and_leave_each_others_trials_alone():
     case = Case(space=SPACE, n_trials=8)
     make = SamplerFactory(*SAMPLERS["random"], 0)
     arguments = (SPACE, RECIPE, case.options, make, optuna.pruners.NopPruner(), latency)
-    first = search(case.study, FakeTrainer(), *arguments, 0)
+    first = run_trials(case.study, FakeTrainer(), *arguments, 0)
     next(first)  # worker 0 has four trials in flight
-    second = list(search(case.study, FakeTrainer(), *arguments, 1))
+    second = list(run_trials(case.study, FakeTrainer(), *arguments, 1))
     assert [len(e.names) for e in second if isinstance(e, GenerationStarted)] == [4]
     list(first)
     assert len(records(case.study)) == 8

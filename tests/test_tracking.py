@@ -12,7 +12,7 @@ from fake_trainer import confirmation
 from mlflow.entities import ViewType
 
 from actsearch import tracking
-from actsearch.judge.comparison import compare
+from actsearch.judge.comparison import compare_finalists
 from actsearch.question.metrics import PERPLEXITY
 from actsearch.records import Curves, Evidence, FinalistRun, TrialRecord
 from actsearch.study.finalists import as_records
@@ -80,7 +80,7 @@ def finalist_runs():
 def deliver_finalists(delivery, files=()):
     runs = finalist_runs()
     curves = {r.activation: r.curves for r in as_records(runs, "val_accuracy")}
-    for comparison in compare(Evidence(runs), confirmation()):
+    for comparison in compare_finalists(Evidence(runs), confirmation()):
         theirs = [r for r in runs if r.activation == comparison.activation]
         delivery.finalist(comparison, theirs, curves[comparison.activation])
     delivery.finish("gelu leads.", {"test_accuracy": 0.75}, files)
@@ -286,7 +286,7 @@ def test_rungs_written_live_are_not_written_again_at_the_end(uri, experiment):
 def test_a_finalist_cut_off_in_the_middle_is_completed_without_a_value_twice(uri, experiment):
     seen, runs = Seen(uri, experiment), finalist_runs()
     first = Delivery(uri, experiment, INFO)
-    comparison = compare(Evidence(runs), confirmation())[0]
+    comparison = compare_finalists(Evidence(runs), confirmation())[0]
     theirs = [r for r in runs if r.activation == "gelu"]
     curves = as_records(runs, "val_accuracy")[0].curves
     first.client.set_terminated = lambda *a, **k: 1 / 0
@@ -401,7 +401,7 @@ def test_a_server_that_dies_midway_is_one_warning_and_the_rest_can_be_delivered(
 def test_comparison_of_the_baseline_has_no_difference_to_write(uri, experiment):
     delivery = Delivery(uri, experiment, INFO)
     runs = [FinalistRun("relu", {}, 1000, 0.5, 0.5, True, Curves([10], [[0.5]], [[0.5]], [[None]]))]
-    (base,) = compare(Evidence(runs), confirmation())
+    (base,) = compare_finalists(Evidence(runs), confirmation())
     delivery.finalist(base, runs, Curves())
     run = Seen(uri, experiment).one(kind="finalist")
     assert run.data.metrics["n_failed"] == 1

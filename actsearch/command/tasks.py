@@ -22,7 +22,7 @@ from actsearch.export import export as export_spec
 from actsearch.job import Job
 from actsearch.measure.activation_cost import activation_costs, first_shape, large_shape, settings
 from actsearch.measure.cost import step_costs
-from actsearch.measure.properties import measure
+from actsearch.measure.properties import properties_of
 from actsearch.measure.timing import one_thread
 from actsearch.outcome import show, shown
 from actsearch.processes import Processes
@@ -106,7 +106,7 @@ def _params_in_words(params: Sequence[Param]) -> list[str]:
 def properties(asked: Asked, activations: Any = None) -> None:
     terminal = Terminal()
     specs = _specs(list(CATALOG) if activations is None else activations)
-    measured = [measure(spec) for spec in terminal.each(specs, f"measuring {len(specs)} activations")]
+    measured = [properties_of(spec) for spec in terminal.each(specs, f"measuring {len(specs)} activations")]
     for heads, rows, legend in property_tables(measured):
         terminal.table(heads, rows, TEXT)
         terminal.line(f"{legend}\n")

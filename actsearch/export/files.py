@@ -18,7 +18,7 @@ from actsearch.files import whole_file
 CHANNELS = 8  # of what is checked, where the number is not given
 
 
-def source(spec: Spec, name: str | None = None, channels: int | None = None, dim: int = 1) -> str:
+def module_source(spec: Spec, name: str | None = None, channels: int | None = None, dim: int = 1) -> str:
     """The text of a Python file with the spec as an nn.Module, without actsearch. name: of the class, in snake_case."""
     return SourceFile(spec, name, channels, dim).text()
 

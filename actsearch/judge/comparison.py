@@ -66,7 +66,7 @@ def primary_verdicts(evidence: Evidence, options: Confirmation) -> dict[tuple[st
     }
 
 
-def compare(evidence: Evidence, options: Confirmation) -> list[Comparison]:
+def compare_finalists(evidence: Evidence, options: Confirmation) -> list[Comparison]:
     """Every finalist against the baseline, best first by options.metric."""
     home = print_net(parse_net(options.baseline))
     main = [group for group in by_candidate(evidence.runs) if group[0].rate == 1.0]

@@ -22,7 +22,7 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 
 
 def latency_us(net: nn.Module, recipe: Recipe, x: Tensor, budget_s: float = 1.0) -> float:
-    """Time in µs of one forward pass of `net` on x: (batch, …), on x's device, as `measure` takes it: the median.
+    """Time in µs of one forward pass of `net` on x: (batch, …), on x's device, as `net_costs` takes it: the median.
 
     A measurement: a search that has it as an objective repeats only roughly.
     """
@@ -31,7 +31,7 @@ def latency_us(net: nn.Module, recipe: Recipe, x: Tensor, budget_s: float = 1.0)
     return statistics.median(times)
 
 
-def measure(
+def net_costs(
     nets: Sequence[nn.Module], recipe: Recipe, x: Tensor, y: Tensor, loss: Loss, budget_s: float = 6.0
 ) -> list[Cost]:
     """The costs of nets that differ in their activations: plain PyTorch, as the plain loop trains, taking turns.
@@ -94,4 +94,4 @@ def step_costs(
             nets[str(spec)] = net
         except (ActSearchError, RuntimeError) as error:
             left_out[str(spec)] = one_line(error)
-    return dict(zip(nets, measure(list(nets.values()), recipe, x, y, loss, budget_s), strict=True)), left_out
+    return dict(zip(nets, net_costs(list(nets.values()), recipe, x, y, loss, budget_s), strict=True)), left_out

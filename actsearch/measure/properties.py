@@ -47,7 +47,7 @@ class Properties:
 
 
 @lru_cache(maxsize=256)
-def measure(spec: Spec) -> Properties:
+def properties_of(spec: Spec) -> Properties:
     """The properties of a spec, learned parameters at their initial values, stochastic ones as they infer."""
     if spec.activation.kind not in ("elementwise", "stochastic"):
         return _from_draws(spec)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from actsearch.activations.spec import parse_net
-from actsearch.measure.properties import measure
+from actsearch.measure.properties import properties_of
 from actsearch.question.options import COST
 from actsearch.report.files import write_text
 from actsearch.report.plots import Plot
@@ -128,7 +128,7 @@ def _secondary(result: Result) -> list[list[str]]:
 def _properties(result: Result) -> list[Table]:
     """What the finalists' activations are like."""
     specs = dict.fromkeys(spec for c in result.comparisons for spec in parse_net(c.activation))
-    return property_tables([measure(spec) for spec in specs])
+    return property_tables([properties_of(spec) for spec in specs])
 
 
 def _leaderboard(result: Result) -> tuple[list[str], list[list[str]]]:

@@ -173,8 +173,8 @@ def recipe_domain(key: str, value: Any, base: Recipe) -> Range | Choices:
         for end in domain.ends():
             if not isinstance(end, float) or end != int(end):
                 raise ActSearchError(f"{where}: '{end}' is no whole number. Write e.g. [50, 100].")
-        whole = [int(v) for v in domain.ends()]
-        domain = Choices(tuple(whole)) if isinstance(domain, Choices) else dataclasses.replace(domain, whole=True)
+        sizes = [int(v) for v in domain.ends()]
+        domain = Choices(tuple(sizes)) if isinstance(domain, Choices) else Range(*sizes, domain.log, whole=True)
     for end in domain.ends():
         try:
             dataclasses.replace(base, **{key: end})

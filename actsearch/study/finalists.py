@@ -42,7 +42,7 @@ from actsearch.training.trainer import Trainer, TrainingBatch
 SEEDS_AT_ONCE = 5  # seeds of all finalists trained together: what a kill can cost
 
 
-def choose(records: Sequence[TrialRecord], k: int, baseline: str, direction: Direction) -> list[Candidate]:
+def choose_finalists(records: Sequence[TrialRecord], k: int, baseline: str, direction: Direction) -> list[Candidate]:
     """The k best distinct specs besides the baseline among the completed trials, each with its best recipe; and it."""
     done = sorted((r for r in records if r.state == "complete"), key=rank_key(direction))
     best: dict[str, TrialRecord] = {}
@@ -62,7 +62,7 @@ def with_baseline(candidates: Sequence[Candidate], baseline: str) -> list[Candid
     return [*candidates, *([] if known else [Candidate(specs)])]
 
 
-def tune(
+def tune_recipes(
     tuning: Results[TrialRecord],
     candidates: Sequence[Candidate],
     trainer: Trainer,

@@ -1,6 +1,6 @@
 """The search: ask a generation, train it rung by rung, prune, tell. Truth lives in Optuna's storage.
 
-`search` is a generator of events; its caller shows and logs them. Nothing here sees the test set.
+`run_trials` is a generator of events; its caller shows and logs them. Nothing here sees the test set.
 
 How a kill is survived, with the same answer: samplers and pruners work on a mirror of the study in memory,
 made anew for each generation, the sampler seeded from (study.seed, trial number). The storage receives each
@@ -37,7 +37,7 @@ from actsearch.study.store import records
 from actsearch.training.trainer import Trainer
 
 
-def search(
+def run_trials(
     study: optuna.Study,
     trainer: Trainer,
     space: SearchSpace,

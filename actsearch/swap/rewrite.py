@@ -21,7 +21,7 @@ from torch import fx, nn
 from actsearch.errors import ActSearchError
 from actsearch.swap.functions import METHODS, function_name
 from actsearch.swap.in_place import read_later, written_by
-from actsearch.swap.tracing import Untraceable, trace
+from actsearch.swap.tracing import Untraceable, trace_owner
 
 BY_ELEMENT = {
     operator.add, operator.sub, operator.mul, operator.truediv, operator.neg, torch.add, torch.sub, torch.mul,
@@ -179,7 +179,7 @@ def traces(module: nn.Module) -> fx.Graph:
     if any(p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD) for p in parameters):
         raise Untraceable("its forward takes any arguments (*args or **kwargs)")
     settled = {p.name: p.default for p in parameters if p.default is not p.empty and _settles(p.default)}
-    both = trace(module, True, settled), trace(module, False, settled)
+    both = trace_owner(module, True, settled), trace_owner(module, False, settled)
     training, evaluation = ([call.name for call in functions_in(graph)] for graph in both)
     if training != evaluation:
         raise Untraceable("its forward calls other activations in training than in evaluation")
@@ -201,7 +201,7 @@ def rewrite(module: nn.Module, module_of_call: dict[tuple[str, int], str]) -> No
 
 
 def _compiled(module: Rewritten, training: bool, settled: tuple) -> Callable[..., Any]:
-    graph = trace(module, training, dict(settled))
+    graph = trace_owner(module, training, dict(settled))
     names = dict(module.module_of_call)
     calls = functions_in(graph) + [c for child in {key[0] for key in names} if child for c in modules_in(graph, child)]
     place = {node: i for i, node in enumerate(graph.nodes)}

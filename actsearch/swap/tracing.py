@@ -59,7 +59,7 @@ class _Tracer(fx.Tracer):
         return forward(*args, **kwargs)  # made inside forward: nn.ReLU()(x)
 
 
-def trace(module: nn.Module, training: bool, settled: Mapping[str, Any]) -> fx.Graph:
+def trace_owner(module: nn.Module, training: bool, settled: Mapping[str, Any]) -> fx.Graph:
     """A module's forward as it is written, its children as calls. settled: arguments that are constants here.
 
     Changes nothing of the module. Raises Untraceable with the reason.

@@ -1,4 +1,4 @@
-"""Convolutions of the fused engine: their slots, and the two ways in which K runs at once pass through them."""
+"""Convolutions of the fused engine: their segments, and the two ways in which K runs at once pass through them."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from actsearch.training.layer import Binding, Layer, Node, NotFusable, Slot
+from actsearch.training.layer import Binding, Layer, LayerCall, NotFusable, Segment
 
 
 class Conv(Layer):
     """1-D and 2-D convolution: by position on a CPU, gathered on accelerators."""
 
     @classmethod
-    def slots(cls, name: str, module: Any, shape: tuple[int, ...], order: Tensor | None) -> list[Slot]:
-        super().slots(name, module, shape, order)
+    def segments(cls, name: str, module: Any, shape: tuple[int, ...], order: Tensor | None) -> list[Segment]:
+        super().segments(name, module, shape, order)
         if (
             len(shape) != len(module.kernel_size) + 1
             or module.groups != 1
@@ -32,17 +32,17 @@ class Conv(Layer):
         if any(p >= k for p, k in zip(module.padding, kernel, strict=True)):
             raise NotFusable(f"{name}: a convolution with windows wholly in its padding has no fused form")
         inner = torch.arange(module.weight.numel()).view(n, m, -1).transpose(1, 2).reshape(-1)
-        bias = [] if module.bias is None else [Slot(f"{name}.bias", (n, 1))]
-        return [Slot(f"{name}.weight", (n, math.prod(kernel) * m), inner), *bias]
+        bias = [] if module.bias is None else [Segment(f"{name}.bias", (n, 1))]
+        return [Segment(f"{name}.weight", (n, math.prod(kernel) * m), inner), *bias]
 
     @classmethod
-    def bind(cls, node: Node, bound: Binding) -> Layer:
+    def bind(cls, node: LayerCall, bound: Binding) -> Layer:
         return (Gathered if bound.vectorised else ByPosition)(node, bound)
 
-    def __init__(self, node: Node, bound: Binding) -> None:
+    def __init__(self, node: LayerCall, bound: Binding) -> None:
         super().__init__(node, bound)
-        self.w, self.gw = bound.of(node.slots[0])
-        self.b, self.gb = bound.of(node.slots[1]) if len(node.slots) > 1 else (None, None)
+        self.w, self.gw = bound.of(node.segments[0])
+        self.b, self.gb = bound.of(node.segments[1]) if len(node.segments) > 1 else (None, None)
 
 
 class ByPosition(Conv):
@@ -52,7 +52,7 @@ class ByPosition(Conv):
     input; padding is a window with fewer taps. Products add to what is there, so overlaps cost no pass of their own.
     """
 
-    def __init__(self, node: Node, bound: Binding) -> None:
+    def __init__(self, node: LayerCall, bound: Binding) -> None:
         super().__init__(node, bound)
         module, channels = node.module, node.inputs[0].shape[0]
         self._calls = [
@@ -125,7 +125,7 @@ class Gathered(Conv):
     a pass, where a launch for each position would take longer than its work.
     """
 
-    def __init__(self, node: Node, bound: Binding) -> None:
+    def __init__(self, node: LayerCall, bound: Binding) -> None:
         super().__init__(node, bound)
         self.kernel, self.stride, self.padding = node.module.kernel_size, node.module.stride, node.module.padding
         self.size, self.out_size = node.inputs[0].shape[1:], node.out.shape[1:]

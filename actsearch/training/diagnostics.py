@@ -1,7 +1,7 @@
 """How a net looks inside while it trains: dead units, saturated inputs, sizes of activations and of gradients.
 
-Knows tensors and activation modules; nothing of Optuna, MLflow or processes. `measure` is the one definition of the
-numbers: the plain loop (`diagnose`) and the fused programs (training/fused.py) both come here.
+Knows tensors and activation modules; nothing of Optuna, MLflow or processes. `statistics_of` is the one definition of
+the numbers: the plain loop (`diagnose`) and the fused programs (training/fused.py) both come here.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def probe_size(batch_size: int, n_validation: int) -> int:
     return min(batch_size, MOST_EXAMPLES, n_validation)
 
 
-def measure(outputs: Tensor, slopes: Tensor, channel: int) -> Tensor:
+def statistics_of(outputs: Tensor, slopes: Tensor, channel: int) -> Tensor:
     """(5, K): dead, saturated, output_mean, output_std, output_max of one slot in K nets.
 
     outputs: f(z), slopes: f'(z), both (K, …) with the channels in dimension `channel`.
@@ -73,7 +73,7 @@ def measure(outputs: Tensor, slopes: Tensor, channel: int) -> Tensor:
 
 
 def collect(slots: Mapping[int, Tensor], grad_norms: Sequence[Tensor]) -> list[Diagnostics]:
-    """One for each of K nets. slots: by place what `measure` gave, (5, K). grad_norms: by weight layer, (K,) each."""
+    """One for each of K nets. slots: by place, `statistics_of` its tensors, (5, K). grad_norms: by weight layer, (K,)."""
     norms = torch.stack(list(grad_norms), -1)
     numbers = norms.new_full((5, len(norms), 1 + max(slots, default=-1)), math.nan)
     for place, five in slots.items():
@@ -97,7 +97,7 @@ def diagnose(net: nn.Module, x: Tensor) -> Diagnostics:
         # here, not after the forward pass: a net may change an output in place (a residual +=)
         (z,) = (*given, *keywords.values())
         if isinstance(module, ActivationModule) and z.dim() > 1:  # else it has no channels
-            slots[module.place] = measure(output[None], _slopes(module, z)[None], 2 if module.dim == 1 else -1)
+            slots[module.place] = statistics_of(output[None], _slopes(module, z)[None], 2 if module.dim == 1 else -1)
 
     modules = [module for module in net.modules() if isinstance(module, ActivationModule)]
     hooks = [module.register_forward_hook(look, with_kwargs=True) for module in modules]

@@ -18,8 +18,8 @@ import torch.fx
 from torch import Tensor
 
 from actsearch.activations.spec import Learned
-from actsearch.training.diagnostics import Diagnostics, collect, measure, probe_rungs, probe_size
-from actsearch.training.layer import Binding, Layer, Node, Slot, Value
+from actsearch.training.diagnostics import Diagnostics, collect, probe_rungs, probe_size, statistics_of
+from actsearch.training.layer import Binding, Layer, LayerCall, Segment, Value
 from actsearch.training.layers import Activations, Add, Flatten, learned_size, spec_at
 from actsearch.training.reference import NOISE, WEIGHTS, Evaluation, Run, batch_order, stream
 from actsearch.training.rows import ALIGN, Rows
@@ -55,15 +55,15 @@ class Fused:
     # --- rows -------------------------------------------------------------------------------------
 
     def _lay_out(self) -> None:
-        """Where each slot lies in a row: weights, then learned parameters, which have no decay, then buffers."""
+        """Where each segment lies in a row: weights, then learned parameters, which have no decay, then buffers."""
         kinds = ("weight", "learned", "buffer")
-        self.slots = [slot for kind in kinds for node in self.nodes for slot in node.slots if slot.kind == kind]
+        self.segments = [segment for kind in kinds for node in self.nodes for segment in node.segments if segment.kind == kind]
         self.where: dict[str, slice] = {}
         ends, at = {}, 0
-        for slot in self.slots:
-            self.where[slot.name] = slice(at, at + slot.size)
-            at = -(-(at + slot.size) // ALIGN) * ALIGN
-            ends[slot.kind] = at
+        for segment in self.segments:
+            self.where[segment.name] = slice(at, at + segment.size)
+            at = -(-(at + segment.size) // ALIGN) * ALIGN
+            ends[segment.kind] = at
         self.n_weights = ends["weight"]
         self.n_trained = ends.get("learned", self.n_weights)
         self.n_row = at
@@ -75,13 +75,13 @@ class Fused:
         for k, run in enumerate(self.runs):
             net = self.model.build(run.specs, stream(run.seed, WEIGHTS), run.recipe.init).to(self.dtype)
             state = net.state_dict()
-            for slot in self.slots:
-                if slot.kind != "learned":
-                    rows[k, self.where[slot.name]] = slot.read(state[slot.name])
+            for segment in self.segments:
+                if segment.kind != "learned":
+                    rows[k, self.where[segment.name]] = segment.read(state[segment.name])
             for name, node in places.items():
                 learned = list(net.get_submodule(name).parameters())
                 if learned:
-                    start = self.where[node.slots[0].name].start
+                    start = self.where[node.segments[0].name].start
                     flat = torch.cat([p.detach().reshape(-1) for p in learned])
                     rows[k, start : start + len(flat)] = flat
         self.rows = rows.to(self.device)
@@ -91,12 +91,12 @@ class Fused:
         k = self.indices.index(index)
         net = self.model.build(self.runs[k].specs, 0, "torch").to(self.dtype)
         state = net.state_dict()
-        for slot in self.slots:
-            if slot.kind != "learned":
-                state[slot.name] = slot.write(self.rows[k, self.where[slot.name]].cpu(), state[slot.name].shape)
+        for segment in self.segments:
+            if segment.kind != "learned":
+                state[segment.name] = segment.write(self.rows[k, self.where[segment.name]].cpu(), state[segment.name].shape)
         for node in self.nodes:
-            if node.layer is Activations and node.slots:
-                at = self.where[node.slots[0].name].start
+            if node.layer is Activations and node.segments:
+                at = self.where[node.segments[0].name].start
                 for name, p in net.get_submodule(node.name).named_parameters():
                     state[f"{node.name}.{name}"] = self.rows[k, at : at + p.numel()].cpu().view(p.shape).clone()
                     at += p.numel()
@@ -169,7 +169,7 @@ class Fused:
         self._x, self._y = take(n_seeds, self.input.shape[1], batch), take(n_seeds, *end.shape, batch)
         self.losses, self.sums = new(k), new(2, k)
 
-    def _gradient_for(self, node: Node, value: Value) -> Tensor | None:
+    def _gradient_for(self, node: LayerCall, value: Value) -> Tensor | None:
         """Where a layer writes the gradient of one of its inputs."""
         take = self.source.workspace.take
         if value is self.traced.start:
@@ -186,11 +186,11 @@ class Fused:
             value.grad = node.out.grad if node.layer.in_place else take(*value.data.shape)
         return value.grad
 
-    def _views(self, slot: Slot) -> tuple[Tensor, Tensor]:
-        where = self.where[slot.name]
+    def _views(self, segment: Segment) -> tuple[Tensor, Tensor]:
+        where = self.where[segment.name]
         k = len(self.runs)
-        values = self.rows[:, where].view(k, *slot.shape)
-        return values, values if slot.kind == "buffer" else self.gradients[:, where].view(k, *slot.shape)
+        values = self.rows[:, where].view(k, *segment.shape)
+        return values, values if segment.kind == "buffer" else self.gradients[:, where].view(k, *segment.shape)
 
     def _forward(self, training: bool) -> None:
         for layer in self.layers:
@@ -314,7 +314,7 @@ class Fused:
             self._show(self.x_val[:, :size])
             self._forward(training=False)
             slots = {
-                layer.place: measure(layer.y[..., :size], layer.slopes()[..., :size], channel=-2)
+                layer.place: statistics_of(layer.y[..., :size], layer.slopes()[..., :size], channel=-2)
                 for layer in self.layers
                 if isinstance(layer, Activations)
             }
@@ -344,7 +344,7 @@ def _keep_mask(
     return torch.stack(masks).index_select(0, seed_of)
 
 
-def _with_learned(node: Node, runs: Sequence[Run]) -> Node:
+def _with_learned(node: LayerCall, runs: Sequence[Run]) -> LayerCall:
     """An activation with room in the rows for what some run trains there."""
     if node.layer is not Activations:
         return node
@@ -353,5 +353,5 @@ def _with_learned(node: Node, runs: Sequence[Run]) -> Node:
         sum(learned_size(spec.activation, k, node.width) for k, v in spec.params.items() if isinstance(v, Learned))
         for spec in specs
     )
-    slots = [Slot(f"{node.name}.", (most,), kind="learned")] if most else []
-    return replace(node, slots=slots)
+    segments = [Segment(f"{node.name}.", (most,), kind="learned")] if most else []
+    return replace(node, segments=segments)

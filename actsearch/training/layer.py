@@ -42,7 +42,7 @@ class Value:
 
 
 @dataclass(frozen=True)
-class Slot:
+class Segment:
     """A parameter or buffer of the net as a piece of each run's row.
 
     name: in the net's state_dict. shape: in the row. order: of the net's elements there, None if it is theirs.
@@ -70,29 +70,29 @@ class Slot:
 
 
 @dataclass
-class Node:
-    """A layer of the net before it is bound: what it is, on which values, with which slots."""
+class LayerCall:
+    """A layer of the net before it is bound: what it is, on which values, with which segments."""
 
     layer: type[Layer]
     inputs: list[Value]
     out: Value
     module: Any = None
     name: str = ""
-    slots: list[Slot] = field(default_factory=list)
+    segments: list[Segment] = field(default_factory=list)
     place: int = 0  # of an activation among the net's
     width: int = 1  # of its learned parameters: one per channel, or one in all
 
 
 @dataclass
 class Binding:
-    """What a layer is bound to. of: (values, gradients) of a slot, each (K, *slot.shape); gradients None for buffers.
+    """What a layer is bound to. of: (values, gradients) of a segment, each (K, *segment.shape); gradients None for buffers.
     keep_mask: of an example's shape and p, dropout's factors (K, *positions, C, B), each call the next draw.
     """
 
     n_runs: int
     batch: int
     specs: Sequence[Sequence[Spec]]
-    of: Callable[[Slot], tuple[Tensor, Tensor]]
+    of: Callable[[Segment], tuple[Tensor, Tensor]]
     keep_mask: Callable[[tuple[int, ...], float], Tensor]
     vectorised: bool
 
@@ -103,7 +103,7 @@ class Layer:
     in_place = False
 
     @classmethod
-    def slots(cls, name: str, module: Any, shape: tuple[int, ...], order: Tensor | None) -> list[Slot]:
+    def segments(cls, name: str, module: Any, shape: tuple[int, ...], order: Tensor | None) -> list[Segment]:
         """What it keeps in the rows. shape: of an input. order: of its features, None if it is the net's own.
 
         Raises NotFusable for what this layer has no fused form of.
@@ -113,10 +113,10 @@ class Layer:
         return []
 
     @classmethod
-    def bind(cls, node: Node, bound: Binding) -> Layer:
+    def bind(cls, node: LayerCall, bound: Binding) -> Layer:
         return cls(node, bound)
 
-    def __init__(self, node: Node, bound: Binding) -> None:
+    def __init__(self, node: LayerCall, bound: Binding) -> None:
         self.x, self.y = node.inputs[0].data, node.out.data
         self.gx: Tensor | None = None  # set before the first backward; None: the input is the data
         self.adds: list[Any] = []  # (sum, gx) where other layers have the same input

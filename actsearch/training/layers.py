@@ -15,25 +15,25 @@ from actsearch.activations.activation import Activation
 from actsearch.activations.kernels import KERNELS, Kernel
 from actsearch.activations.spec import ActivationModule, Learned, Spec
 from actsearch.training.convolution import Conv
-from actsearch.training.layer import Binding, Layer, Node, NotFusable, Slot
+from actsearch.training.layer import Binding, Layer, LayerCall, NotFusable, Segment
 
 
 class Linear(Layer):
     """y = W x + b."""
 
     @classmethod
-    def slots(cls, name: str, module: Any, shape: tuple[int, ...], order: Tensor | None) -> list[Slot]:
+    def segments(cls, name: str, module: Any, shape: tuple[int, ...], order: Tensor | None) -> list[Segment]:
         if len(shape) != 1:
             raise NotFusable(f"{name}: a linear layer on inputs of several dimensions has no fused form")
         n, m = module.out_features, module.in_features
         columns = None if order is None else (torch.arange(n)[:, None] * m + order).reshape(-1)
-        bias = [] if module.bias is None else [Slot(f"{name}.bias", (n, 1))]
-        return [Slot(f"{name}.weight", (n, m), columns), *bias]
+        bias = [] if module.bias is None else [Segment(f"{name}.bias", (n, 1))]
+        return [Segment(f"{name}.weight", (n, m), columns), *bias]
 
-    def __init__(self, node: Node, bound: Binding) -> None:
+    def __init__(self, node: LayerCall, bound: Binding) -> None:
         super().__init__(node, bound)
-        self.w, self.gw = bound.of(node.slots[0])
-        self.b, self.gb = bound.of(node.slots[1]) if len(node.slots) > 1 else (None, None)
+        self.w, self.gw = bound.of(node.segments[0])
+        self.b, self.gb = bound.of(node.segments[1]) if len(node.segments) > 1 else (None, None)
 
     def forward(self, training: bool) -> None:
         if self.b is None:
@@ -53,24 +53,24 @@ class Norm(Layer):
     """Batch norm over positions and batch (Ioffe & Szegedy 2015), layer norm over features (Ba et al. 2016)."""
 
     @classmethod
-    def slots(cls, name: str, module: Any, shape: tuple[int, ...], order: Tensor | None) -> list[Slot]:
-        super().slots(name, module, shape, order)
+    def segments(cls, name: str, module: Any, shape: tuple[int, ...], order: Tensor | None) -> list[Segment]:
+        super().segments(name, module, shape, order)
         if module.weight is None or module.bias is None:
             raise NotFusable(f"{name}: a norm without weight and bias has no fused form")
         width = tuple(module.weight.shape)
         if len(width) != 1 or (isinstance(module, nn.LayerNorm) and len(shape) != 1):
             raise NotFusable(f"{name}: a layer norm over other than features has no fused form")
-        slots = [Slot(f"{name}.weight", (*width, 1)), Slot(f"{name}.bias", (*width, 1))]
+        segments = [Segment(f"{name}.weight", (*width, 1)), Segment(f"{name}.bias", (*width, 1))]
         if isinstance(module, nn.LayerNorm):
-            return slots
+            return segments
         if module.running_mean is None or module.momentum is None:
             raise NotFusable(f"{name}: a batch norm without running statistics or momentum has no fused form")
-        return [*slots, *(Slot(f"{name}.running_{what}", (*width, 1), kind="buffer") for what in ("mean", "var"))]
+        return [*segments, *(Segment(f"{name}.running_{what}", (*width, 1), kind="buffer") for what in ("mean", "var"))]
 
-    def __init__(self, node: Node, bound: Binding) -> None:
+    def __init__(self, node: LayerCall, bound: Binding) -> None:
         super().__init__(node, bound)
         per_run = (-1, *[1] * (self.x.dim() - 3), node.out.shape[0], 1)
-        tensors = [bound.of(slot) for slot in node.slots]
+        tensors = [bound.of(segment) for segment in node.segments]
         (self.w, self.gw), (self.b, self.gb) = [(t.view(per_run), g.view(per_run)) for t, g in tensors[:2]]
         self.running = [t.view(per_run) for t, _ in tensors[2:]]
         self.eps, self.momentum = node.module.eps, getattr(node.module, "momentum", 0.0)
@@ -105,7 +105,7 @@ class Norm(Layer):
 class Dropout(Layer):
     in_place = True
 
-    def __init__(self, node: Node, bound: Binding) -> None:
+    def __init__(self, node: LayerCall, bound: Binding) -> None:
         super().__init__(node, bound)
         self.p, self.shape, self.keep_mask = node.module.p, node.out.shape, bound.keep_mask
 
@@ -128,7 +128,7 @@ class Folded(Layer):
     Its backward pass is autograd's of this function alone.
     """
 
-    def __init__(self, node: Node, bound: Binding) -> None:
+    def __init__(self, node: LayerCall, bound: Binding) -> None:
         super().__init__(node, bound)
         self.fn, self.n_runs = node.module, bound.n_runs
 
@@ -168,7 +168,7 @@ class Flatten(Layer):
 class Add(Layer):
     """A residual sum. gx: one gradient per summand."""
 
-    def __init__(self, node: Node, bound: Binding) -> None:
+    def __init__(self, node: LayerCall, bound: Binding) -> None:
         super().__init__(node, bound)
         self.other = node.inputs[1].data
         self.gx_other: Tensor | None = None
@@ -187,9 +187,9 @@ class Activations(Layer):
 
     in_place = True
 
-    def __init__(self, node: Node, bound: Binding) -> None:
+    def __init__(self, node: LayerCall, bound: Binding) -> None:
         super().__init__(node, bound)
-        learned = bound.of(node.slots[0]) if node.slots else None
+        learned = bound.of(node.segments[0]) if node.segments else None
         self.place = node.place
         specs = [spec_at(row, node.place) for row in bound.specs]
         self.parts: list[Fixed | Trained] = []

@@ -22,7 +22,7 @@ from actsearch.models.model import Model
 from actsearch.training.convolution import Conv
 from actsearch.training.layer import NotFusable
 from actsearch.training.losses import CLOSED_FORMS
-from actsearch.training.trace import Traced, trace
+from actsearch.training.trace import Traced, trace_layers
 
 ENGINES = ("auto", "serial", "fused", "tune")
 K_CPU = 8  # 4 to 16 are alike; more leave the cache (benchmarks/README.md)
@@ -57,7 +57,7 @@ class Plan:
 SERIAL = Plan("serial")
 
 
-def choose(
+def choose_plan(
     engine: str,
     model: Model,
     goal: Goal,
@@ -98,7 +98,7 @@ def _fusable(model: Model, goal: Goal) -> Traced:
     """The model's layers. Raises NotFusable if one of them, or the loss, has no fused form."""
     if goal.loss not in CLOSED_FORMS:
         raise NotFusable(f"the data's loss, {getattr(goal.loss, '__name__', 'a callable')}, has none")
-    return trace(model)
+    return trace_layers(model)
 
 
 def candidates(
@@ -111,7 +111,7 @@ def candidates(
     precision: str = "float32",
 ) -> list[Plan]:
     """The plans that engine=tune times, with n_runs in each process."""
-    plans = [choose("serial", model, goal, batch_size, device, processes)]
+    plans = [choose_plan("serial", model, goal, batch_size, device, processes)]
     if precision == "bf16":
         return plans
     try:
@@ -124,11 +124,11 @@ def candidates(
 
 def room(traced: Traced, batch_size: int, device: torch.device, processes: int) -> int:
     """How many runs of a program fit into a share of this machine's memory; at least 1."""
-    weights = sum(slot.size for node in traced.nodes for slot in node.slots)
+    weights = sum(segment.size for node in traced.nodes for segment in node.segments)
     values = sum(math.prod(node.out.shape) for node in traced.nodes) + math.prod(traced.start.shape)
     if device.type != "cpu":  # the windows of the largest convolution, and their gradients
         convolutions = [node for node in traced.nodes if node.layer is Conv]
-        windows = [node.slots[0].size // node.out.shape[0] * math.prod(node.out.shape[1:]) for node in convolutions]
+        windows = [node.segments[0].size // node.out.shape[0] * math.prod(node.out.shape[1:]) for node in convolutions]
         values += max(windows, default=0)
     per_run = 4 * (5 * weights + 3 * values * batch_size)  # weights, gradients, optimizer; values, theirs, temporaries
     if device.type == "cuda":

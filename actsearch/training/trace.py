@@ -15,7 +15,7 @@ from actsearch.activations.spec import ActivationModule, Spec
 from actsearch.errors import one_line
 from actsearch.models.model import Model
 from actsearch.training.diagnostics import weight_layers
-from actsearch.training.layer import Node, NotFusable, Value
+from actsearch.training.layer import LayerCall, NotFusable, Value
 from actsearch.training.layers import FUNCTIONS, TABLE, Activations, Add, Flatten, Folded
 
 
@@ -27,7 +27,7 @@ class Traced:
 
     before: list[Callable[[Tensor], Tensor]]
     start: Value
-    nodes: list[Node]
+    nodes: list[LayerCall]
     weight_layers: list[str]
 
 
@@ -45,7 +45,7 @@ class _Shapes(torch.fx.Interpreter):
         return out
 
 
-def trace(model: Model) -> Traced:
+def trace_layers(model: Model) -> Traced:
     """The layers of a model's net. Raises NotFusable with the reason if one is not in the table (layers.py)."""
     net = model.build([Spec.of("relu")], 0, "torch")
     try:
@@ -58,7 +58,7 @@ def trace(model: Model) -> Traced:
     if str(graph) != in_training:
         raise NotFusable("its forward differs between training and evaluation")
     traced = _read(graph, net, model)
-    used = [slot.name for node in traced.nodes for slot in node.slots if slot.kind == "weight"]
+    used = [segment.name for node in traced.nodes for segment in node.segments if segment.kind == "weight"]
     if sorted(used) != sorted(name for name, _ in net.named_parameters()):
         raise NotFusable("it has weights that are shared, or used outside of its layers")
     return traced
@@ -68,7 +68,7 @@ def _read(graph: torch.fx.Graph, net: nn.Module, model: Model) -> Traced:
     """The graph's nodes as ours."""
     values: dict[torch.fx.Node, Value] = {}
     before: list[Callable[[Tensor], Tensor]] = []
-    nodes: list[Node] = []
+    nodes: list[LayerCall] = []
     orders: dict[int, Tensor] = {}  # of values that are a flattened view in another order: by id
     start = Value(model.in_shape)
     for n in graph.nodes:
@@ -96,7 +96,7 @@ def _read(graph: torch.fx.Graph, net: nn.Module, model: Model) -> Traced:
             what = type(module).__name__ if module is not None else getattr(n.target, "__name__", n.target)
             raise NotFusable(f"it has {what}, which has no fused form")
         out = Value(n.meta["shape"])
-        node = Node(kind, inputs, out, module, str(n.target))
+        node = LayerCall(kind, inputs, out, module, str(n.target))
         order = next((orders[id(value)] for value in inputs if id(value) in orders), None)
         if kind is Flatten:
             order = _order(inputs[0].shape, out.shape)
@@ -104,7 +104,7 @@ def _read(graph: torch.fx.Graph, net: nn.Module, model: Model) -> Traced:
             if order is not None:
                 orders[id(out)] = order
         else:
-            node.slots = kind.slots(str(n.target), module, inputs[0].shape, order)
+            node.segments = kind.segments(str(n.target), module, inputs[0].shape, order)
         if isinstance(module, ActivationModule):
             if any(other.module is module for other in nodes):
                 raise NotFusable(f"{n.target}: an activation module that is called twice has no fused form")

@@ -187,7 +187,7 @@ class TrainingBatch:
         return values[0], values[1]
 
 
-def tune(trainer: Trainer, model: Model, runs: Sequence[Run]) -> Plan:
+def tune_plan(trainer: Trainer, model: Model, runs: Sequence[Run]) -> Plan:
     """Times some plans on a rung of these runs, twice each, one after the other, and takes the fastest.
 
     Of two rungs the second: in the first a GPU's programs are captured.

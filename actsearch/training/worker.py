@@ -28,7 +28,7 @@ from actsearch.training.optimizers import use_precision
 from actsearch.training.plan import SERIAL, Plan
 from actsearch.training.reference import WEIGHTS, Evaluation, Run, score, stream, train
 from actsearch.training.rows import Rows
-from actsearch.training.trace import trace
+from actsearch.training.trace import trace_layers
 
 
 class Serial:
@@ -117,7 +117,7 @@ class Worker:
         if not self._fused(runs[0][1]):
             return Serial(self.model, self.data, runs, self.device, self.plan.channels_last)
         if self._rows is None:
-            self._rows = Rows(self.model, trace(self.model), self.data, self.device)
+            self._rows = Rows(self.model, trace_layers(self.model), self.data, self.device)
         return Fused(self._rows, runs)
 
     def advance(self, stopped: set[int]) -> list[tuple[int, Evaluation]]:

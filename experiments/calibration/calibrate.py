@@ -2,8 +2,8 @@
 
     python experiments/calibration/calibrate.py       # prints the table and writes results.csv
 
-Every verdict comes from actsearch's own `judge`, `choose`, `standing` and `compare`; only the training is replaced: by
-pool.csv, 2,048 pairs of trained equal arms (see pool.py). Seeded: it gives the same numbers again.
+Every verdict comes from actsearch's own `judge`, `choose_finalists`, `standing` and `compare_finalists`; only the
+training is replaced: by pool.csv, 2,048 pairs of trained equal arms (see pool.py). Seeded: it gives the same numbers again.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ import numpy as np
 from scipy import stats
 
 from actsearch.activations.spec import parse_net
-from actsearch.judge.comparison import compare
+from actsearch.judge.comparison import compare_finalists
 from actsearch.judge.statistics import minimum_detectable_effect, power_of_paired_t
 from actsearch.judge.verdict import BETTER, BY_LESS, EQUIVALENT, WORSE, Arm, Verdict, judge
 from actsearch.question.metrics import ACCURACY, metrics_of
 from actsearch.question.options import FRESH_SEED, Confirmation, Rules
 from actsearch.question.recipe import Recipe
-from actsearch.records import Candidate, Curves, FinalistRun, TrialRecord, candidate_key
-from actsearch.study.finalists import choose, standing
+from actsearch.records import Candidate, Curves, FinalistRun, TrialRecord, Evidence
+from actsearch.study.finalists import choose_finalists, standing
 
 HERE = Path(__file__).parent
 METRICS = metrics_of(ACCURACY)
@@ -148,7 +148,9 @@ def looking(rng: np.random.Generator) -> list[Line]:
         each_at_alpha = (differs(last_look(a, replace(options.rules(1), looks=1), margin)) for a in arms)
         out.append(count("2 looks", f"level 1 − α at each look, {stop}", each_at_alpha, "is more"))
     decided = [study_of(["leaky_relu"], Confirmation(until_decided=True), rng) for _ in range(300)]
-    out.append(count("2 looks", "the same by `standing` and `compare`", (differs(v) for (v,) in decided), "≤ 5"))
+    out.append(
+        count("2 looks", "the same by `standing` and `compare_finalists`", (differs(v) for (v,) in decided), "≤ 5")
+    )
     return out
 
 
@@ -191,17 +193,17 @@ def study_of(specs: list[str], options: Confirmation, rng: np.random.Generator) 
     candidates = [Candidate(parse_net(spec)) for spec in (*specs, options.baseline)]
     most = max(options.seeds_at_looks)
     accuracy, loss = (several_arms(name, len(candidates), most, rng) for name in ("test_accuracy", "test_loss"))
-    row, recipe, done = {c.activation: i for i, c in enumerate(candidates)}, Recipe(), {}
+    row, recipe, done = {c.activation: i for i, c in enumerate(candidates)}, Recipe(), []
     while True:
-        runs, wanted = standing(done, candidates, recipe, options, None)
+        evidence, wanted = standing(Evidence(done), candidates, recipe, options)
         if not wanted:
-            return [c.verdict for c in compare(runs, options) if c.verdict is not None]
+            return [c.verdict for c in compare_finalists(evidence, options) if c.verdict is not None]
         for entrant, seed in wanted:
             at = row[entrant.tuned.activation], seed - FRESH_SEED
             run = FinalistRun(
                 entrant.tuned.activation, {}, seed, accuracy[at], loss[at], False, Curves([1], [[0.5]], [[1.0]])
             )
-            done[(*candidate_key(run.activation, {}), seed)] = run
+            done.append(run)
 
 
 def searched(rng: np.random.Generator, seeds: int = 3) -> tuple[list[str], np.ndarray]:
@@ -210,7 +212,7 @@ def searched(rng: np.random.Generator, seeds: int = 3) -> tuple[list[str], np.nd
     records = [
         TrialRecord(i, spec, {}, "complete", [float(values[i].mean())], Curves()) for i, spec in enumerate(ALIASES)
     ]
-    return [c.activation for c in choose(records, 3, "relu", "maximize")[:-1]], values
+    return [c.activation for c in choose_finalists(records, 3, "relu", "maximize")[:-1]], values
 
 
 def null_searches(rng: np.random.Generator) -> list[Line]:
