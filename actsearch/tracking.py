@@ -133,14 +133,14 @@ def _is_sound(database: Path) -> bool:
 
 
 def _keep_template(fresh: Path, template: Path) -> None:
-    """Copies a new database to where `make_store` finds it next time; a cache that cannot be written stays without."""
-    with contextlib.suppress(OSError):
+    """Copies a new database to where `make_store` finds it next time. Does nothing if the cache cannot be written."""
+    with contextlib.suppress(OSError, sqlite3.Error):
         template.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".mlflow-", dir=template.parent) as folder:
             copy = Path(folder) / template.name
             shutil.copyfile(fresh, copy)
             with contextlib.closing(sqlite3.connect(copy)) as connection, connection:
-                # its artifacts' place is below the folder of this command; where it is missing, MLflow makes it again
+                # the default experiment keeps its artifacts below the current folder; MLflow makes it again if missing
                 connection.execute("DELETE FROM experiments")
             os.replace(copy, template)
 
@@ -148,8 +148,8 @@ def _keep_template(fresh: Path, template: Path) -> None:
 def make_store(path: Path) -> None:
     """MLflow's tables in a new SQLite file, all or none: with half of them, after a kill, it could not be opened.
 
-    They are copied from a template in the cache folder, because MLflow makes them by its 60 migrations, one after the
-    other: 0.9 s of CPU, and 2 s and more where the cores are busy with training; a copy takes 3 ms.
+    They are copied from a template in the cache folder, because MLflow itself runs its migrations one after the other:
+    0.9 s of CPU (9 s on the clock where the cores are busy with training); the copy and its check take 4 ms.
     """
     import mlflow
 
@@ -246,7 +246,7 @@ class Delivery:
             return
         tags = {"kind": "trial", TRIAL: str(record.number)}
         result = self._result({"state": record.state}, record.curves)
-        live = self._key(tags) in self.written
+        live = self._key(tags) in self.written  # then the run exists, and gets these tags with its last numbers
         run = self._child(f"#{record.number} {record.activation}", tags, {} if live else result)
         if run is None:
             return
@@ -349,9 +349,10 @@ class Delivery:
         return params
 
     def _child(self, name: str, tags: Mapping[str, str], result: Mapping[str, str] | None = None) -> str | None:
-        """The id of the run to write to, or None if it was delivered before. tags: those that identify it.
+        """The id of the run to write to, or None if it was delivered before.
 
-        result: further tags of a new run. Given with the run they cost nothing, in a request of their own 2 ms of CPU.
+        tags: those that identify it. result: further ones for a run that is created here; given with the run they
+        cost 0.2 ms of CPU, later 2 ms.
         """
         key = self._key(tags)
         if key in self.runs:

@@ -179,7 +179,8 @@ def test_diagnostics_are_a_table_by_step_and_layer_in_which_no_number_is_an_empt
     assert not [key for key in run.data.metrics if key.startswith(("layer", "grad_norm"))]
 
 
-def test_the_table_is_what_mlflows_own_log_table_writes(uri, place):
+def test_the_table_is_what_mlflows_own_log_table_writes_and_its_load_table_reads(uri, place, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)  # load_table looks for runs there, whatever its client's store is
     looked = record()
     looked.curves.diagnostics = entries()
     Delivery(uri, place, INFO).trial(looked)
@@ -193,6 +194,9 @@ def test_the_table_is_what_mlflows_own_log_table_writes(uri, place):
     assert ours.data.tags["mlflow.loggedArtifacts"] == theirs.data.tags["mlflow.loggedArtifacts"]
     texts = [json.loads(tables(seen, run)["diagnostics.json"]) for run in (ours, theirs)]
     assert texts[0] == texts[1]
+    together = seen.client.load_table(seen.experiment, "diagnostics.json", extra_columns=["run_id"])
+    rows = together.groupby("run_id").size().to_dict()
+    assert rows == {run.info.run_id: len(TABLE["data"]) for run in (ours, theirs)}
 
 
 def test_a_trial_or_finalist_without_diagnostics_has_no_table(uri, place):
