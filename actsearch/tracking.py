@@ -149,7 +149,7 @@ def make_store(path: Path) -> None:
     """MLflow's tables in a new SQLite file, all or none: with half of them, after a kill, it could not be opened.
 
     They are copied from a template in the cache folder, because MLflow itself runs its migrations one after the other:
-    0.9 s of CPU (9 s on the clock where the cores are busy with training); the copy and its check take 4 ms.
+    0.9 s of CPU (9 s on the clock where the cores are busy with training); the copy and its check take 2 to 3 ms.
     """
     import mlflow
 
