@@ -222,7 +222,9 @@ def settle_finalists(session: Session) -> list[Candidate]:
                 store.search, trainer, job.space, job.recipe, options, job.sampler, job.pruner, latency, job.worker
             )
         )
-        chosen = stage.choose_finalists(store.records(), int(job.confirm.finalists), job.confirm.baseline, job.directions[0])
+        chosen = stage.choose_finalists(
+            store.records(), int(job.confirm.finalists), job.confirm.baseline, job.directions[0]
+        )
     chosen = session.follow(
         stage.tune_recipes(
             store.tuning, chosen, trainer, job.space, job.recipe, job.confirm, job.study.seeds, job.study.objectives[0]

@@ -100,7 +100,9 @@ def test_softmax_has_no_slope_of_its_own():
 def test_the_slope_is_the_derivative(name, monkeypatch):
     """By differences, on points away from kinks."""
     seen, spec = [], Spec.parse(name)
-    monkeypatch.setattr(diagnostics, "statistics_of", lambda y, s, channel: seen.append(s) or statistics_of(y, s, channel))
+    monkeypatch.setattr(
+        diagnostics, "statistics_of", lambda y, s, channel: seen.append(s) or statistics_of(y, s, channel)
+    )
     z = torch.linspace(-7.03, 7.01, 50, dtype=torch.float64)[:, None]
     diagnose(sequential(spec.module(1).double(), nn.Linear(1, 2).double()), z)
     h = 1e-5

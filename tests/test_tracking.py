@@ -1,12 +1,19 @@
 """MLflow, for real on SQLite: what a study's runs hold, delivering twice, a killed search, a server that is down."""
 
+import contextlib
+import gc
 import json
 import math
 import socket
+import sqlite3
+import subprocess
+import sys
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import mlflow
+import pandas
 import pytest
 from fake_trainer import confirmation
 from mlflow.entities import ViewType
@@ -16,7 +23,7 @@ from actsearch.judge.comparison import compare_finalists
 from actsearch.question.metrics import PERPLEXITY
 from actsearch.records import Curves, Evidence, FinalistRun, TrialRecord
 from actsearch.study.finalists import as_records
-from actsearch.tracking import Delivery, StudyInfo, Tracker
+from actsearch.tracking import Delivery, StudyInfo, Tracker, make_store
 
 INFO = StudyInfo("digits-mlp-12345678", "12345678", {"recipe.lr": 0.01, "device": "cpu"}, {"command": "actsearch"})
 
@@ -117,22 +124,136 @@ def test_a_trial_is_a_child_run_with_its_curves_and_parameters(uri, experiment):
     assert seen.history(run, "train_loss_seed1") == [(20, 0.5)]
 
 
-def test_diagnostics_are_metrics_by_layer_and_step_without_those_that_are_no_numbers(uri, experiment):
-    seen, looked = Seen(uri, experiment), record()
-    looked.curves.diagnostics = [
+def entries():
+    """Diagnostics of a net of two activations and three layers with weights, at two steps."""
+    return [
         {"step": 10, "dead": [0.0, 0.25], "saturated": [0.5, math.nan], "output_mean": [0.1, 0.2],
-         "output_std": [1.0, 2.0], "output_max": [3.0, 4.0], "grad_norm": [5.0, 6.0, 7.0]},
+         "output_std": [1.0, 2.0], "output_max": [3.0, math.inf], "grad_norm": [5.0, 6.0, 7.0]},
         {"step": 20, "dead": [0.5, 0.75], "saturated": [0.5, math.nan], "output_mean": [0.1, 0.2],
          "output_std": [1.0, 2.0], "output_max": [3.0, 4.0], "grad_norm": [8.0, 9.0, 1.0]},
     ]  # fmt: skip
-    Delivery(uri, experiment, INFO).trial(looked)
+
+
+TABLE = {
+    "columns": ["step", "layer", "dead", "saturated", "output_mean", "output_std", "output_max", "grad_norm"],
+    "data": [
+        [10, "activation 0", 0.0, 0.5, 0.1, 1.0, 3.0, None],
+        [10, "activation 1", 0.25, None, 0.2, 2.0, None, None],
+        [10, "weights 0", None, None, None, None, None, 5.0],
+        [10, "weights 1", None, None, None, None, None, 6.0],
+        [10, "weights 2", None, None, None, None, None, 7.0],
+        [20, "activation 0", 0.5, 0.5, 0.1, 1.0, 3.0, None],
+        [20, "activation 1", 0.75, None, 0.2, 2.0, 4.0, None],
+        [20, "weights 0", None, None, None, None, None, 8.0],
+        [20, "weights 1", None, None, None, None, None, 9.0],
+        [20, "weights 2", None, None, None, None, None, 1.0],
+    ],
+}
+
+
+@pytest.fixture(params=["beside the database", "through the client"])
+def place(request, uri, tmp_path):
+    """An experiment that `Delivery` makes itself, and one whose artifacts are written as a server's are."""
+    name = f"{request.node.name} {tmp_path.name}"
+    if request.param == "through the client":
+        mlflow.MlflowClient(tracking_uri=uri).create_experiment(name, artifact_location=str(tmp_path / "artifacts"))
+    return name
+
+
+def tables(seen, run):
+    """The run's tables as MLflow's UI finds them: a tag says which artifacts are some. By path, as they are written."""
+    said = json.loads(run.data.tags.get("mlflow.loggedArtifacts", "[]"))
+    assert {entry["type"] for entry in said} <= {"table"}
+    assert [a.path for a in seen.client.list_artifacts(run.info.run_id)] == [entry["path"] for entry in said]
+    paths = {entry["path"]: seen.client.download_artifacts(run.info.run_id, entry["path"]) for entry in said}
+    return {name: Path(path).read_text() for name, path in paths.items()}
+
+
+def test_diagnostics_are_a_table_by_step_and_layer_in_which_no_number_is_an_empty_cell(uri, place):
+    looked = record()
+    looked.curves.diagnostics = entries()
+    Delivery(uri, place, INFO).trial(looked)
+    seen = Seen(uri, place)
     run = seen.one(kind="trial")
-    assert seen.history(run, "layer1.dead") == [(10, 0.25), (20, 0.75)]
-    assert seen.history(run, "layer0.saturated") == [(10, 0.5), (20, 0.5)]
-    assert seen.history(run, "grad_norm.2") == [(10, 7.0), (20, 1.0)]
-    wanted = {f"layer{i}.{name}" for i in (0, 1) for name in ("dead", "output_mean", "output_std", "output_max")}
-    wanted |= {"layer0.saturated", "grad_norm.0", "grad_norm.1", "grad_norm.2"}
-    assert {key for key in run.data.metrics if key.startswith(("layer", "grad_norm"))} == wanted
+    assert {path: json.loads(text) for path, text in tables(seen, run).items()} == {"diagnostics.json": TABLE}
+    assert not [key for key in run.data.metrics if key.startswith(("layer", "grad_norm"))]
+
+
+def test_the_table_is_what_mlflows_own_log_table_writes_and_its_load_table_reads(uri, place, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)  # load_table looks for runs there, whatever its client's store is
+    looked = record()
+    looked.curves.diagnostics = entries()
+    Delivery(uri, place, INFO).trial(looked)
+    seen = Seen(uri, place)
+    ours = seen.one(kind="trial")
+    theirs = seen.client.create_run(seen.experiment).info.run_id
+    columns = zip(*TABLE["data"], strict=True)
+    data = pandas.DataFrame(dict(zip(TABLE["columns"], columns, strict=True)))
+    seen.client.log_table(theirs, data, "diagnostics.json")
+    theirs = seen.client.get_run(theirs)
+    assert ours.data.tags["mlflow.loggedArtifacts"] == theirs.data.tags["mlflow.loggedArtifacts"]
+    texts = [json.loads(tables(seen, run)["diagnostics.json"]) for run in (ours, theirs)]
+    assert texts[0] == texts[1]
+    together = seen.client.load_table(seen.experiment, "diagnostics.json", extra_columns=["run_id"])
+    rows = together.groupby("run_id").size().to_dict()
+    assert rows == {run.info.run_id: len(TABLE["data"]) for run in (ours, theirs)}
+
+
+def test_a_trial_or_finalist_without_diagnostics_has_no_table(uri, place):
+    delivery = Delivery(uri, place, INFO)
+    delivery.trial(record())
+    deliver_finalists(delivery)
+    seen = Seen(uri, place)
+    assert [tables(seen, run) for run in (seen.one(kind="trial"), *seen.runs(kind="finalist"))] == [{}, {}, {}]
+
+
+def test_a_finalist_has_the_table_of_its_mean_diagnostics(uri, place):
+    runs = finalist_runs()
+    for run in runs:
+        run.curves.diagnostics = [{**entry, "dead": [run.test_metric, 0.0]} for entry in entries()]
+    delivery = Delivery(uri, place, INFO)
+    curves = {r.activation: r.curves for r in as_records(runs, "val_accuracy")}
+    for comparison in compare_finalists(Evidence(runs), confirmation()):
+        theirs = [r for r in runs if r.activation == comparison.activation]
+        delivery.finalist(comparison, theirs, curves[comparison.activation])
+    seen = Seen(uri, place)
+    gelu = next(r for r in seen.runs(kind="finalist") if r.data.params["activation"] == "gelu")
+    data = json.loads(tables(seen, gelu)["diagnostics.json"])["data"]
+    assert [row[:3] for row in data if row[1] == "activation 0"] == [
+        [10, "activation 0", pytest.approx(0.75)], [20, "activation 0", pytest.approx(0.75)],
+    ]  # fmt: skip
+
+
+def test_a_trial_that_was_written_live_ends_with_its_state_and_table(uri, place):
+    delivery, looked = Delivery(uri, place, INFO), record()
+    looked.curves.diagnostics = entries()
+    seen = Seen(uri, place)
+    delivery.live(0, looked.activation, [(10, {"val_accuracy": 0.3})])
+    assert "state" not in seen.one(kind="trial").data.tags
+    delivery.trial(looked)
+    run = seen.one(kind="trial")
+    assert run.data.tags["state"] == "complete"
+    assert json.loads(tables(seen, run)["diagnostics.json"]) == TABLE
+
+
+def test_a_trial_cut_off_after_its_table_is_written_again_and_then_left_alone(uri, place):
+    looked = record()
+    looked.curves.diagnostics = entries()
+    killed = Delivery(uri, place, INFO)
+    killed.client.log_batch = lambda *a, **k: 1 / 0
+    with pytest.raises(ZeroDivisionError):
+        killed.trial(looked)
+    seen = Seen(uri, place)
+    half = seen.one(kind="trial").info
+    assert half.status == "RUNNING"
+    Delivery(uri, place, INFO).trial(looked)
+    run = seen.one(kind="trial")
+    assert (run.info.status, run.info.run_id != half.run_id) == ("FINISHED", True)
+    assert json.loads(tables(seen, run)["diagnostics.json"]) == TABLE
+    assert len(seen.history(run, "val_accuracy")) == 2
+    before = seen.everything(), tables(seen, run)
+    Delivery(uri, place, INFO).trial(looked)
+    assert (seen.everything(), tables(seen, run)) == before
 
 
 def test_one_spec_per_layer_has_its_layers_in_the_parameters(uri, experiment):
@@ -244,6 +365,19 @@ def test_delivering_twice_changes_nothing(uri, experiment):
     assert len(before) == 1 + 2 + 2
     deliver()
     assert Seen(uri, experiment).everything() == before
+
+
+def test_a_study_cut_off_before_its_parameters_gets_them_later(uri, experiment, monkeypatch):
+    with monkeypatch.context() as cut:
+        cut.setattr(mlflow.MlflowClient, "log_batch", lambda *a, **k: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            Delivery(uri, experiment, INFO)
+    seen = Seen(uri, experiment)
+    half = seen.one(kind="study")
+    assert half.data.params == {}
+    Delivery(uri, experiment, INFO)
+    assert seen.one(kind="study").info.run_id == half.info.run_id
+    assert seen.one(kind="study").data.params == {"recipe.lr": "0.01", "device": "cpu"}
 
 
 def test_two_studies_of_one_experiment_stay_apart(uri, experiment):
@@ -409,25 +543,161 @@ def test_comparison_of_the_baseline_has_no_difference_to_write(uri, experiment):
     assert not any("difference" in key for key in run.data.metrics)
 
 
-def test_a_kill_while_the_tables_are_made_leaves_no_file_and_the_next_makes_it(tmp_path, monkeypatch):
+# --- a fresh store --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    """The user's cache folder, empty."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "actsearch"
+
+
+class Cut:
+    """MLflow's client, killed while it makes the tables."""
+
+    def __init__(self, tracking_uri):
+        self.path = tracking_uri.removeprefix("sqlite:///")
+
+    def search_experiments(self, max_results):
+        with open(self.path, "w") as file:
+            file.write("half of the tables")
+        raise KeyboardInterrupt
+
+
+def never(*args, **keywords):
+    raise AssertionError("MLflow made the tables")
+
+
+def names(folder):
+    return sorted(p.name for p in folder.iterdir())
+
+
+def works(path):
+    """A study can be delivered to the store and read; its artifacts lie beside it."""
+    uri = f"sqlite:///{path}"
+    Delivery(uri, "mine", INFO).trial(record())
+    seen = Seen(uri, "mine")
+    assert seen.one(kind="study").info.run_name == INFO.name
+    assert seen.one(kind="trial").info.artifact_uri.startswith((path.parent / "mlartifacts").as_uri())
+    assert seen.client.get_experiment(seen.experiment).tags["mlflow.experimentKind"] == "custom_model_development"
+
+
+def test_a_kill_while_the_tables_are_made_leaves_no_file_and_the_next_makes_it(tmp_path, cache, monkeypatch):
     path = tmp_path / "below" / "mlflow.db"
-
-    class Cut:
-        def __init__(self, tracking_uri):
-            self.path = tracking_uri.removeprefix("sqlite:///")
-
-        def search_experiments(self, max_results):
-            with open(self.path, "w") as file:
-                file.write("half of the tables")
-            raise KeyboardInterrupt
-
     with monkeypatch.context() as cut:
         cut.setattr(mlflow, "MlflowClient", Cut)
         with pytest.raises(KeyboardInterrupt):
             Delivery(f"sqlite:///{path}", "mine", INFO)
-    assert list(path.parent.iterdir()) == []
+    assert names(path.parent) == []
+    assert not cache.exists()
     Delivery(f"sqlite:///{path}", "mine", INFO)
-    assert [p.name for p in path.parent.iterdir()] == ["mlflow.db"]
-    assert Seen(f"sqlite:///{path}", "mine").one(kind="study").info.run_name == INFO.name
-    made = mlflow.MlflowClient(tracking_uri=f"sqlite:///{path}").get_experiment_by_name("mine")
-    assert made.tags["mlflow.experimentKind"] == "custom_model_development"
+    assert names(path.parent) == ["mlflow.db"]
+    works(path)
+
+
+def test_the_second_store_is_a_copy_and_as_good_as_the_first(tmp_path, cache, monkeypatch):
+    first, second = tmp_path / "first" / "mlflow.db", tmp_path / "second" / "mlflow.db"
+    make_store(first)
+    (template,) = cache.iterdir()
+    assert template.name.startswith(f"mlflow-{mlflow.__version__}-")
+    with monkeypatch.context() as made:
+        made.setattr(mlflow, "MlflowClient", never)
+        make_store(second)
+    assert names(second.parent) == ["mlflow.db"]
+    for path in (first, second):
+        works(path)
+    schemas = []
+    for path in (first, second):
+        with contextlib.closing(sqlite3.connect(path)) as connection:
+            tables = connection.execute("SELECT type, name, sql FROM sqlite_master ORDER BY name").fetchall()
+            schemas.append((tables, connection.execute("SELECT * FROM alembic_version").fetchall()))
+    assert schemas[0] == schemas[1]
+
+
+def test_mlflows_default_experiment_has_its_place_in_the_folder_of_its_own_command(tmp_path, cache, monkeypatch):
+    for folder in (tmp_path / "one", tmp_path / "two"):
+        folder.mkdir()
+        monkeypatch.chdir(folder)
+        make_store(folder / "mlflow.db")
+        default = mlflow.MlflowClient(tracking_uri=f"sqlite:///{folder}/mlflow.db").get_experiment("0")
+        assert default.name == "Default"
+        assert default.artifact_location.endswith(f"{folder.name}/mlruns/0")
+
+
+@pytest.mark.parametrize("damage", ["cut", "empty", "no migrations", "a folder"])
+def test_a_damaged_template_is_made_again(tmp_path, cache, damage):
+    make_store(tmp_path / "first" / "mlflow.db")
+    (template,) = cache.iterdir()
+    whole = template.stat().st_size
+    if damage == "cut":
+        template.write_bytes(template.read_bytes()[: whole // 2])
+    elif damage == "a folder":
+        template.unlink()
+        template.mkdir()
+    elif damage == "no migrations":
+        with contextlib.closing(sqlite3.connect(template)) as connection, connection:
+            connection.execute("DELETE FROM alembic_version")
+    else:
+        template.write_bytes(b"")
+    works(tmp_path / "second" / "mlflow.db")
+    if damage != "a folder":  # that is nothing of ours, and stays
+        assert template.stat().st_size == whole
+    assert names(cache) == [template.name]
+
+
+def test_a_cache_that_cannot_be_written_costs_only_time(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))  # no folder can be made below it, even by root
+    works(tmp_path / "mlflow.db")
+
+
+def test_a_kill_while_the_template_is_kept_leaves_none(tmp_path, cache, monkeypatch):
+    def killed(*args):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as cut:
+        cut.setattr(tracking.os, "replace", killed)
+        with pytest.raises(KeyboardInterrupt):
+            make_store(tmp_path / "below" / "mlflow.db")
+    assert (names(cache), names(tmp_path / "below")) == ([], [])
+    works(tmp_path / "below" / "mlflow.db")
+
+
+def test_a_store_that_another_process_made_meanwhile_is_kept(tmp_path, cache, monkeypatch):
+    path = tmp_path / "below" / "mlflow.db"
+    make_store(tmp_path / "first" / "mlflow.db")
+    copy = tracking.shutil.copyfile
+
+    def slow(source, target):
+        path.write_text("the other's")
+        return copy(source, target)
+
+    monkeypatch.setattr(tracking.shutil, "copyfile", slow)
+    make_store(path)
+    assert path.read_text() == "the other's"
+    make_store(path)
+    assert path.read_text() == "the other's"
+
+
+def test_two_processes_that_begin_at_once_share_one_store(tmp_path, cache):
+    path = tmp_path / "below" / "mlflow.db"
+    code = f"from pathlib import Path; import actsearch.tracking as t; t.make_store(Path({str(path)!r}))"
+    started = [subprocess.Popen([sys.executable, "-c", code]) for _ in range(2)]
+    assert [process.wait() for process in started] == [0, 0]
+    assert names(path.parent) == ["mlflow.db"]
+    assert len(names(cache)) == 1
+    works(path)
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_the_import_leaves_the_cycle_collector_as_it_was(enabled):
+    before = gc.isenabled()
+    try:
+        (gc.enable if enabled else gc.disable)()
+        with pytest.raises(ZeroDivisionError), tracking._no_collections():
+            assert not gc.isenabled()
+            raise ZeroDivisionError
+        assert (gc.isenabled(), gc.get_freeze_count()) == (enabled, 0)
+    finally:
+        (gc.enable if before else gc.disable)()

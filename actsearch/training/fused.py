@@ -57,7 +57,9 @@ class Fused:
     def _lay_out(self) -> None:
         """Where each segment lies in a row: weights, then learned parameters, which have no decay, then buffers."""
         kinds = ("weight", "learned", "buffer")
-        self.segments = [segment for kind in kinds for node in self.nodes for segment in node.segments if segment.kind == kind]
+        self.segments = [
+            segment for kind in kinds for node in self.nodes for segment in node.segments if segment.kind == kind
+        ]
         self.where: dict[str, slice] = {}
         ends, at = {}, 0
         for segment in self.segments:
@@ -93,7 +95,9 @@ class Fused:
         state = net.state_dict()
         for segment in self.segments:
             if segment.kind != "learned":
-                state[segment.name] = segment.write(self.rows[k, self.where[segment.name]].cpu(), state[segment.name].shape)
+                state[segment.name] = segment.write(
+                    self.rows[k, self.where[segment.name]].cpu(), state[segment.name].shape
+                )
         for node in self.nodes:
             if node.layer is Activations and node.segments:
                 at = self.where[node.segments[0].name].start

@@ -24,7 +24,7 @@ from actsearch.judge.verdict import BETTER, BY_LESS, EQUIVALENT, WORSE, Arm, Ver
 from actsearch.question.metrics import ACCURACY, metrics_of
 from actsearch.question.options import FRESH_SEED, Confirmation, Rules
 from actsearch.question.recipe import Recipe
-from actsearch.records import Candidate, Curves, FinalistRun, TrialRecord, Evidence
+from actsearch.records import Candidate, Curves, Evidence, FinalistRun, TrialRecord
 from actsearch.study.finalists import choose_finalists, standing
 
 HERE = Path(__file__).parent
