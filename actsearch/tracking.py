@@ -374,7 +374,7 @@ class Delivery:
 
     def _create(self, name: str, tags: Mapping[str, str]) -> str:
         run = self.client.create_run(self.experiment_id, run_name=name, tags=dict(tags)).info
-        self.places[run.run_id] = run.artifact_uri
+        self.places[run.run_id] = str(run.artifact_uri)
         return run.run_id
 
     def _find(self, filter_string: str) -> list[Any]:

@@ -174,7 +174,9 @@ def recipe_domain(key: str, value: Any, base: Recipe) -> Range | Choices:
             if not isinstance(end, float) or end != int(end):
                 raise ActSearchError(f"{where}: '{end}' is no whole number. Write e.g. [50, 100].")
         sizes = [int(v) for v in domain.ends()]
-        domain = Choices(tuple(sizes)) if isinstance(domain, Choices) else Range(*sizes, domain.log, whole=True)
+        domain = (
+            Choices(tuple(sizes)) if isinstance(domain, Choices) else Range(sizes[0], sizes[1], domain.log, whole=True)
+        )
     for end in domain.ends():
         try:
             dataclasses.replace(base, **{key: end})

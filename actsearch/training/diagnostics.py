@@ -73,7 +73,7 @@ def statistics_of(outputs: Tensor, slopes: Tensor, channel: int) -> Tensor:
 
 
 def collect(slots: Mapping[int, Tensor], grad_norms: Sequence[Tensor]) -> list[Diagnostics]:
-    """One for each of K nets. slots: by place, `statistics_of` its tensors, (5, K). grad_norms: by weight layer, (K,)."""
+    """One for each of K nets. slots: `statistics_of` each, by place, (5, K). grad_norms: of each weight layer, (K,)."""
     norms = torch.stack(list(grad_norms), -1)
     numbers = norms.new_full((5, len(norms), 1 + max(slots, default=-1)), math.nan)
     for place, five in slots.items():

@@ -3,7 +3,8 @@
     python experiments/calibration/calibrate.py       # prints the table and writes results.csv
 
 Every verdict comes from actsearch's own `judge`, `choose_finalists`, `standing` and `compare_finalists`; only the
-training is replaced: by pool.csv, 2,048 pairs of trained equal arms (see pool.py). Seeded: it gives the same numbers again.
+training is replaced: by pool.csv, 2,048 pairs of trained equal arms (see pool.py). It is seeded and gives the same
+numbers again.
 """
 
 from __future__ import annotations
