@@ -88,7 +88,7 @@ def standing(done, candidates, recipe, options, target):
 
 
 def compare(runs, options, target=None, costs=None):
-    return comparison.compare(Evidence(runs, target, costs or {}), options)
+    return comparison.compare_finalists(Evidence(runs, target, costs or {}), options)
 
 
 def drive(events):

@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 import torch
-from test_fused import data, fused, plain, runs_of, trace
+from test_fused import data, fused, plain, runs_of, trace_layers
 from torch import nn
 
 from actsearch.activations.spec import Learned, Spec
@@ -79,7 +79,7 @@ def test_convolutions_train_as_torchs(kernel, stride, padding, bias, vectorised)
     runs = runs_of(["relu", "gelu"])
     if (kernel, padding) == (1, 1):
         with pytest.raises(NotFusable, match="wholly in its padding"):
-            trace(built)
+            trace_layers(built)
         return
     program = fused(built, data(shape), runs, vectorised)
     list(program.advance(set()))

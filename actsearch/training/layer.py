@@ -85,7 +85,7 @@ class LayerCall:
 
 @dataclass
 class Binding:
-    """What a layer is bound to. of: (values, gradients) of a segment, each (K, *segment.shape); a buffer has no gradients.
+    """What a layer is bound to. of: (values, gradients) of a segment, each (K, *segment.shape); gradients may be None.
     keep_mask: of an example's shape and p, dropout's factors (K, *positions, C, B), each call the next draw.
     """
 

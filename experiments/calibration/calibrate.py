@@ -1,6 +1,7 @@
 """How often the verdicts are wrong, and how often they find what is there, on the noise of real training.
 
-    python experiments/calibration/calibrate.py       # prints the table and writes results.csv
+    python experiments/calibration/calibrate.py            # prints the table and writes results.csv
+    python experiments/calibration/calibrate.py --smoke    # a few studies of each kind, in seconds; writes nothing
 
 Every verdict comes from actsearch's own `judge`, `choose_finalists`, `standing` and `compare_finalists`; only the
 training is replaced: by pool.csv, 2,048 pairs of trained equal arms (see pool.py). It is seeded and gives the same
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import csv
 import math
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -33,6 +35,7 @@ METRICS = metrics_of(ACCURACY)
 TEST_ACCURACY, LOSS = METRICS["test_accuracy"], METRICS["test_loss"]
 LOOKS = Confirmation().looks
 ALIASES = [f"leaky_relu(negative_slope={i / 1000:g})" for i in range(1, 21)]  # names only: all have relu's noise
+SMOKE = sys.argv[1:] == ["--smoke"]
 TINY = 1e-9  # a margin that nothing lies within: only a difference can be decided
 
 
@@ -82,6 +85,11 @@ def count(part: str, case: str, studies: Iterable[bool], rule: str) -> Line:
     return line
 
 
+def draws(n: int) -> int:
+    """How many studies are drawn where n are in earnest."""
+    return max(2, n // 200) if SMOKE else n
+
+
 def differs(v: Verdict) -> bool:
     return v.verdict.startswith((BETTER, WORSE))
 
@@ -126,9 +134,9 @@ def equal_arms(rng: np.random.Generator) -> list[Line]:
     out = []
     for name in ("test_accuracy", "test_loss"):
         for n in (10, 20):
-            wrong = (differs(judge(METRICS[name], *two_arms(name, n, rng), Rules())) for _ in range(3000))
+            wrong = (differs(judge(METRICS[name], *two_arms(name, n, rng), Rules())) for _ in range(draws(3000)))
             out.append(count("1 equal arms", f"{name}, {n} seeds, 1 candidate", wrong, "≤ 5"))
-            wrong = (any_of_three(name, n, rng) for _ in range(1000))
+            wrong = (any_of_three(name, n, rng) for _ in range(draws(1000)))
             out.append(count("1 equal arms", f"{name}, {n} seeds, any of 3 candidates", wrong, "≤ 5"))
     return out
 
@@ -141,14 +149,14 @@ def any_of_three(name: str, n: int, rng: np.random.Generator) -> bool:
 def looking(rng: np.random.Generator) -> list[Line]:
     """Equal arms, looked at after 10, 20, 40, 80, 160 seeds: corrected for the looks, and, as a warning, not."""
     out = []
-    for margin, stop, studies in ((0.005, "stops when equivalent", 1000), (TINY, "only a difference stops it", 400)):
+    for margin, stop, n in ((0.005, "stops when equivalent", 1000), (TINY, "only a difference stops it", 400)):
         options = Confirmation(until_decided=True, margin={"test_accuracy": margin})
-        arms = [two_arms("test_accuracy", LOOKS[-1], rng) for _ in range(studies)]
+        arms = [two_arms("test_accuracy", LOOKS[-1], rng) for _ in range(draws(n))]
         corrected = (differs(last_look(a, options.rules(1), margin)) for a in arms)
         out.append(count("2 looks", f"level 1 − α/5 at each look, {stop}", corrected, "≤ 5"))
         each_at_alpha = (differs(last_look(a, replace(options.rules(1), looks=1), margin)) for a in arms)
         out.append(count("2 looks", f"level 1 − α at each look, {stop}", each_at_alpha, "is more"))
-    decided = [study_of(["leaky_relu"], Confirmation(until_decided=True), rng) for _ in range(300)]
+    decided = [study_of(["leaky_relu"], Confirmation(until_decided=True), rng) for _ in range(draws(300))]
     out.append(
         count("2 looks", "the same by `standing` and `compare_finalists`", (differs(v) for (v,) in decided), "≤ 5")
     )
@@ -173,14 +181,14 @@ def at_the_margin(rng: np.random.Generator) -> list[Line]:
         shift = math.log1p(metric.margin) if metric.ratio else metric.margin
         for n in (10, 20):
             for sign in (1, -1):
-                found = [judge(metric, *two_arms(name, n, rng, sign * shift), Rules()) for _ in range(1000)]
+                found = [judge(metric, *two_arms(name, n, rng, sign * shift), Rules()) for _ in range(draws(1000))]
                 case = f"{name}, {n} seeds, true difference {'+' if sign > 0 else '−'} margin"
                 out.append(
                     count("3 at the margin", f"{case}: equivalent", (v.verdict == EQUIVALENT for v in found), "≤ 5")
                 )
                 out.append(count("3 at the margin", f"{case}: or by less", map(says_small, found), "≤ 5"))
     rules = Confirmation(until_decided=True).rules(1)
-    shifted = (two_arms("test_accuracy", LOOKS[-1], rng, TEST_ACCURACY.margin) for _ in range(500))
+    shifted = (two_arms("test_accuracy", LOOKS[-1], rng, TEST_ACCURACY.margin) for _ in range(draws(500)))
     small = (says_small(last_look(arms, rules, TEST_ACCURACY.margin)) for arms in shifted)
     out.append(count("3 at the margin", "test_accuracy, until decided: equivalent or by less", small, "≤ 5"))
     return out
@@ -220,9 +228,9 @@ def null_searches(rng: np.random.Generator) -> list[Line]:
     fixed, looks = Confirmation(), Confirmation(until_decided=True)
     out = []
     for words, options, studies in (("20 fresh seeds", fixed, 4000), ("until decided", looks, 300)):
-        wrong = (any(map(differs, study_of(searched(rng)[0], options, rng))) for _ in range(studies))
+        wrong = (any(map(differs, study_of(searched(rng)[0], options, rng))) for _ in range(draws(studies)))
         out.append(count("4 searches among equals", words, wrong, "≤ 5"))
-    dipped = (judged_on_the_search(rng) for _ in range(1000))
+    dipped = (judged_on_the_search(rng) for _ in range(draws(1000)))
     out.append(count("4 searches among equals", "judged on the search's own 20 seeds", dipped, "is more"))
     return out
 
@@ -249,7 +257,7 @@ def power(rng: np.random.Generator) -> list[Line]:
                     judge(METRICS[name], *two_arms(name, n, rng, good * times * least), Rules()).verdict.startswith(
                         BETTER
                     )
-                    for _ in range(3000)
+                    for _ in range(draws(3000))
                 )
                 predicted = power_of_paired_t(times * least, sigma, n, 0.05)
                 case = f"{name}, {n} seeds, {times:g} × the minimum detectable effect"
@@ -262,7 +270,7 @@ def advice(rng: np.random.Generator) -> list[Line]:
     out = []
     for shift in (0.0, 0.001, 0.0025, 0.004, 0.005):
         proposals = []
-        while len(proposals) < 400:
+        while len(proposals) < draws(400):
             found = judge(TEST_ACCURACY, *two_arms("test_accuracy", 10, rng, shift), Rules())
             if found.seeds_to_decide is not None:
                 proposals.append(found.seeds_to_decide)
@@ -278,7 +286,7 @@ def topping_up(rng: np.random.Generator) -> list[Line]:
     """Equal arms: ten seeds, and where they leave it undecided the proposed number, the ten among them or not."""
     out = []
     for kept in (True, False):
-        wrong = (differs(after_advice(kept, rng)) for _ in range(2000))
+        wrong = (differs(after_advice(kept, rng)) for _ in range(draws(2000)))
         words = "with the old seeds" if kept else "all fresh"
         out.append(
             count("7 seeds added by hand", f"equal arms, 10 seeds, then as many as proposed, {words}", wrong, "is more")
@@ -319,6 +327,8 @@ def main() -> None:
     print("| " + " | ".join(HEADS) + " |\n| --- | --- | --: | --: | --: | --: | --: |")
     parts = (equal_arms, at_the_margin, power, advice, topping_up, null_searches, looking)
     lines = [line for i, part in enumerate(parts) for line in part(np.random.default_rng(i))]
+    if SMOKE:
+        return
     with open(HERE / "results.csv", "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerows([HEADS, *(line.cells for line in sorted(lines, key=lambda line: line.part))])

@@ -9,6 +9,7 @@ calibrate.py draws its comparisons from it.
 from __future__ import annotations
 
 import csv
+import sys
 from pathlib import Path
 
 import torch
@@ -23,7 +24,8 @@ from actsearch.training.plan import Plan
 from actsearch.training.reference import WEIGHTS, Run, stream
 from actsearch.training.trainer import Trainer, TrainingBatch
 
-PAIRS, AT_ONCE = 2048, 64
+SMOKE = sys.argv[1:] == ["--smoke"]  # a few short runs; writes nothing
+PAIRS, AT_ONCE, STEPS = (4, 2, 20) if SMOKE else (2048, 64, 1000)
 
 
 class Twins(Model):
@@ -39,7 +41,7 @@ FIRST_OF = {stream(2 * i + 1, WEIGHTS): stream(2 * i, WEIGHTS) for i in range(PA
 def main() -> None:
     data = Data(mnist1d(), "mnist1d", 800)
     model = Twins(mlp, "mlp", data.in_shape, data.goal.out_shape)
-    recipe, relu = Recipe(), (Spec.of("relu"),)
+    recipe, relu = Recipe(steps=STEPS), (Spec.of("relu"),)
     rows = []
     with Trainer(torch.device("cpu")) as trainer:
         trainer.load(model, data, Plan("fused", 8))
@@ -52,6 +54,8 @@ def main() -> None:
                 pair = [f"{v[j].item():.6g}" for v in (last.val_metric, accuracy, loss) for j in (i, i + 1)]
                 rows.append([seeds[i] // 2, *pair])
             print(f"{len(rows)} of {PAIRS} pairs", flush=True)
+    if SMOKE:
+        return
     with open(Path(__file__).with_name("pool.csv"), "w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(

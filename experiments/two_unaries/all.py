@@ -10,6 +10,7 @@ comparison (actsearch.compare). Writes functions.csv (one row a combination) and
 from __future__ import annotations
 
 import csv
+import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -30,7 +31,9 @@ from actsearch.training.plan import Plan
 from actsearch.training.reference import Run
 from actsearch.training.trainer import Trainer, TrainingBatch
 
-RECIPE, FIRST_STEPS, AT_ONCE = Recipe(), 300, 128
+SMOKE = sys.argv[1:] == ["--smoke"]  # a few functions, trained shortly; writes nothing
+RECIPE, AT_ONCE = Recipe(), 128
+FIRST_STEPS, SECOND_STEPS = (10, 20) if SMOKE else (300, 1000)
 SECOND, SECOND_SEEDS, LAST = 200, range(1, 4), 10
 CHANCE = 0.10 + 3 * (0.1 * 0.9 / 800) ** 0.5  # what a guess seldom exceeds on 800 validation examples
 
@@ -59,7 +62,9 @@ def main() -> None:
 
     data = Data(mnist1d(), "mnist1d", 800)
     with Trainer(torch.device("cpu")) as trainer:
-        trainer.load(Model(mlp, "mlp", data.in_shape, data.n_classes), data, Plan("fused", 8))
+        trainer.load(Model(mlp, "mlp", data.in_shape, data.goal.out_shape), data, Plan("fused", 8))
+        if SMOKE:
+            functions = dict(list(functions.items())[:5])
         specs = list(functions.values())
         others = [Spec.of(name) for name in ("identity", "relu", "gelu")]
         first = accuracies(trainer, [*specs, *others], [0], FIRST_STEPS)
@@ -70,7 +75,11 @@ def main() -> None:
         for name, accuracy in known.items():
             print(f"  {sum(a > accuracy for a in first.values())} better than {name} ({accuracy:.1%})")
         best = sorted(first, key=lambda text: -first[text])[:SECOND]
-        second = dict(zip(best, accuracies(trainer, [functions[t] for t in best], SECOND_SEEDS, 1000), strict=True))
+        second = dict(
+            zip(best, accuracies(trainer, [functions[t] for t in best], SECOND_SEEDS, SECOND_STEPS), strict=True)
+        )
+    if SMOKE:
+        return
     with open(Path(__file__).with_name("functions.csv"), "w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["combination", "function", "first_accuracy", "second_accuracy"])
