@@ -40,10 +40,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--no-compile", action="store_true")
+    parser.add_argument("--only", nargs="+", metavar="SPEC", default=TEXTS, help="these activations")
+    parser.add_argument("--budget", type=float, default=BUDGET_S, help="seconds for each setting and each model")
     parser.add_argument("--write", action="store_true", help="the tables into cost.md")
     options = parser.parse_args()
     device = find_device(options.device)
-    where, specs = machine(device), [Spec.parse(text) for text in TEXTS]
+    where, specs = machine(device), [Spec.parse(text) for text in options.only]
     print(where, flush=True)
     tables: list[Table] = []
     with one_thread():
@@ -51,14 +53,14 @@ def main() -> None:
             model, g = Model(function, name, shape, 10), torch.Generator().manual_seed(0)
             x, y = torch.randn(n, *shape, generator=g), torch.randint(10, (n,), generator=g)
             nets = [Spec.parse(NOTHING), *specs]
-            steps, _ = step_costs(model, nets, Recipe(), x.to(device), y.to(device), cross_entropy, BUDGET_S)
+            steps, _ = step_costs(model, nets, Recipe(), x.to(device), y.to(device), cross_entropy, options.budget)
             tables.append(step_table(steps, f"{name}, batches of {n} × {' × '.join(map(str, shape))}"))
             print("\n".join(" | ".join(row) for row in tables[-1][2]), flush=True)
         for compiled in [False] if options.no_compile else [False, True]:
             chosen = settings(
                 [large_shape(device)], ["float32", "bfloat16"], ["contiguous", "channels_last"], [compiled]
             )
-            costs = [c for setting in chosen for c in activation_costs(specs, setting, device, BUDGET_S)]
+            costs = [c for setting in chosen for c in activation_costs(specs, setting, device, options.budget)]
             tables += cost_tables(costs)
             print("\n".join(failures(costs)), flush=True)
     blocks = [
