@@ -1,5 +1,5 @@
 """`python -m actsearch`: the same as the command `actsearch`."""
 
-from actsearch.command.main import main
+from actsearch.command.main import command
 
-main()
+command()

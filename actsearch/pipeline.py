@@ -95,6 +95,7 @@ class Session:
                 return end.value
             if self.clock.first_rung_s is None and isinstance(event, RungReached):
                 self.store.note_environment(environment(self.trainer.device))
+                threading.Thread(target=import_for_the_end, daemon=True).start()  # while others train
             self.clock.event(event)
             self.terminal.event(event)
             if self.trainer.plan != self._noted:
@@ -142,13 +143,13 @@ def opened(job: Job, terminal: Terminal, clock: Clock, processes: Processes | No
     make_folder(job.folder)
     with contextlib.ExitStack() as stack:
         stack.enter_context(sole_leader(job.storage_url, job.name))
+        trainer = stack.enter_context(Trainer(device, processes=processes))
+        trainer.load(job.model, job.data, plan)
         storage = open_storage(job.storage_url)
         stack.callback(close_storage, storage)
         store = Store(storage, job.name, job.directions, job.identity)
         if job.config_yaml:
             write_text(job.folder / "config.yaml", job.config_yaml)
-        trainer = stack.enter_context(Trainer(device, processes=processes))
-        trainer.load(job.model, job.data, plan)
         tracker = None
         if job.tracking_uri is not None:
             make = lambda uri=job.tracking_uri: Delivery(uri, job.experiment, job.study_info)  # noqa: E731
@@ -237,7 +238,6 @@ def settle_finalists(session: Session) -> list[Candidate]:
 def confirm(session: Session, chosen: Sequence[Candidate]) -> Evidence:
     """Trains the finalists on fresh seeds and scores them on test."""
     job, store, trainer = session.job, session.store, session.trainer
-    threading.Thread(target=import_for_the_end, daemon=True).start()  # seconds, while the finalists train
     if job.tells_speed and "steps_to_accuracy" in job.confirm.metrics:
         home = next(c for c in chosen if c.specs == parse_net(job.confirm.baseline))
         accuracy = session.follow(
@@ -252,7 +252,7 @@ def confirm(session: Session, chosen: Sequence[Candidate]) -> Evidence:
 
 
 def import_for_the_end() -> None:
-    """Imports what verdicts, costs and the report need."""
+    """Imports what verdicts, costs and the report need, which takes seconds."""
     for module in ("scipy.stats", "scipy.optimize", "matplotlib.figure", "matplotlib.backends.backend_svg"):
         importlib.import_module(module)
     torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))], fused=True)  # the first one imports for 1.6 s

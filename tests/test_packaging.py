@@ -22,4 +22,4 @@ def test_the_wheel_holds_conf_and_the_types_marker(tmp_path):
     assert conf | code | {"actsearch/py.typed"} <= inside
     assert not [name for name in inside if name.startswith(("tests/", "conf/"))]
     entry = next(n for n in inside if n.endswith("entry_points.txt"))
-    assert b"actsearch = actsearch.command.main:main" in zipfile.ZipFile(wheel).read(entry)
+    assert b"actsearch = actsearch.command.main:command" in zipfile.ZipFile(wheel).read(entry)

@@ -93,5 +93,12 @@ def sole_leader(url: str, study_name: str) -> Iterator[None]:
         yield
 
 
+def is_storage_error(error: Exception) -> bool:
+    """Whether a database is damaged or does not answer: then what Optuna and SQLAlchemy raise is no defect of ours."""
+    import sqlalchemy.exc
+
+    return isinstance(error, sqlalchemy.exc.SQLAlchemyError | optuna.exceptions.OptunaError)
+
+
 def sqlite_path(url: str) -> Path | None:
     return Path(url.removeprefix(SQLITE)) if url.startswith(SQLITE) else None

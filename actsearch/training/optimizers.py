@@ -80,6 +80,19 @@ def _schedule(
     return plan
 
 
+def without_dynamo() -> None:
+    """Lets optimizers be made in this process without torch._dynamo, whose import delays the first rung by a second.
+
+    The first call of each of these methods imports it, to make sure that torch.compile leaves them alone; nothing is
+    compiled where runs are trained. The plain loop imports it at its first step all the same. `__dynamo_disable` is a
+    private name of torch: where it is called otherwise, only the second is lost.
+    """
+    for method in vars(torch.optim.Optimizer).values():
+        inner = getattr(method, "__wrapped__", None)
+        if inner is not None:
+            inner.__dynamo_disable = inner
+
+
 def set_step(optimizer: torch.optim.Optimizer, lr: float, momentum: float | None) -> None:
     for group in optimizer.param_groups:
         group["lr"] = lr

@@ -24,7 +24,7 @@ from actsearch.activations.spec import print_net
 from actsearch.data.source import Data, Split
 from actsearch.models.model import Model
 from actsearch.training.fused import Fused
-from actsearch.training.optimizers import use_precision
+from actsearch.training.optimizers import use_precision, without_dynamo
 from actsearch.training.plan import SERIAL, Plan
 from actsearch.training.reference import WEIGHTS, Evaluation, Run, score, stream, train
 from actsearch.training.rows import Rows
@@ -195,8 +195,7 @@ def main(descriptors: Sequence[int]) -> None:
     connections = [Connection(descriptor) for descriptor in descriptors]
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
-    # the first optimizer of a process costs 1.6 s of imports: here, once, while the leader prepares
-    torch.optim.AdamW([nn.Parameter(torch.zeros(1))], fused=True)
+    without_dynamo()
     try:
         message = connections[0].recv_bytes()
     except (EOFError, OSError):
