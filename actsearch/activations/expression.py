@@ -219,7 +219,7 @@ class _Reader:
             case ast.Call(func=ast.Name(id=written)):
                 return self._called(node, written)
             case ast.Call(func=ast.Attribute()) | ast.Attribute():
-                self._wrong(node, "a name with dots is your own function, and that stands alone: my_file.my_function")
+                self._wrong(node, "a name with dots is a function of your own, and stands alone: my_file.my_function")
             case ast.Call():
                 self._wrong(node, "what stands before these parentheses is no function. Write * between them")
             case ast.Compare():
@@ -306,7 +306,7 @@ class _Reader:
 
 def _why_alone(entry: Activation) -> str:
     if any(param.learned for param in entry.params):
-        return "its learned parameters have no names. Write e.g. leaky_relu(x, negative_slope=a) with a=learned(0.25)"
+        return "what it learns needs a name. Write e.g. leaky_relu(x, negative_slope=a) with a=learned(0.25)"
     return f"it is {entry.kind}, and only elementwise functions can stand there"
 
 

@@ -80,7 +80,7 @@ def _params(path: str, function: Callable[..., Any]) -> tuple[Param, ...]:
     try:
         signature = list(inspect.signature(function).parameters.values())
     except (ValueError, TypeError):
-        raise ActSearchError(f"activation '{path}' is a builtin, whose parameters cannot be read. Wrap it.") from None
+        raise ActSearchError(f"activation '{path}' is a builtin with unknown parameters. Wrap it in a def.") from None
     named = [p for p in signature if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
     if not named or named[0].kind is inspect.Parameter.KEYWORD_ONLY:
         raise ActSearchError(f"activation '{path}' takes no x. Write def {function.__name__}(x, alpha=0.1).")
