@@ -47,7 +47,7 @@ TOKEN = re.compile(
 CURES = {
     "^": "write ** for a power", "·": "write *", "×": "write *", "÷": "write /", "−": "write -", "²": "write ** 2",
     "³": "write ** 3", "√": "write sqrt(…)", "π": "write pi", "≤": "write <=", "≥": "write >=",
-    "|": "it only separates the specs of layers; for |x| write abs(x)", "if": "write where(x > 0, a, b)",
+    "|": "it only separates the specs of slots; for |x| write abs(x)", "if": "write where(x > 0, a, b)",
     "else": "write where(x > 0, a, b)", "lambda": "write only what it returns",
     ":": "a value of a parameter is written a=0.5",
 }  # fmt: skip

@@ -1,4 +1,4 @@
-"""Activations that oscillate, and radial ones, which are largest at 0 and fall off on both sides."""
+"""Activations that oscillate, and radial ones, which depend on |x| and are largest at 0."""
 
 from __future__ import annotations
 

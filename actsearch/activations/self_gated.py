@@ -1,4 +1,4 @@
-"""Activations that multiply x by a gate, which is a function of x between 0 and about 1.
+"""Activations that multiply x by a gate, a function of x that mostly lies between 0 and 1.
 
 silu, gelu and hardswish are torch's own kernels, which return NaN at -inf. A guard against that costs 0.6 to 1.2 relus
 at every call, and a net that has an infinite input there has diverged anyway. The other functions have such a guard.

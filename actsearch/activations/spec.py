@@ -240,7 +240,7 @@ def parse_value(text: str) -> ParamValue:
 
 
 def parse_net(text: str) -> tuple[Spec, ...]:
-    """One spec for a whole net, or one per layer: "relu | gelu". Equal specs collapse into one."""
+    """One spec for a whole network, or one for each slot: "relu | gelu". If all are equal, they become one."""
     return join_layers([Spec.parse(part) for part in text.split("|")])
 
 

@@ -94,7 +94,7 @@ def _between(x: Any, end: Any) -> list[fx.Node]:
 
 
 def _written_over(product: fx.Node, x: fx.Node, inner: list[fx.Node], place: dict[fx.Node, int]) -> bool:
-    """Whether writing in place prevents that a product is replaced by one activation of x.
+    """Whether writing in place prevents a product from being replaced by one activation of x.
 
     It does if something else is written into a part of the product before, or if the product is written into a part
     that others read.

@@ -152,7 +152,7 @@ class _Walk:
             self._read_later[self._key(path, owner, target)].append(later)
 
     def _gives_new(self, module: nn.Module) -> bool:
-        """Whether a module's output is new memory. For an owner visited before, its trace has told."""
+        """Whether a module's output is new memory. An owner visited before is judged by its trace."""
         if runs_in_sequence(module):
             return any(self._gives_new(child) for child in module.children())
         return id(module) in self._new or gives_new_memory(module)
