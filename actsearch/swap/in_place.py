@@ -53,7 +53,7 @@ def written_by(node: fx.Node) -> fx.Node | None:
 
 
 def gives_new_memory(module: nn.Module) -> bool:
-    """Whether a module's output is new memory: that of a convolution, linear layer, norm, or a sequence that ends so."""
+    """Whether a module's output is new memory: that of a convolution, linear layer, norm, or sequence that ends so."""
     return width_after(module, None) is not None
 
 
