@@ -206,8 +206,8 @@ def test_a_file_to_the_letter():
 
         def leaky_relu(x: Tensor, negative_slope: float) -> Tensor:
             if isinstance(negative_slope, Tensor):
-                # what F.prelu calls, which cannot broadcast; torch.where costs 11 times as much
-                return torch.ops.aten._prelu_kernel(x, negative_slope.to(x.dtype))  # bf16 beside weights in float32
+                # the kernel behind F.prelu, which itself cannot broadcast; torch.where costs 11 times as much
+                return torch.ops.aten._prelu_kernel(x, negative_slope.to(x.dtype))  # x may be bfloat16, weights float32
             return F.leaky_relu(x, negative_slope)
 
 

@@ -1,4 +1,4 @@
-"""Activations: the catalogue, and specs, which are activations with their parameters settled."""
+"""Activations: the catalogue, and specs, which are activations whose parameters are settled."""
 
 from actsearch.activations.activation import Activation, Param
 from actsearch.activations.catalog import CATALOG

@@ -1,4 +1,4 @@
-"""What an activation is: data only. The functions stand in the files of their families, the list in catalog.py."""
+"""The data types of a catalogue entry. The functions stand in the files of their families, the list in catalog.py."""
 
 from __future__ import annotations
 
@@ -11,17 +11,19 @@ from torch import Tensor
 Kind = Literal["elementwise", "channelwise", "stochastic", "weighted"]
 
 Value = Tensor | float
-"""A parameter in a function: a number, or a tensor that broadcasts against x."""
+"""The value of a parameter in a call of a function: a number, or a tensor that broadcasts against x."""
 
 
 @dataclass(frozen=True)
 class Param:
-    """A parameter of an activation and, beside it, the range worth searching.
+    """A parameter of an activation, and the range worth searching.
 
-    default: its value when a spec does not name it. low, high, log: the range that `search` means
-    (None: not searchable). choices: for a parameter that is one of some words or numbers. learned: trained with the
-    weights unless a spec says otherwise. shared: learned, it is one number of the layer, not one per channel.
-    quoted: printed even at its default, because people speak of the value. least: below it the formula has no meaning.
+    default: its value if a spec does not name it. low, high, log: the range that the word `search` stands for, and
+    whether it is searched on a logarithmic scale; if low and high are None, the parameter cannot be searched.
+    choices: the words or numbers that a parameter without a range may take. learned: whether it is trained with the
+    weights unless a spec says otherwise. shared: whether a learned parameter is one number for the layer instead of
+    one for each channel. quoted: whether it is printed even at its default, because people speak of the value
+    (leaky_relu's slope). least: the smallest value for which the formula has a meaning.
     """
 
     name: str
@@ -37,7 +39,7 @@ class Param:
 
     @property
     def anonymous(self) -> bool:
-        """Whether it is one of the many numbers that draw a shape: learned, and of no meaning by itself."""
+        """Whether it is one of many learned numbers that mean nothing alone, such as the heights of a spline."""
         return self.learned and self.low is None
 
 
@@ -45,15 +47,19 @@ class Param:
 class Activation:
     """A catalogue entry: one broadcasting function `fn(x, **params)` and the facts about it.
 
-    Parameters may be floats, or tensors that broadcast against x. backward: optionally its
-    backward pass for tensors, `(grad, x, **params) → (grad_x, {parameter: grad of x's shape})`, faster than autograd
-    where many runs are trained at once.
+    Parameters may be floats, or tensors that broadcast against x. backward: an optional hand-written backward pass for
+    parameters that are tensors, `(grad, x, **params) → (grad_x, {parameter: gradient of x's shape})`. It is faster
+    than autograd where many runs are trained at once.
 
-    kind: `elementwise`: an output depends on its own input. `channelwise`: on the other channels of it too;
-    `fn(x, dim, **params)`, dim the channels' dimension. `stochastic`: `fn(x, training, **params)` draws where training
-    is true, and is elementwise and deterministic where it is false. `weighted`: it has weights of its own;
-    `fn(channels, dim, **params)` makes a module. width: input channels per output channel, from the parameters; None:
-    one.
+    kind: what an output depends on, and how `fn` is called.
+    `elementwise`: an output depends on its own input only.
+    `channelwise`: an output depends on all channels at its position. The call is `fn(x, dim, **params)`, where dim is
+    the dimension of the channels.
+    `stochastic`: `fn(x, training, **params)` draws random numbers if training is true; otherwise it is elementwise and
+    deterministic.
+    `weighted`: the activation has weights of its own, and `fn(channels, dim, **params)` makes a module.
+
+    width: a function of the parameters that returns how many input channels one output channel takes; None means one.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""CATALOG: every activation by its name, in the order in which lists and plots show them. Explicit."""
+"""CATALOG: every activation by its name, in the order in which lists and plots show them. Nothing registers itself."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
 """Activations in which an output depends on more than its own input: on other channels, or on a neighbourhood.
 
-A function takes the channels' dimension. Those that change the width (gated pairs, maxout, crelu) are asked for by
-the width that comes out; `width` says how many channels the layer before them gives for each.
+Each function takes `dim`, the dimension of the channels. Some change the number of channels (gated pairs, maxout,
+crelu): a model asks for them by the number of channels that comes out, and the entry's `width` says how many channels
+the layer before must give for each of these.
 """
 
 from __future__ import annotations
@@ -113,11 +114,11 @@ MAXOUT = Activation(
 )  # fmt: skip
 
 
-# --- with weights of their own ------------------------------------------------------------------------
+# --- activations that have weights of their own -------------------------------------------------------
 
 
 class FReLU(nn.Module):
-    """max(x, T(x)), T a 3 × 3 convolution of each channel with batch norm. x: (N, channels, H, W)."""
+    """max(x, T(x)), where T is a depthwise 3 × 3 convolution, then batch norm. x: (N, channels, H, W)."""
 
     def __init__(self, channels: int, dim: int = 1) -> None:
         super().__init__()
@@ -142,7 +143,7 @@ class MetaAconC(nn.Module):
     def __init__(self, channels: int, dim: int = 1) -> None:
         super().__init__()
         if dim != 1:
-            raise ActSearchError("'meta_acon' averages over positions: for (N, C, …), not for tokens (N, T, C).")
+            raise ActSearchError("'meta_acon' averages over positions: it takes (N, C, …), not tokens (N, T, C).")
         between = max(4, channels // 16)
         self.p1, self.p2 = nn.Parameter(torch.ones(channels)), nn.Parameter(torch.zeros(channels))
         self.fc1, self.fc2 = nn.Linear(channels, between), nn.Linear(between, channels)

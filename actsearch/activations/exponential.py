@@ -1,4 +1,4 @@
-"""Activations with an exponential side."""
+"""Activations with an exponential on at least one side of 0."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ PELU = Activation(
 
 
 def celu(x: Tensor, alpha: Value = 1.0) -> Tensor:
-    if isinstance(alpha, Tensor) or x.dtype == torch.float64:  # the derivative of F.celu has 1 / float32(alpha)
+    if isinstance(alpha, Tensor) or x.dtype == torch.float64:  # the derivative of F.celu rounds 1 / alpha to float32
         return pelu(x, alpha, alpha)
     return F.celu(x, alpha)
 
@@ -57,7 +57,7 @@ CELU = Activation(
     "celu", celu, family="exponential", formula="x for x > 0, alpha * (exp(x / alpha) - 1) otherwise",
     params=(replace(ALPHA, least=0.0),), source="Barron 2017",
 )  # fmt: skip
-LINEAR = 40.0  # where softplus is x to float64's last digit; above torch's 20 it is 2e-9 off
+LINEAR = 40.0  # above it, softplus(x) equals x in float64; at torch's own threshold of 20 they differ by 2e-9
 
 
 def softplus(x: Tensor, beta: Value = 1.0) -> Tensor:
@@ -81,7 +81,8 @@ SOFTPLUS = Activation(
 def squareplus(x: Tensor, b: Value = 4.0) -> Tensor:
     above, below = halves(x)
     size = above - below
-    # max(x, 0) + (sqrt(x^2 + b) - |x|) / 2, the latter as a quotient: the difference would be 0 from x = 1e4 on
+    # max(x, 0) + (sqrt(x^2 + b) - |x|) / 2, where the difference is written as a quotient: subtracted, it would be
+    # rounded to 0 from x = 1e4 on
     return above + b / (2 * (torch.sqrt(size * size + b) + size))
 
 
@@ -95,7 +96,7 @@ SQUAREPLUS = Activation(
 @in_float32
 def isrlu(x: Tensor, alpha: Value = 1.0) -> Tensor:
     above, below = halves(x)
-    below = F.threshold(below, -1e9, -1e9)  # whose square is finite
+    below = F.threshold(below, -1e9, -1e9)  # so that its square is finite
     return above + below * torch.rsqrt(1 + alpha * below * below)
 
 
@@ -136,7 +137,7 @@ def _positive(value: Value) -> Value:
     return F.softplus(value) if isinstance(value, Tensor) else math.log1p(math.exp(value))
 
 
-P, N = math.log(math.expm1(0.8)), math.log(math.expm1(0.3))  # softplus gives 0.8 and 0.3
+P, N = math.log(math.expm1(0.8)), math.log(math.expm1(0.3))  # softplus(P) = 0.8, softplus(N) = 0.3
 
 
 @in_float32

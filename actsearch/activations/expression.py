@@ -1,8 +1,9 @@
 """Activations written as expressions: "x * tanh(softplus(x))", "min(max(a * x, x), 6)" with a parameter a.
 
-`read` makes Python's syntax tree of a text that is short, balanced and plain; `parse` turns that, node by node, into
-a canonical tree (tree.py), and refuses everything that is not listed. No text is ever evaluated or compiled, and with
-the limits below none takes 100 ms (the slowest of 100,000 random and hostile strings: 5 ms).
+`read` checks that a text is short, has balanced parentheses and only plain characters, and makes Python's syntax tree
+of it. `parse` turns that, node by node, into a canonical tree (tree.py) and refuses everything that is not listed. No
+text is ever evaluated or compiled, and with the limits below no text takes 100 ms (the slowest of 100,000 random and
+hostile strings took 5 ms).
 """
 
 from __future__ import annotations
@@ -25,11 +26,11 @@ from actsearch.activations.catalog import ALIASES, CATALOG
 from actsearch.activations.tree import CATALOGUE, COMPARISONS, ELEMENTARY, SUGAR, Node, apply
 from actsearch.errors import ActSearchError, unknown
 
-MAX_LENGTH = 500  # characters of an expression, also as it is printed
+MAX_LENGTH = 500  # characters of an expression, both as written and in its canonical form
 MAX_NODES = 100
 MAX_DEPTH = 30
 MAX_PARAMETERS = 8
-MAX_NAME = 24  # characters of a parameter's name
+MAX_NAME = 24  # characters in the name of a parameter
 
 NUMPY = {"arcsinh": "asinh", "arctan": "atan", "maximum": "max", "minimum": "min", "absolute": "abs"}
 SPELLINGS = {written: name for written, name in NUMPY.items() if written not in CATALOG} | ALIASES
@@ -46,7 +47,7 @@ TOKEN = re.compile(
 CURES = {
     "^": "write ** for a power", "·": "write *", "×": "write *", "÷": "write /", "−": "write -", "²": "write ** 2",
     "³": "write ** 3", "√": "write sqrt(…)", "π": "write pi", "≤": "write <=", "≥": "write >=",
-    "|": "it stands between layers only; for |x| write abs(x)", "if": "write where(x > 0, a, b)",
+    "|": "it only separates the specs of slots; for |x| write abs(x)", "if": "write where(x > 0, a, b)",
     "else": "write where(x > 0, a, b)", "lambda": "write only what it returns",
     ":": "a value of a parameter is written a=0.5",
 }  # fmt: skip
@@ -59,20 +60,21 @@ EXAMPLES = "Write it like 'relu', 'leaky_relu(negative_slope=0.02)' or 'x * tanh
 
 
 def read(text: str, times: int = 1) -> ast.expr:
-    """Python's syntax tree of a text made of names, numbers, signs and parentheses; nothing is known of the names yet.
+    """Python's syntax tree of a text made of names, numbers, signs and parentheses. The names are not looked up yet.
 
-    Raises ActSearchError with the column for anything else, and beyond MAX_DEPTH, or `times` MAX_LENGTH or MAX_NODES.
+    Raises ActSearchError with the column if there is anything else in the text, or if it exceeds MAX_DEPTH, or `times`
+    MAX_LENGTH, or `times` MAX_NODES.
     """
     _look(text, times * MAX_LENGTH)
-    plain = re.sub(r"[\t\r\n]", " ", text)  # as many characters: columns stay
+    plain = re.sub(r"[\t\r\n]", " ", text)  # each becomes one space, so that columns stay right
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            # parentheses, because Python has no spaces before an expression
+            # in parentheses, because Python allows no spaces before an expression
             body = ast.parse(f"({plain})", mode="eval").body
     except SyntaxError as error:
         column = min(max((error.offset or 2) - 1, 1), len(text))
-        refuse(text, column, f"that is no name with its parameters, and no formula. {EXAMPLES}")
+        refuse(text, column, f"this is no name with its parameters, and no formula. {EXAMPLES}")
     except (ValueError, MemoryError, RecursionError):
         refuse(text, 1, "it is too complicated")
     nodes = [node for node in ast.walk(body) if isinstance(node, ast.expr)]
@@ -85,7 +87,7 @@ def read(text: str, times: int = 1) -> ast.expr:
 
 
 def _look(text: str, most: int) -> None:
-    """Refuses, before Python's parser sees it, what has no place in an activation."""
+    """Refuses, before Python's parser sees the text, characters and words that have no place in an activation."""
     if not text.strip():
         raise ActSearchError(f"cannot read the activation '{_shown(text, 1)}': it is empty. {EXAMPLES}")
     if len(text) > most:
@@ -98,7 +100,7 @@ def _look(text: str, most: int) -> None:
             refuse(text, at + 1, _why_not(text[at]))
         kind, word = found.lastgroup, found.group()
         if kind == "name" and before == "number":
-            refuse(text, at + 1, f"a number ends and '{word}' begins. Write * between them, and digits without letters")
+            refuse(text, at + 1, f"'{word}' follows a number directly. Write * between, and digits without letters")
         for part in word.split(".") if kind == "name" else ():
             if keyword.iskeyword(part) and part not in RESERVED:
                 refuse(text, at + 1, f"'{part}' has no place in an activation" + _cure(part))
@@ -128,7 +130,7 @@ def _cure(what: str) -> str:
 
 
 def _shown(text: str, column: int) -> str:
-    """The text, or what stands around the column, on one line."""
+    """The text on one line; of a long text, 80 characters around the column."""
     start = max(0, column - 40)
     part = text[start : start + 80]
     part = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in part)
@@ -136,7 +138,7 @@ def _shown(text: str, column: int) -> str:
 
 
 def refuse(text: str, column: int, why: str) -> NoReturn:
-    """Raises the error that says what is wrong in a text, and where."""
+    """Raises the ActSearchError that says what is wrong in a text, and at which column."""
     column, end = max(column, 1), "" if why.endswith((".", "?")) else "."
     raise ActSearchError(f"cannot read the activation '{_shown(text, column)}': column {column}: {why}{end}") from None
 
@@ -148,8 +150,8 @@ def refuse(text: str, column: int, why: str) -> NoReturn:
 def parse(text: str) -> Node:
     """The canonical tree of an expression: parse(tree.text) == tree.
 
-    Raises ActSearchError, with the column where there is one, for what is no expression or does not depend on x, and
-    for a parameter that makes no difference.
+    Raises ActSearchError, if possible with the column, if the text is no expression, if it does not depend on x, or if
+    one of its parameters makes no difference.
     """
     made, names = parse_part(text)
     if not made.varies:
@@ -163,26 +165,26 @@ def parse(text: str) -> Node:
         refuse(text, 1, f"it has {len(names)} parameters; at most {MAX_PARAMETERS} are read")
     try:
         again = made if made.text == text else parse_part(made.text)[0]
-    except ActSearchError:  # 1/3 is shorter than 0.3333333333333333
+    except ActSearchError:  # 1/3 becomes 0.3333333333333333, which is longer
         refuse(text, 1, f"it is too long when it is written with its constants computed: {made.text}")
     assert again == made, f"the canonical form of {text!r} is not stable"
     return made
 
 
 def column_of(name: str, text: str) -> int:
-    """Where a name first stands in a text, from 1."""
+    """The column at which a name first occurs in a text, counted from 1."""
     found = re.search(rf"\b{re.escape(name)}\b", text)
     return found.start() + 1 if found else 1
 
 
 def parse_part(text: str) -> tuple[Node, list[str]]:
-    """The canonical tree of what may be constant, and the names of the parameters that are written in it."""
+    """The canonical tree of an expression that may be constant, and the names of the parameters written in it."""
     reader = _Reader(text)
     return reader.convert(read(text)), reader.names
 
 
 class _Reader:
-    """From Python's syntax tree of a text to a canonical tree. names: of the parameters that it met."""
+    """Converts Python's syntax tree of a text to a canonical tree. names: the parameters met so far, in their order."""
 
     def __init__(self, text: str) -> None:
         self.text = text
@@ -205,7 +207,7 @@ class _Reader:
                 try:
                     return tree.constant(float(node.value))  # pyright: ignore[reportArgumentType]
                 except (OverflowError, ActSearchError):
-                    self._wrong(node, "that number is too large")
+                    self._wrong(node, "this number is too large")
             case ast.Name():
                 return self._named(node)
             case ast.UnaryOp(op=ast.USub()):
@@ -217,18 +219,18 @@ class _Reader:
             case ast.Call(func=ast.Name(id=written)):
                 return self._called(node, written)
             case ast.Call(func=ast.Attribute()) | ast.Attribute():
-                self._wrong(node, "a name with dots is a function of your own, which stands alone: my_file.my_function")
+                self._wrong(node, "a name with dots is a function of your own, and stands alone: my_file.my_function")
             case ast.Call():
                 self._wrong(node, "what stands before these parentheses is no function. Write * between them")
             case ast.Compare():
-                self._wrong(node, "a comparison stands in where(x > 0, a, b) only")
+                self._wrong(node, "a comparison is allowed only in where(x > 0, a, b)")
             case ast.BinOp():
                 self._wrong(node, "the operators are + - * / **")
             case ast.Tuple():
-                self._wrong(node, "commas stand between the arguments of a function only")
+                self._wrong(node, "commas are allowed only between the arguments of a function")
             case ast.Constant(value=str()):
                 self._wrong(node, "quotes have no place in an expression")
-        self._wrong(node, "that has no place in an expression")
+        self._wrong(node, "this has no place in an expression")
 
     def _named(self, node: ast.Name) -> Node:
         name = node.id
@@ -304,20 +306,20 @@ class _Reader:
 
 def _why_alone(entry: Activation) -> str:
     if any(param.learned for param in entry.params):
-        return "what it learns has no name there. Write e.g. leaky_relu(x, negative_slope=a) with a=learned(0.25)"
-    return f"it is {entry.kind}, and only elementwise functions can"
+        return "what it learns needs a name. Write e.g. leaky_relu(x, negative_slope=a) with a=learned(0.25)"
+    return f"it is {entry.kind}, and only elementwise functions can stand there"
 
 
-# --- what it stands for ---------------------------------------------------------------------------
+# --- from a tree to an entry ---------------------------------------------------------------------------
 
 
 def head(made: Node) -> str:
-    """Its text where its parameters follow in parentheses: min(max(a * x, x), 6), but (a * x)."""
+    """The text before the parameters' values: a call as it is, min(max(a * x, x), 6); else in parentheses, (a * x)."""
     return made.text if made.op in FUNCTIONS else f"({made.text})"
 
 
 def entry_for(made: Node, params: Mapping[str, Any]) -> tuple[str, dict[str, Any]] | None:
-    """The catalogue's entry and its parameters, if the expression is no more than one function of x; else None."""
+    """If the expression is just one catalogue function of x, that entry's name and its parameters; else None."""
     if made == tree.X:
         return "identity", {}
     entry = CATALOG.get(made.op)
@@ -333,7 +335,7 @@ def entry_for(made: Node, params: Mapping[str, Any]) -> tuple[str, dict[str, Any
 
 
 def activation(made: Node) -> Activation:
-    """An entry like the catalogue's. Its parameters have no default: a spec always says their values."""
+    """An entry for an expression, like the catalogue's. Its parameters have no defaults: a spec always gives values."""
 
     def fn(x: Tensor, **params: Tensor | float) -> Tensor:
         cast = {k: v.to(x.dtype) if isinstance(v, Tensor) else v for k, v in params.items()}

@@ -1,6 +1,7 @@
-"""A user's own function by its import path, `my_file.my_act`: its keywords with numbers as defaults are its parameters.
+"""A user's own function as an activation, named by its import path `my_file.my_act`.
 
-What is imported is checked once: one tensor in, one of the same shape and dtype out, element by element.
+Its keyword arguments whose defaults are numbers become its parameters. The function is checked once after the import:
+it must take a tensor, return one of the same shape and dtype, and work element by element.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+", re.ASCII)
 
 @contextlib.contextmanager
 def own_folder_first() -> Iterator[None]:
-    """What is imported is looked for beside where the command is given, before anywhere else."""
+    """While this is active, imports look in the current working directory before anywhere else."""
     here = os.getcwd()
     sys.path.insert(0, here)
     try:
@@ -39,7 +40,7 @@ def is_path(name: str) -> bool:
 
 
 def imported(path: str) -> Activation:
-    """The function as an entry. Raises ActSearchError if it is not there, or is no activation."""
+    """The function as a catalogue entry. Raises ActSearchError if it cannot be found or is no activation."""
     function = _find(path)
     params = _params(path, function)
     _check(path, function, params)
@@ -52,7 +53,7 @@ def _find(path: str) -> Callable[..., Any]:
     if module_name.split(".")[0] in {*sys.stdlib_module_names, "torch"}:
         raise ActSearchError(
             f"activation '{path}': '{module_name}' is a library's module. Write a function in a file of your own, and "
-            "its path: my_file.my_function."
+            "give its path: my_file.my_function."
         )
     try:
         with own_folder_first():
@@ -61,7 +62,7 @@ def _find(path: str) -> Callable[..., Any]:
         if error.name is not None and f"{module_name}.".startswith(f"{error.name}."):
             raise ActSearchError(
                 f"activation '{path}': there is no module '{error.name}' in {os.getcwd()} or installed. Write the "
-                "path of a function as it is imported: my_file.my_function."
+                "import path of a function: my_file.my_function."
             ) from None
         raise ActSearchError(f"activation '{path}': '{module_name}' does not import: {one_line(error)}.") from error
     except (Exception, SystemExit) as error:  # whatever a user's module raises
@@ -79,7 +80,7 @@ def _params(path: str, function: Callable[..., Any]) -> tuple[Param, ...]:
     try:
         signature = list(inspect.signature(function).parameters.values())
     except (ValueError, TypeError):
-        raise ActSearchError(f"activation '{path}' is a builtin, whose parameters cannot be seen.") from None
+        raise ActSearchError(f"activation '{path}' is a builtin with unknown parameters. Wrap it in a def.") from None
     named = [p for p in signature if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
     if not named or named[0].kind is inspect.Parameter.KEYWORD_ONLY:
         raise ActSearchError(f"activation '{path}' takes no x. Write def {function.__name__}(x, alpha=0.1).")
@@ -95,7 +96,7 @@ def _params(path: str, function: Callable[..., Any]) -> tuple[Param, ...]:
 
 
 def _check(path: str, function: Callable[..., Any], params: tuple[Param, ...]) -> None:
-    """Refuses what could not be trained as an activation, and what would be wrong without an error."""
+    """Refuses functions that cannot be trained as an activation, or that would train wrongly without an error."""
 
     def wrong(why: str) -> ActSearchError:
         return ActSearchError(f"activation '{path}' {why}")
@@ -120,14 +121,14 @@ def _check(path: str, function: Callable[..., Any], params: tuple[Param, ...]) -
         y = call(x)
         call(x.float())
         if not torch.equal(call(x), y) and not y.isnan().any():
-            raise wrong("gives other values the second time. It must not draw random numbers.")
+            raise wrong("gives other values for the same input the second time. It must not draw random numbers.")
         for at in ((0, 0, 0), (1, 1, 2)):
             other = x.clone()
             other[at] += 0.5
             changed = call(other) != y
             changed[at] = False
             if (changed & ~y.isnan()).any():
-                raise wrong("lets an output depend on other inputs than its own. Only elementwise functions are taken.")
+                raise wrong("has outputs that depend on several inputs. Only elementwise functions can be used.")
         if not call(x.clone().requires_grad_()).requires_grad:
             raise wrong("cannot be differentiated. Use torch's functions, not numpy's.")
         for p in params:

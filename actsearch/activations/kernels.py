@@ -1,7 +1,8 @@
-"""Elementwise activations as torch's own kernels that write into a given tensor, and their backward passes.
+"""Elementwise activations and their backward passes as calls of torch's kernels that write into a given tensor.
 
-What the fused engine calls for fixed parameters; tests hold every entry equal to autograd of the catalogue's
-function. An activation without a kernel here is still fused, by autograd on it alone: slower, not different.
+The fused engine calls them where parameters are fixed numbers. Tests compare every entry with the catalogue's function
+and its autograd gradient. An activation without a kernel here is trained in the fused engine too: its gradient then
+comes from autograd, which is slower and gives the same numbers.
 """
 
 from __future__ import annotations
@@ -23,9 +24,10 @@ SELU_ALPHA, SELU_SCALE = 1.6732632423543772, 1.0507009873554805
 
 @dataclass(frozen=True)
 class Kernel:
-    """forward(x, out, **params); backward(grad, x, y, out, **params), where y is forward's result and out may be
-    grad itself. Parameters are floats or words. All tensors have one shape and are contiguous: torch 2.15's gelu
-    writes wrong float32 numbers into an `out` that is not.
+    """The two passes of an activation: forward(x, out, **params) and backward(grad, x, y, out, **params).
+
+    y is the result of forward, and out may be grad itself. Parameters are floats or words. All tensors have the same
+    shape and are contiguous: torch 2.15's gelu writes wrong float32 numbers into an `out` that is not contiguous.
     """
 
     forward: Callable[..., Any]
@@ -104,7 +106,7 @@ KERNELS: dict[Callable[..., Tensor], Kernel] = {
     ),
     sigmoidal.HARDSIGMOID.fn: Kernel(
         lambda x, out: aten.hardsigmoid.out(x, out=out),
-        # not hardsigmoid_backward, whose slope in float64 is 1/6 in float32
+        # not hardsigmoid_backward, whose slope in float64 is 1/6 rounded to float32
         lambda grad, x, y, out: aten.hardtanh_backward.grad_input(grad, x, -3.0, 3.0, grad_input=out).div_(6),
     ),
     sigmoidal.HARDTANH.fn: Kernel(

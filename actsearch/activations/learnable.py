@@ -1,4 +1,4 @@
-"""Activations whose whole shape is trained: rational functions, sums of hinges, splines."""
+"""Activations whose whole shape is trained: rational functions, sums of hinges (shifted relus), splines."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def pau(
     a0: Value = 0.0335634, a1: Value = 0.505, a2: Value = 1.65318, a3: Value = 2.00937, a4: Value = 0.931452,
     a5: Value = 0.152326, b1: Value = 0.0, b2: Value = 3.97894, b3: Value = 0.0, b4: Value = 0.301635,
 ) -> Tensor:  # fmt: skip
-    x = F.hardtanh(x, -1e6, 1e6)  # whose fifth power is finite
+    x = F.hardtanh(x, -1e6, 1e6)  # so that its fifth power is finite
     above = ((((a5 * x + a4) * x + a3) * x + a2) * x + a1) * x + a0
     below = (((b4 * x + b3) * x + b2) * x + b1) * x
     return above / (1 + torch.abs(below))
@@ -62,7 +62,7 @@ def spline(
 ) -> Tensor:  # fmt: skip
     x = finite(x)
     slopes = [right - left for left, right in itertools.pairwise((c0, c1, c2, c3, c4, c5, c6, c7, c8))]
-    inside = x.clamp(-4.0, 4.0)  # the hinges' sum is exact there; beyond, two lines
+    inside = x.clamp(-4.0, 4.0)  # between the outer knots the sum of hinges is exact; two straight lines continue it
     y = c0 + slopes[0] * (inside + 4)
     for knot, (before, behind) in enumerate(itertools.pairwise(slopes), start=-3):
         y = y + (behind - before) * F.relu(inside - knot)

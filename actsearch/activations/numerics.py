@@ -1,4 +1,4 @@
-"""What keeps functions right at the ends of a precision's range."""
+"""Helpers that keep functions finite and accurate for infinite inputs and in half precision."""
 
 from __future__ import annotations
 
@@ -10,28 +10,28 @@ import torch.nn.functional as F
 from torch import Tensor
 
 HALF = (torch.float16, torch.bfloat16)
-FAR = 1e15  # for finite: a bounded function is at its bound there, and the square is still finite in float32
+FAR = 1e15  # a limit for `finite`: bounded functions have reached their bound there, and FAR² is finite in float32
 
 
 def finite_below(x: Tensor) -> Tensor:
-    """x with -inf as the lowest number there is: -inf times a gate of 0 is NaN, also in torch's own kernels.
+    """x with -inf replaced by the lowest finite number, since -inf times a gate of 0 is NaN (in torch's kernels too).
 
-    threshold, because its two passes cost 0.6 to 0.9 of a relu; clamp's cost 1.3 to 5.
+    It uses threshold: its two passes, forward and backward, cost as much as 0.6 to 0.9 relus; clamp's cost 1.3 to 5.
     """
     lowest = torch.finfo(x.dtype).min
     return F.threshold(x, lowest, lowest)
 
 
 def finite(x: Tensor, most: float | None = None) -> Tensor:
-    """x between ±most, without it between the outermost numbers there are."""
+    """x limited to ±most; if most is None, to the largest finite numbers of its dtype."""
     most = torch.finfo(x.dtype).max if most is None else most
     return F.hardtanh(x, -most, most)
 
 
 def halves(x: Tensor) -> tuple[Tensor, Tensor]:
-    """max(x, 0) and min(x, 0). The slope at 0 is the second's, 1: as torch has it for leaky_relu and elu.
+    """max(x, 0) and min(x, 0). At 0 their slopes are 0 and 1: 0 counts as negative, as in torch's leaky_relu and elu.
 
-    Functions of one each, added, cost a fraction of torch.where on both.
+    A function of the first plus a function of the second costs a fraction of torch.where between the two.
     """
     x = finite(x)
     above = F.relu(x)
@@ -39,9 +39,10 @@ def halves(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def in_float32(fn: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """A function of several steps, computed in float32 where x is half precision, as torch's kernels do inside.
+    """Decorator for functions of several steps: if x is in half precision, they are computed in float32.
 
-    float16 ends at 65504, so the square of 300 is infinite there and a derivative 0 · inf. The result has x's dtype.
+    torch's own kernels do the same inside. The largest float16 is 65504, so there the square of 300 is infinite and a
+    derivative may be 0 · inf. The result has x's dtype.
     """
 
     @functools.wraps(fn)

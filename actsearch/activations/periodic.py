@@ -1,4 +1,4 @@
-"""Activations that oscillate, and radial ones, which are largest at 0."""
+"""Activations that oscillate, and radial ones, which depend on |x| and are largest at 0."""
 
 from __future__ import annotations
 
@@ -50,13 +50,14 @@ def cosid(x: Tensor) -> Tensor:
 
 COSID = Activation("cosid", cosid, family="periodic", formula="cos(x) - x", source="Eger et al. 2018")
 
-TAYLOR = [(-1) ** k / math.factorial(2 * k + 1) for k in range(10)]  # of sin(x) / x in x²: for |x| < 1 to 1e-17
+# the coefficients of sin(x) / x in powers of x²; for |x| < 1 the series is right to 1e-17
+TAYLOR = [(-1) ** k / math.factorial(2 * k + 1) for k in range(10)]
 
 
 @in_float32
 def sinc(x: Tensor) -> Tensor:
     x = finite(x, FAR)
-    near = x.abs() < 1.0  # there autograd's derivatives of sin(x) / x lose all digits
+    near = x.abs() < 1.0  # near 0, autograd's derivatives of sin(x) / x lose all digits
     square = torch.where(near, x, 0.0).square()
     series = torch.full_like(square, TAYLOR[-1])
     for coefficient in reversed(TAYLOR[:-1]):
@@ -73,7 +74,7 @@ SINC = Activation(
 
 @in_float32
 def gaussian(x: Tensor, width: Value = 1.0) -> Tensor:
-    # exp(-30²) is 0 in float64 too; at infinity autograd's gradient would be inf · 0
+    # the limit changes no value, since exp(-30²) is 0 even in float64; without it the gradient at ±inf is inf · 0
     return torch.exp(-finite(x / width, 30.0).square())
 
 

@@ -1,4 +1,4 @@
-"""Piecewise linear (or quadratic) activations that treat negative inputs apart."""
+"""Rectifiers: activations made of linear or quadratic pieces, most of them with a bend at 0."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ RELU = Activation("relu", F.relu, family="rectifier", formula="max(x, 0)", sourc
 
 def leaky_relu(x: Tensor, negative_slope: Value = 0.01) -> Tensor:
     if isinstance(negative_slope, Tensor):
-        # what F.prelu calls, which cannot broadcast; torch.where costs 11 times as much
-        return torch.ops.aten._prelu_kernel(x, negative_slope.to(x.dtype))  # bf16 beside weights in float32
+        # the kernel behind F.prelu, which itself cannot broadcast; torch.where costs 11 times as much
+        return torch.ops.aten._prelu_kernel(x, negative_slope.to(x.dtype))  # x may be bfloat16, weights float32
     return F.leaky_relu(x, negative_slope)
 
 
@@ -41,7 +41,7 @@ RELU6 = Activation("relu6", F.relu6, family="rectifier", formula="min(max(x, 0),
 
 
 def leaky_relu6(x: Tensor, negative_slope: Value = 0.01) -> Tensor:
-    # clamp(leaky_relu), not where: 3.6 relus against 17 (CPU, eager)
+    # clamp(leaky_relu) costs as much as 3.6 relus, torch.where as much as 17 (CPU, eager)
     return leaky_relu(x, negative_slope).clamp(max=6.0)
 
 
@@ -56,7 +56,7 @@ def rrelu(x: Tensor, lower: Value = 1 / 8, upper: Value = 1 / 3, training: bool 
     if not isinstance(lower, Tensor) and not isinstance(upper, Tensor) and lower > upper:
         raise ValueError(f"lower={lower:g} is above upper={upper:g}")
     if training:
-        # for positive x as well, so that what is drawn does not depend on x
+        # slopes are drawn for positive x as well, so that the random numbers do not depend on x
         return leaky_relu(x, lower + (upper - lower) * torch.rand_like(x))
     return leaky_relu(x, (lower + upper) / 2)
 
@@ -107,7 +107,7 @@ FLEXIBLE_RELU = Activation(
 
 def clipped_relu(x: Tensor, cap: Value = 20.0) -> Tensor:
     if isinstance(cap, Tensor):
-        return torch.where(x < cap, F.relu(x), cap.to(x.dtype))  # at the cap the slope is 0, as relu6's
+        return torch.where(x < cap, F.relu(x), cap.to(x.dtype))  # at the cap the slope is 0, as in relu6
     return F.hardtanh(x, 0.0, cap)
 
 
@@ -120,7 +120,7 @@ CLIPPED_RELU = Activation(
 
 def thresholded_relu(x: Tensor, theta: Value = 1.0) -> Tensor:
     if isinstance(theta, Tensor):
-        # 0 * theta, not 0: its gradient is 0, but autograd must find it where it is learned
+        # 0 * theta instead of 0, so that a learned theta gets a gradient, though it is 0
         return torch.where(x > theta, x, (0.0 * theta).to(x.dtype))
     return F.threshold(x, theta, 0.0)
 
@@ -135,7 +135,7 @@ THRESHOLDED_RELU = Activation(
 def shifted_relu(x: Tensor, shift: Value = 1.0) -> Tensor:
     if isinstance(shift, Tensor):
         return torch.where(x > -shift, x, (-shift).to(x.dtype))
-    return F.threshold(x, -shift, -shift)  # not clamp, whose slope at -shift is 1, where relu has 0
+    return F.threshold(x, -shift, -shift)  # not clamp: at the bend its slope is 1, relu's is 0
 
 
 SHIFTED_RELU = Activation(

@@ -1,7 +1,7 @@
-"""Activations that multiply x with a gate of x.
+"""Activations that multiply x by a gate, a function of x that mostly lies between 0 and 1.
 
-silu, gelu and hardswish are torch's own kernels, and so NaN at -inf: a guard costs 0.6 to 1.2 relus at every call, for
-an input at which a net is lost anyway. The others have theirs.
+silu, gelu and hardswish are torch's own kernels, which return NaN at -inf. A guard against that costs 0.6 to 1.2 relus
+at every call, and a net that has an infinite input there has diverged anyway. The other functions have such a guard.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from actsearch.activations.numerics import finite, finite_below, in_float32
 
 
 def gelu(x: Tensor, approximate: str = "none") -> Tensor:
-    if x.dtype == torch.float16:  # its second derivative has x², which is infinite there from 256
+    if x.dtype == torch.float16:  # its second derivative has x², which overflows from 256 on
         return F.gelu(x.float(), approximate=approximate).to(x.dtype)
     return F.gelu(x, approximate=approximate)
 
@@ -57,7 +57,7 @@ HARDSWISH = Activation(
 
 @in_float32
 def mish(x: Tensor) -> Tensor:
-    # not F.mish, whose second derivative is NaN from 100 on
+    # not F.mish: its second derivative is NaN from x = 100 on
     x = finite_below(x)
     return x * torch.tanh(F.softplus(x))
 
@@ -107,8 +107,8 @@ PHISH = Activation("phish", phish, family="self-gated", formula="x * tanh(gelu(x
 @in_float32
 def tanhexp(x: Tensor) -> Tensor:
     x = finite_below(x)
-    grown = torch.exp(x.clamp(max=10.0))  # from 3 on the gate is 1 to float64's last digit
-    # tanh's derivative is computed as 1 - tanh^2, which has lost its digits where grown is large
+    grown = torch.exp(x.clamp(max=10.0))  # the gate is 1 in float64 from x = 3 on
+    # autograd computes tanh's derivative as 1 - tanh^2, which has no exact digits left where grown is large
     return x * torch.where(x > 0, 1 - 2 * torch.sigmoid(-2 * grown), torch.tanh(grown))
 
 

@@ -1,4 +1,4 @@
-"""Activations that pull x towards zero, from the denoising of coefficients."""
+"""Shrinkage: activations that pull x towards zero. They come from denoising, where small coefficients are noise."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SOFTSHRINK = Activation(
 
 def hardshrink(x: Tensor, lambd: Value = 0.5) -> Tensor:
     if isinstance(lambd, Tensor):
-        # 0 * lambd, not 0: its gradient is 0, but autograd must find it where it is learned
+        # 0 * lambd instead of 0, so that a learned lambd gets a gradient, though it is 0
         return torch.where(x.abs() > lambd, x, (0.0 * lambd).to(x.dtype))
     return F.hardshrink(x, lambd)
 

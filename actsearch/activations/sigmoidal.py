@@ -1,4 +1,4 @@
-"""The identity, and activations between two bounds, or with one (logsigmoid)."""
+"""The identity, and S-shaped activations: bounded on both sides, or on one (logsigmoid)."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ TANH = Activation("tanh", torch.tanh, family="sigmoidal", formula="tanh(x)", sou
 
 @in_float32
 def hardsigmoid(x: Tensor) -> Tensor:
-    # not F.hardsigmoid: it has no second derivative, and in float64 a slope of 1/6 in float32 (torch 2.15)
+    # not F.hardsigmoid: it has no second derivative, and its slope in float64 is 1/6 rounded to float32 (torch 2.15)
     return (F.hardtanh(x, -3.0, 3.0) + 3) / 6
 
 
@@ -39,7 +39,7 @@ HARDSIGMOID = Activation(
 
 def hardtanh(x: Tensor, min_val: Value = -1.0, max_val: Value = 1.0) -> Tensor:
     if isinstance(min_val, Tensor) or isinstance(max_val, Tensor):
-        # where, not clamp: clamp takes two tensors or two numbers, never one of each
+        # torch.where, because clamp takes two tensors or two numbers, never one of each
         low, high = (v.to(x.dtype) if isinstance(v, Tensor) else x.new_full((), v) for v in (min_val, max_val))
         return torch.where(x <= low, low, torch.where(x >= high, high, x))
     return F.hardtanh(x, min_val, max_val)

@@ -1,4 +1,4 @@
-"""Spec: an activation with its parameters settled. Parses from and prints to one text, everywhere the same.
+"""Spec: an activation whose parameters are settled. It is parsed from a text and prints to the same text everywhere.
 
     leaky_relu(negative_slope=0.02)    silu(beta=learned)    gelu(approximate=tanh)    relu | gelu | tanh
     x * tanh(softplus(x))    min(max(a * x, x), 6)(a=0.02)    my_file.my_function(alpha=0.1)
@@ -53,8 +53,10 @@ ParamValue = float | str | Learned
 
 @dataclass(frozen=True)
 class Spec:
-    """name: a key of CATALOG, an expression in its canonical form, or the import path of a user's function.
-    values: one per parameter of the entry, in its order.
+    """An activation whose parameters are settled.
+
+    name: a key of CATALOG, an expression in its canonical form, or the import path of a user's function.
+    values: one for each parameter of the entry, in the entry's order.
     """
 
     name: str
@@ -64,8 +66,8 @@ class Spec:
     def of(cls, name: str, params: Mapping[str, ParamValue] | None = None) -> Spec:
         """A spec from a name, an expression or an import path, and some parameters; the others take their defaults.
 
-        An expression that is no more than one of the catalogue's functions of x becomes that.
-        Raises ActSearchError for an unknown activation or parameter, or a value it cannot work with.
+        An expression that is just one of the catalogue's functions of x becomes that entry.
+        Raises ActSearchError for an unknown activation or parameter, or a value with which the function does not work.
         """
         name, params = _named(ALIASES.get(name, name), params or {})
         entry = resolve(name)
@@ -101,9 +103,10 @@ class Spec:
         return {p.name: v for p, v in zip(self.activation.params, self.values, strict=True)}
 
     def __call__(self, x: Tensor) -> Tensor:
-        """The function itself, learned parameters at their initial values. x: any shape; (N, C, …) unless elementwise.
+        """Applies the function to x, with learned parameters at their initial values.
 
-        Raises ActSearchError for one that has weights of its own.
+        x: any shape if the activation is elementwise, else (N, C, …). Raises ActSearchError if the activation has
+        weights of its own.
         """
         if self.activation.kind == "weighted":
             raise ActSearchError(f"'{self}' has weights of its own. Make a module of it: get_activation('{self}', 64).")
@@ -111,13 +114,15 @@ class Spec:
         return self.activation.fn(x, **start)
 
     def module(self, channels: int | None = None, dim: int = 1) -> ActivationModule:
-        """A module of this spec. channels: how many come out of it, in dimension dim (1, or -1 for (N, …, C)); learned
-        parameters get one value for each, or one in all if None.
+        """A module of this spec.
+
+        channels: the number of output channels, in dimension dim (1, or -1 for (N, …, C)). Learned parameters get one
+        value for each channel; if channels is None, one value for all.
         """
         return ActivationModule(self, channels, dim)
 
     def _checked(self) -> Spec:
-        """Refuses values with which the function raises or is not finite on ordinary inputs: celu(alpha=0)."""
+        """Refuses values with which the function raises, or is not finite on ordinary inputs, such as celu(alpha=0)."""
         if self.activation.kind == "weighted":
             return self
         try:
@@ -133,22 +138,22 @@ class Spec:
         return ActSearchError(f"'{self}' is not finite between -3 and 3. {cure}")
 
     def _trainable(self) -> Spec:
-        """Refuses what the catalogue does not have: overflow, steps, names that a module cannot give a parameter."""
+        """Refuses faults that no catalogue entry has: overflow, slopes of 0 or NaN, impossible parameter names."""
         x = torch.linspace(-8.0, 8.0, 33, dtype=torch.float64).view(1, -1).requires_grad_()
         y = self(x)
-        if not torch.isfinite(y[x.abs() <= 3]).all():  # among them 0 itself, which padding and dead units give
+        if not torch.isfinite(y[x.abs() <= 3]).all():  # x = 0 is among them: padding and dead units give it
             raise self._not_finite()
-        if torch.isinf(y.square()).any():  # the gain would be 0
+        if torch.isinf(y.square()).any():  # else the gain would be 0
             raise ActSearchError(f"'{self}' is too large between -8 and 8. Bound it, or choose another value.")
         learned = [k for k, v in self.params.items() if isinstance(v, Learned)]
         slopes = torch.autograd.grad(y.sum(), x)[0] if y.requires_grad else None
         if slopes is None or (not learned and bool((slopes == 0).all())):
             raise ActSearchError(f"'{self}' has no slope between -8 and 8: nothing can be learned through it.")
         broken = x[slopes.isnan() & (x.abs() <= 3)].tolist()
-        if len(broken) > 1:  # at one point it is that of a root
-            cure = "'where' lets through what the value that it leaves out has there: write e.g. sqrt(max(x, 0))"
+        if len(broken) > 1:  # a single point is allowed: a root such as sqrt(abs(x)) has one
+            cure = "'where' also propagates a NaN gradient of the branch not selected: write e.g. sqrt(max(x, 0))"
             raise ActSearchError(f"'{self}' has no slope at x = {number(broken[0])}, where that is NaN. {cure}.")
-        for name in learned:  # where a module has something of that name
+        for name in learned:  # a module may already have an attribute of that name
             try:
                 free = isinstance(getattr(self.module(2), name), nn.Parameter)
             except (KeyError, TypeError):
@@ -159,11 +164,12 @@ class Spec:
 
 
 class ActivationModule(nn.Module):
-    """A spec as a module. Learned parameters are `nn.Parameter`s of shape (channels,), or () where one serves all.
+    """A spec as a module. Learned parameters are `nn.Parameter`s of shape (channels,), or () if all channels share one.
 
-    Input (N, C) or (N, C, …): channels are dimension 1, as in torch.nn.PReLU; with dim=-1 the last, as behind a linear
-    layer on tokens. in_channels: how many go in for `channels` to come out. place: among a net's activations.
-    Raises ActSearchError for a width that the spec cannot give.
+    The input is (N, C) or (N, C, …) with the channels in dimension 1, as in torch.nn.PReLU; with dim=-1 they are the
+    last dimension, as behind a linear layer on tokens. in_channels: the number of input channels that `channels` output
+    channels need. place: the index of its slot in a network.
+    Raises ActSearchError for a number of channels that the spec cannot give.
     """
 
     place = 0
@@ -191,7 +197,7 @@ class ActivationModule(nn.Module):
         self.weighted: nn.Module | None = None
         if entry.kind == "weighted":
             if channels is None:
-                raise ActSearchError(f"'{spec}' has weights for each channel, whose number is not known here.")
+                raise ActSearchError(f"'{spec}' has weights for each channel, but the number of channels is not given.")
             self.weighted = entry.fn(channels, dim, **self.fixed)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -213,26 +219,28 @@ class ActivationModule(nn.Module):
 
 
 def get_activation(text: str, channels: int | None = None, dim: int = 1) -> ActivationModule:
-    """A module from a spec's text: `get_activation("leaky_relu6(negative_slope=0.02)")`. channels, dim: Spec.module."""
+    """A module from a spec's text: `get_activation("leaky_relu6(negative_slope=0.02)")`. For channels and dim see
+    `Spec.module`.
+    """
     return Spec.parse(text).module(channels, dim)
 
 
 def canonical_name(text: str) -> str:
-    """What a spec's name would be: the entry's own, or an expression's canonical text.
+    """The name that a spec of this text would have: the entry's name, or the canonical text of an expression.
 
-    Raises ActSearchError for what is no expression; names are not looked up.
+    Names are not looked up. Raises ActSearchError if the text is neither a name nor an expression.
     """
     text = ALIASES.get(text, text)
     return text if text.isidentifier() or is_path(text) else parse(text).text
 
 
 def parse_value(text: str) -> ParamValue:
-    """One parameter's value as it stands in a spec's text: 0.02, tanh, learned, learned(0.5)."""
+    """The value of a parameter from its text in a spec: 0.02, tanh, learned, learned(0.5)."""
     return _value(read(text), lambda node, why: refuse(text, node.col_offset + 1, why))
 
 
 def parse_net(text: str) -> tuple[Spec, ...]:
-    """One spec for a whole net, or one per layer: "relu | gelu". Equal specs collapse into one."""
+    """One spec for a whole network, or one for each slot: "relu | gelu". If all are equal, they become one."""
     return join_layers([Spec.parse(part) for part in text.split("|")])
 
 
@@ -247,10 +255,10 @@ def join_layers(specs: Sequence[Spec]) -> tuple[Spec, ...]:
 
 @lru_cache(maxsize=4096)
 def gain(spec: Spec) -> float:
-    """The factor g for weights N(0, g²/fan_in) behind this activation that keeps the mean square at 1.
+    """The factor g with which weights drawn from N(0, g²/fan_in) behind this activation keep the mean square at 1.
 
-    1 / sqrt(E[f(z)²]) for z ~ N(0, 1), as He et al. 2015 derive sqrt(2) for ReLU, computed numerically: on
-    100,001 points over ±8 where an output depends on one input, else from 256,000 seeded draws as 8 × 8 images.
+    g = 1 / sqrt(E[f(z)²]) for z ~ N(0, 1); He et al. 2015 derive sqrt(2) for ReLU. It is computed numerically: on
+    100,001 points over ±8 if an output depends on one input, else from 256,000 seeded draws shaped as 8 × 8 images.
     """
     if spec.activation.kind in ("elementwise", "stochastic"):
         z = torch.linspace(-8.0, 8.0, 100_001, dtype=torch.float64).view(1, -1)
@@ -258,14 +266,14 @@ def gain(spec: Spec) -> float:
         second_moment = ((spec(z).square() * weight).sum() / weight.sum()).item()
     else:
         with torch.random.fork_rng(devices=[]), torch.no_grad():
-            torch.default_generator.manual_seed(0)  # weights of its own too
+            torch.default_generator.manual_seed(0)  # seeds the activation's own weights too
             module = spec.module(60).double()
             second_moment = module(torch.randn(64, module.in_channels or 60, 8, 8).double()).square().mean().item()
     return 1.0 / math.sqrt(second_moment) if second_moment > 0 else 1.0
 
 
 def resolve(name: str) -> Activation:
-    """The entry of a spec's name: the catalogue's, a user's function's, or one made of the expression."""
+    """The entry for a spec's name: from the catalogue, from a user's function, or made from the expression."""
     return CATALOG[name] if name in CATALOG else _made(name)
 
 
@@ -275,7 +283,7 @@ def _made(name: str) -> Activation:
 
 
 def _named(name: str, params: Mapping[str, ParamValue]) -> tuple[str, Mapping[str, ParamValue]]:
-    """A spec's name, and the parameters under the names that they have there."""
+    """A spec's name, and its parameters. If an expression is just a catalogue function, both become the entry's."""
     if name in CATALOG or is_path(name):
         return name, params
     if name.isidentifier() and name != "x":
@@ -318,8 +326,8 @@ def _settle(entry: Activation, param: Param, value: object) -> ParamValue:
             raise unknown(f"value of '{param.name}' in {where}:", value, [_word(choice) for choice in param.choices])
         return next(choice for choice in param.choices if choice == value)
     if value == "learned":
-        if param.default != param.default:  # an expression's have none
-            raise ActSearchError(f"{where}: from where? Write {param.name}=learned(0.5).")
+        if param.default != param.default:  # NaN: parameters of an expression have no default
+            raise ActSearchError(f"{where}: training needs a start value. Write {param.name}=learned(0.5).")
         return Learned(float(param.default))
     start = value.init if isinstance(value, Learned) else value
     try:
@@ -339,7 +347,7 @@ def _settle(entry: Activation, param: Param, value: object) -> ParamValue:
 
 @lru_cache(maxsize=4096)
 def _parse(text: str) -> Spec:
-    node = read(text, times=2)  # an expression and its parameters
+    node = read(text, times=2)  # twice the limits: an expression and the values of its parameters
 
     def wrong(at: ast.expr, why: str) -> NoReturn:
         refuse(text, at.col_offset + 1, f"{why}. {EXAMPLES}")
@@ -370,7 +378,7 @@ def _value(node: ast.expr, wrong: Callable[[ast.expr, str], NoReturn]) -> ParamV
             init = _value(node.args[0], wrong)
             if isinstance(init, float):
                 return Learned(init)
-        wrong(node, "'learned' takes one number, where training starts")
+        wrong(node, "'learned' takes one number, the value at which training starts")
     try:
         value = ast.literal_eval(node)
     except (ValueError, TypeError, SyntaxError):

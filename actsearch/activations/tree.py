@@ -1,9 +1,9 @@
 """Expressions as trees in one canonical form: made by `apply`, printed, evaluated by torch, written as source.
 
-`apply` is the only way to make a tree, and whatever it makes is simplified: equal things become equal trees with one
-text. What it does is exact in the real numbers, so that values change by rounding only: constants are computed, sums,
-products, max and min are flattened and sorted, like terms and equal factors are collected. Knows no text: expression.py
-reads it.
+`apply` is the only way to make a tree, and it simplifies: expressions that these rules make equal become equal trees
+with one text. Constants are computed; sums, products, max and min are flattened and sorted; like terms and equal
+factors are collected. Each rule is exact for real numbers, so values change by rounding only. This file does not read
+text: expression.py does.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ ELEMENTARY = {name: f"torch.{name}" for name in (
     "bessel_i0e": "torch.special.i0e",
     "bessel_i1e": "torch.special.i1e",
 }  # fmt: skip
-"""Functions of one argument, and what they are in torch. Where the catalogue has another name for one, it is that."""
+"""Functions of one argument, with their paths in torch; those that are aliases of catalogue entries are left out."""
 
 CATALOGUE: dict[str, Activation] = {
     name: entry
@@ -40,16 +40,16 @@ CATALOGUE: dict[str, Activation] = {
     and not any(param.learned for param in entry.params)
     and (entry.params or name not in ELEMENTARY)
 }
-"""The entries that can stand in an expression as functions; their parameters are further arguments."""
+"""The catalogue's entries that can be called in an expression; their parameters are further arguments."""
 
 SUGAR = {"identity": 1, "square": 1, "cube": 1, "pow": 2, "clamp": 3, "-": 2}
-"""What `apply` takes and writes otherwise, with the number of its arguments."""
+"""Operations that `apply` takes and expresses by others (square by `**`), with the number of their arguments."""
 
 COMPARISONS: dict[str, tuple[Callable[[Any, Any], Any], str]] = {
     "<": (operator.lt, ">"), "<=": (operator.le, ">="), ">": (operator.gt, "<"), ">=": (operator.ge, "<="),
     "==": (operator.eq, "=="), "!=": (operator.ne, "!="),
 }  # fmt: skip
-"""Each with itself seen from the other side."""
+"""Each comparison with the one that it becomes when its two sides are exchanged."""
 
 
 def number(value: float) -> str:
@@ -60,9 +60,11 @@ def number(value: float) -> str:
 
 @dataclass(frozen=True)
 class Node:
-    """op: `x`, `number`, `parameter`, `word`, `neg`, `+`, `*`, `/`, `**`, `max`, `min`, `where`, a comparison, or a
-    function's name. args: what it is applied to; of a catalogue's function its parameters too, in their order.
-    value: the number, or the name of the parameter, or the word.
+    """A node of an expression's tree.
+
+    op: `x`, `number`, `parameter`, `word`, `neg`, `+`, `*`, `/`, `**`, `max`, `min`, `where`, a comparison, or a
+    function's name. args: the nodes that op is applied to; for a catalogue function x first, then all its parameters
+    in the entry's order. value: the number, the name of the parameter, or the word.
     """
 
     op: str
@@ -71,7 +73,7 @@ class Node:
 
     @cached_property
     def size(self) -> int:
-        """How many nodes it has."""
+        """The number of nodes in this tree."""
         return 1 + sum(arg.size for arg in self.args)
 
     @cached_property
@@ -80,7 +82,7 @@ class Node:
 
     @cached_property
     def varies(self) -> bool:
-        """Whether x is in it."""
+        """Whether x occurs in it."""
         return self.op == "x" or any(arg.varies for arg in self.args)
 
     @cached_property
@@ -97,7 +99,7 @@ class Node:
 
     @cached_property
     def text(self) -> str:
-        """As it is written, with as few parentheses as there need be."""
+        """The expression as text, with as few parentheses as possible."""
         return _text(self)[0]
 
     def __str__(self) -> str:
@@ -108,7 +110,7 @@ class Node:
 
 
 def constant(value: float) -> Node:
-    """Raises ActSearchError if it is not finite."""
+    """A node for a number. Raises ActSearchError if the number is not finite."""
     if not math.isfinite(value):
         raise ActSearchError("a constant in it is not finite: too large, or not defined")
     return Node("number", value=value + 0.0)  # -0.0 becomes 0.0
@@ -119,12 +121,12 @@ def parameter(name: str) -> Node:
 
 
 def word(text: str) -> Node:
-    """A parameter of a catalogue's function that is a word: gelu(x, approximate=tanh)."""
+    """A node for a word that is a parameter of a catalogue function: gelu(x, approximate=tanh)."""
     return Node("word", value=text)
 
 
 def default(param: Param) -> Node:
-    """The argument of a catalogue's function that is not written."""
+    """A node for the default of a catalogue function's parameter, for an argument that is not written."""
     return word(param.default) if isinstance(param.default, str) else constant(param.default)
 
 
@@ -132,9 +134,9 @@ X, ZERO, ONE = Node("x"), constant(0.0), constant(1.0)
 
 
 def apply(op: str, *args: Node) -> Node:
-    """The canonical form of op applied to canonical args. A catalogue's function takes all its parameters.
+    """The canonical form of op applied to canonical args. A catalogue function must be given all its parameters.
 
-    Raises ActSearchError where a constant in it is not finite: log(0), 9 ** 9 ** 9.
+    Raises ActSearchError if a constant in it is not finite: log(0), 9 ** 9 ** 9.
     """
     if op == "+":
         return _sum(args)
@@ -164,7 +166,7 @@ def apply(op: str, *args: Node) -> Node:
 
 
 def _folded(node: Node) -> Node:
-    """A number, if it is made of numbers only."""
+    """The node itself, or its value as a number if it consists of numbers only."""
     if node.op in COMPARISONS or any(arg.op not in ("number", "word") for arg in node.args):
         return node
     try:
@@ -174,7 +176,7 @@ def _folded(node: Node) -> Node:
 
 
 def _split(node: Node) -> tuple[float, Node]:
-    """Its coefficient and the rest: 2 * x is (2, x), -x is (-1, x), 3 is (3, 1)."""
+    """A node as coefficient and rest: 2 * x is (2, x), -x is (-1, x), 3 is (3, 1)."""
     if node.op == "number":
         return float(node.value), ONE
     if node.op == "neg":
@@ -216,7 +218,7 @@ def _sum(args: Sequence[Node]) -> Node:
     sign = 1.0 if any(coefficient > 0 for _, coefficient in parts) else -1.0
 
     def order(part: tuple[Node, float]) -> tuple[Any, ...]:
-        """x + 1, but 1 + exp(x); first what is added."""
+        """The sort key of a summand: x + 1, but 1 + exp(x). Summands that are added stand before those subtracted."""
         rest, coefficient = part
         kind = 0 if rest == X else 1 if rest == ONE else 3 if rest.varies else 2
         return sign * coefficient < 0, kind, rest.size, rest.text
@@ -240,7 +242,7 @@ def _product(args: Sequence[Node]) -> Node:
         return constant(coefficient)
 
     def order(node: Node) -> tuple[Any, ...]:
-        """a * x * x ** 2 * tanh(x)."""
+        """The sort key of a factor: constants, x, powers of x, then the others, as in a * x * x ** 2 * tanh(x)."""
         kind = 0 if not node.varies else 1 if node == X else 2 if node.op == "**" and node.args[0] == X else 3
         return kind, node.size, node.text
 
@@ -304,7 +306,7 @@ def _where(condition: Node, yes: Node, no: Node) -> Node:
 
 # --- printing -------------------------------------------------------------------------------------
 
-SUM, PRODUCT, UNARY, POWER, ATOM = range(5)  # how tightly its outermost operator binds
+SUM, PRODUCT, UNARY, POWER, ATOM = range(5)  # how tightly the outermost operator of a text binds
 
 
 def _text(node: Node) -> tuple[str, int]:
@@ -339,7 +341,7 @@ def _text(node: Node) -> tuple[str, int]:
 
 
 def _arguments(node: Node, write: Callable[[Node], str]) -> list[str]:
-    """Of a function, as they are written; a catalogue's parameters by name, where they are not at their default."""
+    """The arguments of a function as text. A catalogue function's parameters go by name, and defaults are left out."""
     if node.op not in CATALOGUE:
         return [write(arg) for arg in node.args]
     pairs = zip(CATALOGUE[node.op].params, node.args[1:], strict=True)
@@ -350,7 +352,7 @@ def _arguments(node: Node, write: Callable[[Node], str]) -> list[str]:
 
 
 def evaluate(node: Node, x: Tensor, params: Mapping[str, Value]) -> Value:
-    """Its value at x: a tensor where x is in it. params: floats, or tensors of x's dtype that broadcast against x."""
+    """The value at x: a tensor if x occurs in it. params: floats, or tensors of x's dtype that broadcast against x."""
 
     def tensor(value: Value) -> Tensor:
         return value if isinstance(value, Tensor) else x.new_full((), value)
@@ -375,10 +377,10 @@ def evaluate(node: Node, x: Tensor, params: Mapping[str, Value]) -> Value:
     values = [evaluate(arg, x, params) for arg in node.args]
     if op == "neg":
         return -values[0]
-    if op == "**":  # of two floats Python's power may be complex
+    if op == "**":  # Python's power of two floats may be complex, so the base is made a tensor
         return values[0] ** values[1] if isinstance(values[1], Tensor) else tensor(values[0]) ** values[1]
     if op in ("max", "min"):
-        # clamp, not maximum, which is slower: at a tie the slope is that of the first
+        # clamp, because maximum is slower; at a tie clamp has the slope of the first argument
         out = tensor(values[0])
         for value in values[1:]:
             out = out.clamp(min=value) if op == "max" else out.clamp(max=value)
@@ -401,10 +403,10 @@ TORCH: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 def source(node: Node) -> str:
-    """The same in Python: an expression over `torch`, `x`, its parameters' names and those of `node.functions`.
+    """A tree as a Python expression over `torch`, `x`, the names of its parameters, and those of `node.functions`.
 
-    Parameters may be floats or tensors of x's dtype. A catalogue's function is called by its entry's name, with x and
-    its parameters as keywords.
+    Parameters may be floats or tensors of x's dtype. A catalogue function is called by its entry's name, with x and
+    with its parameters as keywords.
     """
 
     def tensor(arg: Node) -> str:

@@ -1,4 +1,4 @@
-"""A spec as a Python file of its own, beside it as ONNX, each checked by running it."""
+"""Export: writes a spec as a Python file that does not need actsearch, and as ONNX. Each is checked by running it."""
 
 from actsearch.export.files import export, module_source
 

@@ -1,4 +1,7 @@
-"""Whether an exported file does what its spec does: as Python, TorchScript, torch.export's program, ONNX: all run."""
+"""Checks that an exported file computes what its spec computes, by running it in four forms.
+
+The forms are Python, TorchScript, a program of torch.export, and ONNX.
+"""
 
 from __future__ import annotations
 
@@ -20,14 +23,14 @@ from actsearch.errors import ActSearchError, one_line
 from actsearch.export.module import SHAPES, input_shape
 
 ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
-TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 2e-2}  # of |y|, or of 1 where it is less
+TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 2e-2}  # relative to max(|y|, 1)
 SPECIAL = torch.tensor([0.0, 1.0, -1.0, 3.0, -3.0, 6.0, -6.0, 0.5, -0.5, 100.0, -100.0])
 ROWS = 97
 
 
 @contextmanager
 def loaded(text: str) -> Iterator[ModuleType]:
-    """The file as a module, from a folder that is gone afterwards. TorchScript reads the source again."""
+    """The file as an imported module. It lies in a temporary folder meanwhile, because TorchScript reads its source."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "exported.py"
         path.write_text(text, encoding="utf-8")
@@ -48,7 +51,7 @@ def loaded(text: str) -> Iterator[ModuleType]:
 
 
 def inputs(n: int, shape: tuple[int, ...], seed: int = 0) -> Tensor:
-    """(n, *shape): evenly over ±12, shuffled, with some points where activations have kinks, and ±100."""
+    """Shuffled inputs (n, *shape): evenly spaced over ±12, with some points where activations have kinks, and ±100."""
     x = torch.empty(n, *shape)
     order = torch.randperm(x.numel(), generator=torch.Generator().manual_seed(seed))
     points = torch.linspace(-12.0, 12.0, x.numel())
@@ -57,7 +60,7 @@ def inputs(n: int, shape: tuple[int, ...], seed: int = 0) -> Tensor:
 
 
 def difference(given: Tensor, wanted: Tensor) -> float:
-    """The largest |given - wanted|, over |wanted| where that is above 1; inf where only one of them is finite."""
+    """The largest |given - wanted| / max(|wanted|, 1); inf if somewhere only one of the two is finite."""
     given, wanted = given.double(), wanted.double()
     same = (given == wanted) | (given.isnan() & wanted.isnan())
     off = torch.where(same, 0.0, (given - wanted).abs() / wanted.abs().clamp(min=1.0))
@@ -65,15 +68,16 @@ def difference(given: Tensor, wanted: Tensor) -> float:
 
 
 def in_python(spec: Spec, made: nn.Module, channels: int, dim: int) -> str:
-    """Compares values and gradients, of x and of what is learned, in evaluation and in training; what to say of it.
+    """Compares the exported class with the spec's own module and returns the result in words.
 
-    made: takes the weights of the spec's own module. Raises ActSearchError if they differ.
+    Compared are values, and gradients of x and of all parameters, in evaluation and in training mode. made: an instance
+    of the exported class; it is given the weights of the spec's module. Raises ActSearchError if the two differ.
     """
     worst, n = 0.0, 0
     for dtype, tolerance in TOLERANCE.items():
         original, copy = spec.module(channels, dim).to(dtype), made.to(dtype)
         with torch.no_grad():
-            for p in original.parameters():  # channels that differ
+            for p in original.parameters():  # makes the parameters of each channel different
                 p.add_(torch.linspace(0.0, 0.1, p.numel()).view_as(p))
         copy.load_state_dict({k.removeprefix("weighted."): v for k, v in original.state_dict().items()})
         n_in = original.in_channels or channels
@@ -86,7 +90,7 @@ def in_python(spec: Spec, made: nn.Module, channels: int, dim: int) -> str:
                 if off > tolerance:
                     raise ActSearchError(
                         f"'{spec}' cannot be exported: its copy differs by {off:.2g} in {str(dtype)[6:]}. Does its "
-                        "function depend on what may change between two calls?"
+                        "function depend on anything that may change between two calls?"
                     )
                 worst, n = max(worst, off), n + x.numel()
     said = "equal" if worst == 0.0 else f"equal but for rounding (max difference {worst:.1e})"
@@ -106,14 +110,17 @@ def _run(module: nn.Module, x: Tensor, training: bool) -> list[Tensor]:
 
 
 def as_torchscript(made: nn.Module, shape: tuple[int, ...]) -> str:
-    """How torch.jit takes it: from its source, else by tracing it once. shape: of one row of x."""
+    """Converts a module by torch.jit, from its source or else by a trace, and returns the result in words.
+
+    shape: the shape of one row of x.
+    """
     x, other = inputs(5, shape), inputs(7, shape, seed=1)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that it is deprecated; that a trace holds for these shapes
+        warnings.simplefilter("ignore")  # torch.jit is deprecated; a trace may hold for one shape only
         try:
             scripted: Any = torch.jit.script(made)
             how = "script"
-        except Exception as error:  # whatever it raises: many kinds
+        except Exception as error:  # torch.jit raises errors of many kinds
             why = one_line(error)
             try:
                 scripted, how = torch.jit.trace(made, (x,)), "trace"
@@ -123,7 +130,7 @@ def as_torchscript(made: nn.Module, shape: tuple[int, ...]) -> str:
 
 
 def by_torch_export(made: nn.Module, shape: tuple[int, ...], free: Sequence[int]) -> str:
-    """free: dimensions of x that may be of any size."""
+    """Converts a module by torch.export and returns the result in words. free: the dimensions of x of any size."""
     try:
         program = torch.export.export(made, (inputs(5, shape),), dynamic_shapes=(_dims(free),))
     except Exception as error:
@@ -133,16 +140,17 @@ def by_torch_export(made: nn.Module, shape: tuple[int, ...], free: Sequence[int]
 
 
 def missing_for_onnx() -> list[str]:
+    """The packages that ONNX needs and that are not installed."""
     return [name for name in ONNX_PACKAGES if importlib.util.find_spec(name) is None]
 
 
 def as_onnx(made: nn.Module, shape: tuple[int, ...], free: Sequence[int]) -> tuple[str, bytes | None]:
-    """(what to say, the file's bytes if it gives in onnxruntime what torch gives)."""
+    """Converts a module to ONNX: the result in words, and the file's bytes, or None if onnxruntime's outputs differ."""
     import onnxruntime
     from onnxscript import opset20
 
     op: Any = opset20
-    # torch 2.15 translates logsigmoid as log(sigmoid(x)): -inf below -88
+    # torch 2.15 translates logsigmoid as log(sigmoid(x)), which is -inf below -88
     stable: Any = {torch.ops.aten.log_sigmoid.default: lambda x: op.Neg(op.Softplus(op.Neg(x)))}
     try:
         with warnings.catch_warnings():
@@ -176,7 +184,7 @@ def _shown(shape: tuple[int, ...], free: Sequence[int]) -> str:
 
 
 def _strip(message: Any) -> None:
-    """Takes out what the exporter notes about the code: among it paths of this machine."""
+    """Removes the exporter's notes about the code, which include paths of this machine."""
     for field, value in message.ListFields():
         if field.name in ("metadata_props", "doc_string"):
             message.ClearField(field.name)

@@ -1,7 +1,7 @@
-"""The source of a function and of all that it uses, so that it stands without the package it comes from.
+"""Collects the source of a function and of all that it uses, so that it works without the package it comes from.
 
-What a name stands for is looked up in the source file of the module that uses it. Statements of the function's own
-packages are copied as they stand, comments included; what comes from elsewhere is imported.
+The meaning of a name is looked up in the source of the module that uses it. Statements of the function's own packages
+are copied unchanged, comments included; names from other packages are imported.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ USUAL = {
     "import torch.nn as nn": "nn", "import torch.nn.functional as F": "F",
     "from torch.nn import functional as F": "F",
 }  # fmt: skip
-"""Imports that every new file may have, and the name that stands for this only."""
+"""The usual imports of a new file, each with the name that it binds. That name may mean nothing else in the file."""
 
 Place = tuple[str, str]
-"""A module, and the name that one of its statements gives."""
+"""A module's name, and a name that one of its statements binds."""
 
 Given = dict[str, tuple[ast.stmt, str]]
-"""The statement that gives each name of a module, and its text."""
+"""For each name of a module, the statement that binds it, and its text."""
 
 
 class Collector:
-    """Copies functions, classes and constants: `add` what is wanted, then read `pieces` and `imports`.
+    """Copies functions, classes and constants: call `add` for each one wanted, then read `pieces` and `imports`.
 
-    packages: the top-level names of what is copied. taken: names that no copy can have. sources: of modules that are
-    in no file. value: what is written for the annotation Value.
+    packages: the top-level names of the packages that are copied; others are imported. taken: names that no copy may
+    have. sources: the texts of modules that are in no file, by name. value: the type written instead of `Value`.
     """
 
     def __init__(
@@ -46,39 +46,39 @@ class Collector:
     ) -> None:
         self.packages = packages
         self.imports: set[str] = set()
-        self.pieces: dict[str, str] = {}  # name: text, each after what it uses
+        self.pieces: dict[str, str] = {}  # name: text; each stands after those that it uses
         usual = dict.fromkeys(USUAL.values(), "")
-        self._means: dict[str, Place | str] = {**usual, **dict.fromkeys(taken, "taken")}  # by the new file's names
+        self._means: dict[str, Place | str] = {**usual, **dict.fromkeys(taken, "taken")}  # keys: names in the new file
         self._names: dict[Place, str] = {}
         self._modules = {name: _read(source) for name, source in (sources or {}).items()}
         self._replaced = {
             ("actsearch.activations.activation", "Value"): value,
-            ("actsearch.errors", "ActSearchError"): "ValueError",  # its base
+            ("actsearch.errors", "ActSearchError"): "ValueError",  # its base class
         }
 
     def add(self, module: str, name: str, kinds: Mapping[str, str]) -> str:
-        """Copies it and what it uses; gives the name it has in the new file. kinds: the types of the parameters that
-        every call gives.
+        """Copies a function and what it uses; returns its name in the new file.
 
-        Raises ActSearchError where a source cannot be had.
+        kinds: the types of the parameters that every call gives, by name. Raises ActSearchError if a source cannot be
+        read.
         """
         place = self._find(module, name)
         if isinstance(place, str):
-            raise ActSearchError(f"'{module}.{name}' is not defined there. Name the place where it is.")
+            raise ActSearchError(f"'{module}.{name}' is not defined there. Name the module where it is.")
         return self._write(place, self._with_kinds(place, kinds))
 
-    # --- what a name stands for -----------------------------------------------------------------------
+    # --- the meaning of a name -----------------------------------------------------------------------
 
     def _module(self, name: str) -> Given:
         if name not in self._modules:
             try:
                 self._modules[name] = _read(inspect.getsource(importlib.import_module(name)))
             except (OSError, TypeError) as error:
-                raise ActSearchError(f"the source of module '{name}' cannot be had ({one_line(error)}).") from None
+                raise ActSearchError(f"the source of module '{name}' cannot be read ({one_line(error)}).") from None
         return self._modules[name]
 
     def _find(self, module: str, name: str) -> Place | str:
-        """The statement to copy for a name of a module; else the import that gives it, or what is written for it."""
+        """What a name of a module means: a place to copy or, as text, an import statement or the name to write."""
         if (module, name) in self._replaced:
             return self._replaced[module, name]
         node, _ = self._module(module).get(name, (None, ""))
@@ -86,7 +86,7 @@ class Collector:
             return name
         if isinstance(node, ast.Import):
             alias = next(a for a in node.names if name == (a.asname or a.name.partition(".")[0]))
-            part_of_torch = name == "torch" and not alias.asname  # import torch.nn, which is in it
+            part_of_torch = name == "torch" and not alias.asname  # import torch.nn binds the name torch
             return "import torch" if part_of_torch else f"import {ast.unparse(alias)}"
         if isinstance(node, ast.ImportFrom):
             alias = next(a for a in node.names if name == (a.asname or a.name))
@@ -96,15 +96,18 @@ class Collector:
                 return self._find(source, alias.name)
             return f"from {source} import {ast.unparse(alias)}"
         if node is None:
-            raise ActSearchError(f"'{name}' in '{module}' is given by no statement that could be copied.")
+            raise ActSearchError(
+                f"'{name}' in '{module}' is given by no statement that could be copied. Import it by name."
+            )
         return module, name
 
     # --- the new file ---------------------------------------------------------------------------------
 
     def _with_kinds(self, place: Place, kinds: Mapping[str, str]) -> str:
-        """A function whose parameters are always given: without defaults, Value written as each one's own type.
+        """The text of a function without defaults, and with the type of each parameter in place of `Value`.
 
-        TorchScript needs it: it cannot multiply by what is a Tensor or a float.
+        TorchScript needs this, because it cannot multiply by a value of the type `Tensor | float`. If some parameter
+        with a default is not in `kinds`, the text stays as it is.
         """
         text = self._module(place[0])[place[1]][1]
         function = ast.parse(text).body[0]
@@ -119,15 +122,15 @@ class Collector:
             written = ast.unparse(arg)
             if isinstance(arg.annotation, ast.Name) and arg.annotation.id == "Value" and arg.arg in kinds:
                 written = f"{arg.arg}: {kinds[arg.arg]}"
-            if default:  # the parameter and its default as one node
+            if default:  # so that the parameter and its default are replaced as one node
                 arg.end_lineno, arg.end_col_offset = default.end_lineno, default.end_col_offset
             edits.append((arg, written))
         return splice(text, edits)
 
     def _write(self, place: Place, text: str | None = None) -> str:
-        """Puts a statement behind all that it uses, under names that are free there; gives the name of the place.
+        """Writes a statement into the new file, behind all that it uses and under free names; returns its name there.
 
-        text: the statement's, where it is not to be copied as it stands.
+        text: the text to write if the statement is not copied unchanged.
         """
         if place in self._names:
             return self._names[place]
@@ -148,7 +151,7 @@ class Collector:
             elif found.startswith(("import ", "from ")):
                 means = found if found not in USUAL else ""
                 if self._means.setdefault(used, means) != means:
-                    raise ActSearchError(f"'{used}' means two things in what '{place[1]}' uses: rename one of them.")
+                    raise ActSearchError(f"'{used}' means two things in what '{place[1]}' uses. Rename one of them.")
                 self.imports.add(found)
             else:
                 renamed[used] = found
@@ -159,7 +162,7 @@ class Collector:
 def _read(source: str) -> Given:
     lines, given = source.splitlines(), {}
     for node in ast.parse(source).body:
-        # whole lines, decorators and a comment behind the statement included
+        # whole lines, so that decorators and a comment at the end of the line are included
         first = min([node.lineno, *[d.lineno for d in getattr(node, "decorator_list", [])]])
         text = "\n".join(lines[first - 1 : node.end_lineno]) + "\n"
         if isinstance(node, ast.FunctionDef | ast.ClassDef):
@@ -173,7 +176,7 @@ def _read(source: str) -> Given:
 
 
 def _globals(text: str) -> set[str]:
-    """The names that a statement takes from its module."""
+    """The names that a statement uses and that its module binds."""
     found: set[str] = set()
 
     def look(table: symtable.SymbolTable, top: bool) -> None:
@@ -188,7 +191,7 @@ def _globals(text: str) -> set[str]:
 
 
 def splice(text: str, edits: Iterable[tuple[Any, str]]) -> str:
-    """The text with each node of its tree replaced. edits: (node, new text), none inside another."""
+    """The text with some nodes of its syntax tree replaced. edits: (node, new text); no node may lie inside another."""
     raw = text.encode()  # ast counts columns in bytes
     starts = [0]
     for line in raw.splitlines(keepends=True):

@@ -15,11 +15,14 @@ from actsearch.export import check
 from actsearch.export.module import SourceFile, input_shape, own_name
 from actsearch.files import whole_file
 
-CHANNELS = 8  # of what is checked, where the number is not given
+CHANNELS = 8  # the number of channels in the checks, if none is given
 
 
 def module_source(spec: Spec, name: str | None = None, channels: int | None = None, dim: int = 1) -> str:
-    """The text of a Python file with the spec as an nn.Module, without actsearch. name: of the class, in snake_case."""
+    """The text of a Python file with the spec as an nn.Module, which does not need actsearch.
+
+    name: the name of the class in snake_case. channels, dim: the defaults of the class.
+    """
     return SourceFile(spec, name, channels, dim).text()
 
 
@@ -31,11 +34,12 @@ def export(
     onnx: bool | None = None,
     overwrite: bool = False,
 ) -> Iterator[tuple[str, str]]:
-    """Writes `<name>.py` and, where it can be had, `<name>.onnx`; yields (what, how it went) as it goes.
+    """Writes `<name>.py` and, if possible, `<name>.onnx`; yields (form, result) for each form as it is checked.
 
-    path: the .py file, or a folder (None: the current one). channels, dim: of what is learned, and of the ONNX file.
-    onnx: True: it must be had; None: where its packages are installed. Nothing is written before all is checked.
-    Raises ActSearchError where something cannot be exported, or would take the place of another file.
+    path: the .py file, or a folder (None: the current one). channels, dim: the number and dimension of the
+    channels, for learned parameters and for the ONNX file. onnx: True: required; False: not written; None: written if
+    its packages are installed. Nothing is written before everything is checked.
+    Raises ActSearchError if the spec cannot be exported, or if another file would be overwritten.
     """
     missing = check.missing_for_onnx()
     install = f"{', '.join(missing)} not installed: pip install 'actsearch[onnx]'"
@@ -70,13 +74,13 @@ def export(
                 if raw is not None:
                     outputs[file.with_suffix(".onnx")] = raw
                 elif onnx:
-                    raise ActSearchError(f"task.onnx=true: '{spec}' cannot be had as ONNX. Write task.onnx=false.")
+                    raise ActSearchError(f"task.onnx=true: '{spec}' cannot be converted to ONNX. Set task.onnx=false.")
     _may_write(outputs, overwrite)
     yield "wrote", ", ".join(f"{path} ({len(raw):,} bytes)" for path, raw in _write(outputs).items())
 
 
 def _file(spec: Spec, path: str | None) -> Path:
-    """The .py file that is meant."""
+    """The .py file to write."""
     given = Path(path or ".")
     if given.suffix == ".py" and not given.is_dir():
         return given
@@ -86,6 +90,7 @@ def _file(spec: Spec, path: str | None) -> Path:
 
 
 def _may_write(outputs: dict[Path, bytes], overwrite: bool) -> None:
+    """Raises ActSearchError if a file with other contents stands in the place of an output."""
     for path, raw in outputs.items():
         try:
             other = path.exists() and path.read_bytes() != raw
@@ -96,7 +101,7 @@ def _may_write(outputs: dict[Path, bytes], overwrite: bool) -> None:
 
 
 def _write(outputs: dict[Path, bytes]) -> dict[Path, bytes]:
-    """Writes all files, and then puts them in their places."""
+    """Writes all files under temporary names, and then moves them to their places."""
     try:
         with ExitStack() as stack:
             for path, raw in outputs.items():

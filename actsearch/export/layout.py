@@ -1,4 +1,4 @@
-"""Lines of Python as a formatter breaks and orders them."""
+"""Writes lines of Python as a formatter would break and sort them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def numbers(values: Tensor) -> str:
 
 
 def call(head: str, arguments: Sequence[str], tail: str, indent: int) -> list[str]:
-    """head(arguments)tail over as few lines as a formatter takes."""
+    """The lines of `head(arguments)tail`, as few as a formatter would take."""
     space = " " * indent
     line = f"{space}{head}({', '.join(arguments)}){tail}"
     if len(line) <= WIDTH:
@@ -37,7 +37,7 @@ def call(head: str, arguments: Sequence[str], tail: str, indent: int) -> list[st
 
 
 def imports(lines: set[str]) -> str:
-    """Sorted as usual: the standard library, an empty line, the others; what comes from one module on one line."""
+    """Sorted imports: the standard library, an empty line, then the others; names from one module are on one line."""
     whole = sorted(line for line in lines if line.startswith("import "))
     parts: dict[str, list[str]] = {}
     for line in sorted(lines - set(whole)):

@@ -1,4 +1,4 @@
-"""A spec as the text of a Python file: the function, an nn.Module and its test. The file needs torch, and no more."""
+"""Writes a spec as the text of a Python file: the function, an nn.Module and a test. The file needs only torch."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ from actsearch.export.expression import module_text
 from actsearch.export.layout import WIDTH, call, imports, literal, numbers, plain
 from actsearch.export.places import beside, import_of, place_of, torch_path
 
-POINTS = (2.0, -1.0, 0.5, -4.0, 7.0, 0.0)  # of the test in the file; so many that a line holds them
-NOT_PARAMETERS = {"self", "x", "channels", "dim", "shape", "torch", "nn", "F", "Tensor"}  # taken in the class
-SHAPES = ((), (3,), (2, 3))  # positions behind the channels: what modules with weights of their own may want
+POINTS = (2.0, -1.0, 0.5, -4.0, 7.0, 0.0)  # inputs of the test in the file, few enough for one line
+NOT_PARAMETERS = {"self", "x", "channels", "dim", "shape", "torch", "nn", "F", "Tensor"}  # the class needs them
+SHAPES = ((), (3,), (2, 3))  # sizes of the positions to try; some modules with weights take only images
 
 
 def own_name(spec: Spec) -> str:
-    """What a file of it is called: the catalogue's name, or that of a user's function."""
+    """The name of a spec's file: that of the catalogue entry or of the user's function, or 'expression'."""
     last = spec.name.rpartition(".")[2]
     return last if last.isidentifier() else "expression"
 
 
 def input_shape(module: nn.Module, n: int, channels: int, dim: int, tokens: bool = False) -> tuple[int, ...]:
-    """A shape (n, channels, …), or (n, …, channels), of as few dimensions as the module takes, and as few positions.
+    """The smallest input shape that the module takes: (n, channels, …), or (n, …, channels) if dim is -1.
 
-    tokens: not (n, channels). Raises ActSearchError if it takes none.
+    tokens: whether there must be positions, so not (n, channels). Raises ActSearchError if the module takes no shape.
     """
     why = ""
     for positions in SHAPES[tokens:]:
@@ -50,16 +50,17 @@ def input_shape(module: nn.Module, n: int, channels: int, dim: int, tokens: bool
 
 
 def spread(module: nn.Module) -> None:
-    """Other weights than those it starts with, the same in every module like it."""
+    """Sets a module's weights to values other than its initial ones, the same in every module of its kind."""
     with torch.no_grad():
         for parameter in module.parameters():
             parameter.copy_(torch.linspace(-0.5, 0.5, parameter.numel()).view_as(parameter))
 
 
 class SourceFile:
-    """The file of a spec. name: of its class, in snake_case (None: its own). channels, dim: the class's defaults.
+    """The Python file of a spec.
 
-    Raises ActSearchError if the source of the spec's function cannot be had.
+    name: the name of its class in snake_case; None: the spec's own. channels, dim: the defaults of the class.
+    Raises ActSearchError if the source of the spec's function cannot be read.
     """
 
     def __init__(self, spec: Spec, name: str | None = None, channels: int | None = None, dim: int = 1) -> None:
@@ -84,11 +85,11 @@ class SourceFile:
         self.call = self._collect()
 
     def make(self, file: Any, channels: int | None) -> nn.Module:
-        """Its class, from the file as a loaded module. channels: where it wants them."""
+        """An instance of the exported class. file: the imported file. channels: passed on if the class takes it."""
         made, known = getattr(file, self.class_name), {"channels": channels, "dim": self.dim}
         wanted = inspect.signature(made).parameters
         with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(0)  # weights of its own
+            torch.default_generator.manual_seed(0)  # for initial weights
             return made(**{k: v for k, v in known.items() if k in wanted})
 
     def text(self) -> str:
@@ -100,7 +101,7 @@ class SourceFile:
     # --- the parts ------------------------------------------------------------------------------------
 
     def _collect(self) -> str:
-        """Copies the spec's function; gives how it is called."""
+        """Copies the spec's function; returns the name by which the class calls it."""
         fn = self.entry.fn
         path = torch_path(fn)
         if path is not None:
@@ -116,7 +117,7 @@ class SourceFile:
             module, name = place_of(self.entry, sources)
         taken = {self.test_name, *([] if self.weighted else [self.class_name])}
         packages = {"actsearch", module.partition(".")[0], *beside(module)}
-        # no function gets a tensor for a parameter unless it is learned, or drawn at random
+        # a function gets a tensor for a parameter only if that is learned or drawn at random
         value = "Tensor | float" if self.learned or self.entry.kind == "stochastic" else "float"
         collector = Collector(packages, taken, sources, value)
         kinds = {k: "str" if isinstance(v, str) else "float" for k, v in self.fixed.items()}
@@ -170,19 +171,21 @@ class SourceFile:
         if self.entry.kind == "elementwise":
             lines.append("Elementwise: x has any shape.")
         if self.entry.kind == "stochastic":
-            lines.append("Elementwise. Draws while it is trained; eval() makes it deterministic.")
+            lines.append("Elementwise. Draws random numbers in training mode; eval() makes it deterministic.")
         if self.entry.kind == "channelwise":
             lines.append("x: (N, C), (N, C, …) with dim=1, or (N, …, C) with dim=-1: its channels are dimension dim.")
         if self.entry.width is not None:
             w = self.entry.width(**self.fixed)
-            lines.append(f"Takes {w:g} channels for each that it gives." if w > 1 else
-                         f"Gives {1 / w:g} channels for each that it takes.")  # fmt: skip
+            lines.append(f"Takes {w:g} input channels for each output channel." if w > 1 else
+                         f"Gives {1 / w:g} output channels for each input channel.")  # fmt: skip
         if self.learned:
             names = " and ".join(filter(None, (", ".join([*self.learned][:-1]), [*self.learned][-1])))
             are = "are" if len(self.learned) > 1 else "is"
             lines.append(f"{names} {are} learned; the arguments say where training starts.")
         if self.per_channel:
-            lines.append("channels: how many, in dimension dim (1 or -1), each with its own; None: one for all.")
+            lines.append(
+                "channels: their number, in dimension dim (1 or -1); each has its own value. None: all share one."
+            )
         first, *rest = [part for line in lines for part in textwrap.wrap(line, WIDTH - 4)]
         return [f'    """{first}"""'] if not rest else [f'    """{first}', "", *[f"    {r}" for r in rest], '    """']
 
@@ -190,7 +193,7 @@ class SourceFile:
 
     def _test(self) -> str:
         channels, x = self._sample()
-        if not self._mixed():  # where there is no value or slope, none is recorded
+        if not self._mixed():  # points without a finite value or slope are left out
             y, slopes = self._values(self.spec.module().double().eval(), x)
             x = x[:, (y.isfinite() & slopes.isfinite())[0]]
             channels = x.shape[1]
@@ -232,11 +235,11 @@ class SourceFile:
         return "\n".join(lines)
 
     def _mixed(self) -> bool:
-        """Whether an output depends on several inputs, so that the slope of their sum would say little."""
+        """Whether an output depends on several inputs. The gradient of the sum of outputs would then show little."""
         return self.entry.kind in ("channelwise", "weighted")
 
     def _sample(self) -> tuple[int, Tensor]:
-        """Channels that come out, and an input, small enough for a line of numbers."""
+        """The number of output channels and an input for the test, small enough for one line of numbers."""
         width = self.entry.width(**self.fixed) if self.entry.width else 1.0
         channels = max(1, int(len(POINTS) / max(width, 1.0)))
         module = self.spec.module(channels, self.dim).eval()
@@ -256,7 +259,7 @@ class SourceFile:
 
 ALONG = '''\
     def _along(self, parameter: Tensor, dims: int) -> Tensor:
-        """A number for each channel, as it broadcasts against (N, C, …) or (N, …, C)."""
+        """A parameter with one number for each channel, shaped to broadcast against (N, C, …) or (N, …, C)."""
         if self.dim == 1 and parameter.dim() == 1 and dims > 2:
             return parameter.view([-1] + [1] * (dims - 2))
         return parameter
@@ -264,7 +267,7 @@ ALONG = '''\
 
 
 def _with_defaults(text: str, defaults: dict[str, Any]) -> str:
-    """A class's text with other defaults in its constructor."""
+    """The text of a class with other defaults in its constructor."""
     edits = []
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.FunctionDef) and node.name == "__init__":

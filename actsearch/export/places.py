@@ -1,4 +1,4 @@
-"""Where the function of an entry is written, and how torch's own are."""
+"""Finds where the function of an entry is defined, and under which name torch has its own functions."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from actsearch.errors import ActSearchError
 
 
 def torch_path(fn: Any) -> str | None:
-    """How torch's own functions are written: F.relu, torch.sigmoid. None: another function."""
+    """The name under which a file calls a torch function: F.relu, torch.sigmoid. None if it is not one of torch's."""
     for prefix, place in (("F", torch.nn.functional), ("torch", torch), ("torch.special", torch.special)):
         for name, value in vars(place).items():
             if value is fn and not name.startswith("_"):
@@ -24,13 +24,15 @@ def torch_path(fn: Any) -> str | None:
 
 
 def place_of(entry: Activation, sources: dict[str, str]) -> tuple[str, str]:
-    """The module of an entry's function, and its name there. sources: gets the text of that module with the function,
-    if the function has no name in a file.
+    """The module of an entry's function, and the function's name there.
+
+    sources: if the function has no name, as in Activation("erf", in_float32(torch.erf)), the text of its module with a
+    name added is put into this dict. Raises ActSearchError if it is not found.
     """
     module, name = str(getattr(entry.fn, "__module__", "")), str(getattr(entry.fn, "__name__", ""))
     if getattr(sys.modules.get(module), name, None) is entry.fn:
         return module, name
-    for module, loaded in list(sys.modules.items()):  # made within the entry: Activation("erf", in_float32(torch.erf))
+    for module, loaded in list(sys.modules.items()):  # the function may be made within its entry
         for name, value in list(vars(loaded).items()) if module.startswith("actsearch.activations.") else []:
             if value is entry:
                 text = sources.get(module) or inspect.getsource(loaded)
@@ -43,7 +45,7 @@ def place_of(entry: Activation, sources: dict[str, str]) -> tuple[str, str]:
 
 
 def beside(module: str) -> list[str]:
-    """The other files in the folder of a user's own one."""
+    """The modules in the folder of a user's own file."""
     file = getattr(sys.modules.get(module.partition(".")[0]), "__file__", None)
     folder = Path(file).parent if file and not module.startswith("actsearch.") else None
     return [path.stem for path in folder.glob("*.py")] if folder and not folder.name.endswith("-packages") else []

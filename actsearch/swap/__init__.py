@@ -1,4 +1,4 @@
-"""Swap: the activations of any nn.Module, found and replaced."""
+"""Swap: finds and replaces the activations of any nn.Module."""
 
 from actsearch.swap.net import Swapped, find_activations, swap_activations
 from actsearch.swap.survey import Found

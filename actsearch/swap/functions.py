@@ -1,4 +1,4 @@
-"""Which functions are activations, and which of them the code of a module's forward names."""
+"""Knows which functions are activations, and finds those that the code of a module's forward calls."""
 
 from __future__ import annotations
 
@@ -27,11 +27,12 @@ FUNCTIONS: dict[Any, str] = {
     if callable(function := getattr(home, spelt, None))
 } | {torch.special.expit: "sigmoid"}
 METHODS = {spelt: name for spelt, name in _SPELT.items() if hasattr(Tensor, spelt)}
-OF_MODULES = {*vars(nn.Module()), "traced", "module_of_call"}  # hooks are no part of forward; see rewrite.py
+# attributes that are not searched for functions: hooks are no part of forward, and the last two belong to rewrite.py
+OF_MODULES = {*vars(nn.Module()), "traced", "module_of_call"}
 
 
 def function_name(function: object) -> str | None:
-    """The activation that a function is: F.relu, or functools.partial(F.gelu, approximate="tanh")."""
+    """The activation's name if a function is one, such as F.relu or functools.partial(F.gelu, approximate="tanh")."""
     while isinstance(function, partial):
         function = function.func
     try:
@@ -41,19 +42,19 @@ def function_name(function: object) -> str | None:
 
 
 def names_called(module: nn.Module) -> set[str]:
-    """Which activations the code behind a module's `forward` names as functions; {"?"} without source."""
+    """The activations that the code of a module's `forward` uses as functions; {"?"} if its source cannot be read."""
     kind = getattr(type(module), "plain", type(module))
     if kind.__module__.startswith("torch.nn."):
         return set()
     found = set(_names(kind.forward, kind))
     for name, value in vars(module).items():
-        if name in OF_MODULES or function_name(value) is not None:  # one kept as an attribute is found as such
+        if name in OF_MODULES or function_name(value) is not None:  # functions kept as attributes are found elsewhere
             continue
         for held in _members(value):
             if (word := function_name(held)) is not None:
                 found.add(word)
             elif isinstance(held, FunctionType):
-                found |= _names.__wrapped__(held, kind)  # a cache would keep what a closure holds
+                found |= _names.__wrapped__(held, kind)  # not cached: the cache would keep alive what a closure holds
     return found
 
 
@@ -90,7 +91,7 @@ def _names(function: Callable[..., Any], kind: type) -> frozenset[str]:
 
 
 def _references(tree: ast.AST, function: FunctionType, kind: type) -> Iterator[object]:
-    """The objects that a function's code refers to; a method of a tensor, x.relu(), by its name."""
+    """The objects that a function's code refers to; methods of tensors, as in x.relu(), by their names."""
     own = next(iter(function.__code__.co_varnames), "")
     outer = inspect.getclosurevars(function)
     known = {**function.__globals__, **outer.nonlocals}
@@ -104,7 +105,7 @@ def _references(tree: ast.AST, function: FunctionType, kind: type) -> Iterator[o
             chain, root = [root.attr, *chain], root.value
         if isinstance(root, ast.Name) and root.id == own:
             if len(chain) == 1:
-                yield from _members(getattr(kind, chain[0], None))  # a method of its own, or a class's functions
+                yield from _members(getattr(kind, chain[0], None))  # its own method, or functions kept in its class
         elif isinstance(root, ast.Name) and isinstance(known.get(root.id), ModuleType | type):
             value = known[root.id]
             for name in chain:

@@ -1,4 +1,4 @@
-"""Activations that write into their input: which do, who reads it afterwards, and one that does as they did."""
+"""Activations that write into their input: finds them, tells who reads it later, and makes new ones do the same."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from actsearch.swap.kinds import writes_input
 from actsearch.swap.widths import width_after
 
 OPERATORS = {operator.iadd, operator.isub, operator.imul, operator.itruediv, operator.ipow, operator.ifloordiv}
-# what gives new memory; any other call may give back its inputs, or views of them
+# functions and methods whose outputs are new memory; any other call may return its inputs, or views of them
 FRESH = {
     operator.add, operator.sub, operator.mul, operator.truediv, operator.neg, operator.pow, operator.matmul, torch.add,
     torch.sub, torch.mul, torch.div, torch.matmul, torch.bmm, torch.cat, torch.stack, torch.clone, F.linear, F.conv1d,
@@ -28,12 +28,12 @@ FRESH = {
     "sub", "mul", "div", "neg", "pow", "matmul", "clone", "mean", "sum",
 }  # fmt: skip
 GivesNew = Callable[[nn.Module], bool]
-OUTER = ("placeholder", "get_attr")  # what a forward gets or its module keeps: others have it too
+OUTER = ("placeholder", "get_attr")  # arguments of a forward and attributes of its module, which others may read
 SHAPE = {"size", "dim", "numel", "shape", "ndim", "dtype", "device"}
 
 
 def in_place(function: object, args: tuple, keywords: dict[str, Any]) -> bool:
-    """Whether a call writes into its first argument. function: a name is that of a tensor's method."""
+    """Whether a call writes into its first argument. function: a function, or the name of a tensor's method."""
     while isinstance(function, partial):
         args, keywords, function = (*function.args, *args), {**function.keywords, **keywords}, function.func
     name = function if isinstance(function, str) else getattr(function, "__name__", "")
@@ -41,27 +41,29 @@ def in_place(function: object, args: tuple, keywords: dict[str, Any]) -> bool:
         return True
     try:
         return inspect.signature(function).bind_partial(*args).arguments.get("inplace") is True  # pyright: ignore[reportArgumentType]
-    except (TypeError, ValueError):  # a builtin, which has no such option
+    except (TypeError, ValueError):  # a builtin, and those have no option `inplace`
         return False
 
 
 def written_by(node: fx.Node) -> fx.Node | None:
-    """What a function or method called in a trace writes into."""
+    """The value that a call of a function or method in a trace writes into, or None."""
     if node.op not in ("call_function", "call_method") or not node.all_input_nodes:
         return None
     return node.all_input_nodes[0] if in_place(node.target, node.args, dict(node.kwargs)) else None
 
 
 def gives_new_memory(module: nn.Module) -> bool:
-    """A convolution, a linear layer, a norm, or a sequence that ends so."""
+    """Whether a module's output is new memory: that of a convolution, linear layer, norm, or sequence that ends so."""
     return width_after(module, None) is not None
 
 
 def read_later(
     graph: fx.Graph, node: fx.Node, into: fx.Node, owner: nn.Module, new: GivesNew = gives_new_memory
 ) -> bool:
-    """Whether what a call writes into `into` may be read after it, by another way than its output: by a later line of
-    the owner's forward, through a view of it, or by who called the owner. new: which children give new memory.
+    """Whether the value `into`, after the call `node` has written into it, may be read other than as the call's output.
+
+    It may be read by a later line of the owner's forward, through a view of it, or by the caller of the owner. new:
+    tells for a child whether its output is new memory.
     """
     place = {n: i for i, n in enumerate(graph.nodes)}
     same = _same_memory(graph, into, owner, new, node)
@@ -71,7 +73,7 @@ def read_later(
 
 
 def output_is_new(graph: fx.Graph, owner: nn.Module, new: GivesNew) -> bool:
-    """Whether what a forward gives shares no memory with its arguments or with what its module keeps."""
+    """Whether the output of a forward shares no memory with its arguments or with attributes of its module."""
     (output,) = (n for n in graph.nodes if n.op == "output")
     return not any(n.op in OUTER for given in output.all_input_nodes for n in _same_memory(graph, given, owner, new))
 
@@ -79,7 +81,7 @@ def output_is_new(graph: fx.Graph, owner: nn.Module, new: GivesNew) -> bool:
 def _same_memory(
     graph: fx.Graph, value: fx.Node, owner: nn.Module, new: GivesNew, apart: fx.Node | None = None
 ) -> set[fx.Node]:
-    """The values that may share memory with one, but for what comes out of the call `apart`."""
+    """The values in a trace that may share memory with `value`, leaving out links through the call `apart`."""
     links = [(n, source) for n in graph.nodes if n is not apart for source in _sources(n, owner, new)]
     same, before = {value}, 0
     while len(same) > before:
@@ -91,7 +93,7 @@ def _same_memory(
 
 
 def _sources(n: fx.Node, owner: nn.Module, new: GivesNew) -> list[fx.Node]:
-    """The values whose memory a value may share."""
+    """The inputs of a call whose memory its output may share."""
     if n.op == "output" or _of_shape(n):
         return []
     if n.op == "call_module":
@@ -108,8 +110,9 @@ def _of_shape(n: fx.Node) -> bool:
 
 
 def only_on_new_memory(owner: nn.Module, name: str) -> bool:
-    """Whether the code of a class, whose forward cannot be traced, calls a child only so: self.relu(self.norm(x)).
-    Then nobody else has what goes into it.
+    """Whether an owner that cannot be traced calls a child only as in self.relu(self.norm(x)), on new memory.
+
+    Then nothing else can read the input of that child.
     """
     inner = [getattr(owner, other, None) for other in _called_on(type(owner), name)]
     return bool(inner) and all(isinstance(child, nn.Module) and gives_new_memory(child) for child in inner)
@@ -117,7 +120,7 @@ def only_on_new_memory(owner: nn.Module, name: str) -> bool:
 
 @lru_cache(maxsize=1024)
 def _called_on(kind: type[nn.Module], name: str) -> tuple[str, ...]:
-    """The children on whose outputs a child is called at once; empty if it is called or named in another way too."""
+    """The names of the children on whose outputs a child is called directly; empty if it is also used otherwise."""
     found: list[str] = []
     for base in kind.__mro__[: kind.__mro__.index(nn.Module)]:
         for function in (f for f in vars(base).values() if isinstance(f, FunctionType)):
@@ -138,13 +141,14 @@ def _called_on(kind: type[nn.Module], name: str) -> tuple[str, ...]:
 
 
 def is_in_place(module: nn.Module) -> bool:
+    """Whether an activation module writes its output into its input."""
     return isinstance(module, WritesBack) or writes_input(module)
 
 
 class WritesBack(nn.Module):
-    """In front of the class of an activation: it writes its output into its input, as nn.ReLU(inplace=True) does.
+    """Mixed into the class of an activation, it writes the output into the input, as nn.ReLU(inplace=True) does.
 
-    The function itself gets a copy, since its gradient may need its input as it was.
+    The activation itself gets a copy of the input, because its gradient may need the input unchanged.
     """
 
     plain: type[nn.Module]  # the activation's class
@@ -157,7 +161,7 @@ class WritesBack(nn.Module):
 
 
 def write_back(module: nn.Module) -> None:
-    """Lets a module write its output into its input."""
+    """Makes a module write its output into its input, by changing its class."""
     if not isinstance(module, WritesBack):
         module.__class__ = _writing(type(module))
 

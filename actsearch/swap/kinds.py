@@ -1,4 +1,4 @@
-"""Which modules are activations: torch's by their class, anyone's by what they do to numbers."""
+"""Tells which modules are activations: torch's by their class, all others by trying them on numbers."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ INSIDE = {
 
 
 def kind_of(module: nn.Module) -> Literal["hidden", "gate"] | None:
-    """hidden: replaced. gate: a sigmoid or a softmax. None: no activation.
+    """Whether a module is a hidden activation, a gate (a sigmoid or a softmax), or no activation (None).
 
     A module that is not torch's (timm's Swish, transformers' NewGELUActivation, a user's) is an activation if it has no
-    children and maps each number by itself, the same at all places and in repetition, and not linearly; it is a gate
-    if it rises from 0 to 1 at most.
+    children and is an elementwise function that is not linear, the same at all positions and at every call. It is a
+    gate if, in addition, it never falls and its values lie between 0 and 1.
     """
     if isinstance(module, GATES):
         return "gate"
@@ -42,12 +42,12 @@ def kind_of(module: nn.Module) -> Literal["hidden", "gate"] | None:
     try:
         with _tried(module) as weight:
             return _by_values(module, weight)
-    except Exception:  # it wants other inputs: no activation
+    except Exception:  # it takes other inputs, so it is no activation
         return None
 
 
 def writes_input(module: nn.Module) -> bool:
-    """Whether an activation writes its output into its input: torch's say so, another is tried."""
+    """Whether an activation writes its output into its input. torch's have a flag for it; others are tried."""
     if getattr(module, "inplace", False) or isinstance(module, (*HIDDEN, *GATES)) or kind_of(module) is None:
         return bool(getattr(module, "inplace", False))
     with _tried(module) as weight:
@@ -59,7 +59,7 @@ def writes_input(module: nn.Module) -> bool:
 
 @contextmanager
 def _tried(module: nn.Module) -> Iterator[Tensor]:
-    """One of a module's weights, for device and type, while it is in evaluation mode without gradients."""
+    """Puts a module into evaluation mode without gradients; yields one of its weights, to tell device and dtype."""
     training = module.training
     try:
         module.training = False

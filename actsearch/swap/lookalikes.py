@@ -1,4 +1,4 @@
-"""Activations written with functions that have other uses too, which nothing but their author can tell apart."""
+"""Calls that may be a hand-written activation, or something else, which only their author can tell: clamp(min=0)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ZEROS = {torch.zeros_like, "new_zeros", torch.zeros}
 
 
 def looks_like(n: fx.Node) -> str | None:
-    """What a call that may be a relu or a leaky relu is: clamp(min=0), maximum(x, 0), where(x > 0, x, …)."""
+    """The form of a call that may be a relu or leaky relu, or None: clamp(min=0), maximum(x, 0), where(x > 0, x, …)."""
     if n.target in CLAMPS:
         low: Any = n.kwargs.get("min", n.args[1] if len(n.args) > 1 else None)
         return "clamp(min=0)" if type(low) in (int, float) and low == 0 else None

@@ -1,4 +1,4 @@
-"""What comes in an activation's place: from the user's `to` to modules."""
+"""Makes the new modules that replace activations, from the user's argument `to`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ HOOKS = (
 
 
 def maker(to: To) -> Callable[[int | None, int], nn.Module]:
-    """What makes a module of (channels, dim). Raises ActSearchError where `to` cannot be that."""
+    """A function that makes a module from (channels, dim). Raises ActSearchError if `to` does not make modules."""
     if isinstance(to, str):
         to = Spec.parse(to)
     if isinstance(to, Spec):
@@ -34,19 +34,19 @@ def maker(to: To) -> Callable[[int | None, int], nn.Module]:
     try:
         parameters = list(inspect.signature(function).parameters.values())
         makes = function_name(function) is None
-    except (TypeError, ValueError):  # no function at all, or one in C, which makes no module
+    except (TypeError, ValueError):  # it is no function, or a C function, which makes no module
         parameters, makes = [], False
     if not makes:
         shown = getattr(function, "__name__", repr(function))
         raise ActSearchError(f"to={shown} makes no module. Write a name such as 'gelu', or a class such as nn.GELU.")
     asked = sum(p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) and p.default is p.empty for p in parameters)
     if asked > 2:
-        raise ActSearchError(f"to: it asks for {asked} arguments, and gets channels and dim. Give the others defaults.")
-    named = {p.name for p in parameters[asked:]} & {"channels", "dim"}  # nn.GELU has other options, and gets none
+        raise ActSearchError(f"to: it asks for {asked} arguments, but gets channels and dim. Give the others defaults.")
+    named = {p.name for p in parameters[asked:]} & {"channels", "dim"}  # nn.GELU's options keep their defaults
 
     def make(channels: int | None, dim: int) -> nn.Module:
         if asked < 2 and "dim" not in named and dim != 1:
-            channels = None  # it cannot be told where they are
+            channels = None  # without dim it would take them for dimension 1
         keywords = {k: v for k, v in (("channels", channels), ("dim", dim)) if k in named}
         try:
             module = function(*(channels, dim)[:asked], **keywords)
@@ -66,14 +66,14 @@ def maker(to: To) -> Callable[[int | None, int], nn.Module]:
 
 
 def made(make: Callable[[int | None, int], nn.Module], f: Found, net: nn.Module) -> nn.Module:
-    """The module for a place, with what the old one had: device, type, mode, hooks."""
+    """The new module for a found activation, with the device, dtype, mode and hooks of the old one."""
     try:
         module = make(f.channels, f.dim)
     except ActSearchError as error:
         raise ActSearchError(f"at {f.path}: {error}") from error
     if isinstance(module, ActivationModule) and module.spec.activation.width is not None:
         raise ActSearchError(
-            f"'{module.spec}' gives another number of channels than it takes: it cannot stand for {f.was} at {f.path}."
+            f"'{module.spec}' gives another number of channels than it takes: it cannot replace {f.was} at {f.path}."
         )
     weights = (p for home in (f.owner, net) for p in home.parameters() if p.is_floating_point())
     weight = next(weights, None)

@@ -1,4 +1,4 @@
-"""Replace the activations of any nn.Module, and say what was changed and what was left."""
+"""Replaces the activations of any nn.Module, and reports what was replaced and what was left."""
 
 from __future__ import annotations
 
@@ -24,8 +24,10 @@ Only = str | Sequence[str] | Callable[[Found], bool]
 
 @dataclass
 class Swapped:
-    """names: the activations replaced, by their path in the net. was: what each was: `ReLU`, or `relu()` of a function.
-    left: those not replaced, with the reason.
+    """The result of a swap.
+
+    names: the paths of the activations that were replaced. was: by path, what each of them was: `ReLU` for a module,
+    `relu()` for a function. left: by path, those that were not replaced, with the reason.
     """
 
     names: list[str] = field(default_factory=list)
@@ -47,12 +49,14 @@ class Swapped:
 
 
 def find_activations(net: nn.Module, per_call: bool = False) -> tuple[list[Found], dict[str, str]]:
-    """The activations that swap_activations would see, in order of computation where that is known; and, by path, what
-    it could not reach, with the reason. Changes nothing.
+    """The activations that swap_activations would find, and a dict from path to reason for those it cannot reach.
+
+    They are in the order of computation where that is known. The net is not changed. per_call: as in swap_activations.
+    Raises ActSearchError if the net is itself an activation, or contains a scripted module.
     """
     if kind_of(net) is not None:
         raise ActSearchError(
-            f"{type(net).__name__} has no activation module to swap: it is one. Write get_activation('gelu')."
+            f"{type(net).__name__} has no activation module to swap: it is one. Write get_activation('gelu') instead."
         )
     if any(isinstance(module, torch.jit.ScriptModule) for module in net.modules()):
         raise ActSearchError(
@@ -67,20 +71,22 @@ def swap_activations(
     """Replaces, in place, the hidden activations of a net: modules, functions kept as attributes, and functions called
     inside `forward` (F.relu(x), x.relu(), x * torch.sigmoid(x)) where torch.fx can trace it.
 
-    to: a spec (its text will do); a function or class that makes the next module, and gets (channels, dim) as far as it
-    needs arguments or names them so; or a mapping from patterns of paths to such, {"layer1": "gelu", "layer2": "silu"},
-    of which the first that matches counts.
-    only: patterns of paths ("layer1", "*.act1"; with ! in front: not those), or a function of a `Found`.
-    Sigmoids and softmaxes are gates (squeeze-and-excitation, attention) or outputs. They stay, unless `gates`; the relu
-    between the two layers of a squeeze-and-excitation is a hidden activation. per_call: a module that a traceable
-    forward calls several times, or that has several paths, becomes one for each; else a shared instance stays shared.
-    Learned parameters are one per channel where the structure tells their number with certainty, else one per module.
+    to: a spec or its text; a function or class that makes each new module, and is given (channels, dim) if it requires
+    arguments or has parameters of these names; or a mapping from patterns of paths to any of these, such as
+    {"layer1": "gelu", "layer2": "silu"}, in which the first pattern that matches counts.
+    only: patterns of the paths to swap ("layer1", "*.act1"; a pattern with ! in front excludes), or a function that
+    takes a `Found` and returns whether to swap it.
+    gates: whether to swap sigmoids and softmaxes too, which are gates (squeeze-and-excitation, attention) or outputs.
+    The relu between the two layers of a squeeze-and-excitation is a hidden activation.
+    per_call: if True, a module that a traceable forward calls several times, or that has several paths, is replaced by
+    one module for each call or path; if False, a shared module stays shared.
 
-    Parameters, state-dict keys, device, mode and hooks stay; learned parameters come with keys of their own, and a
-    swapped nn.PReLU takes its own along. What replaces an activation in place writes into its input too, if others may
-    read that afterwards. Flags `inplace` of other modules (dropout) are cleared.
-    Raises ActSearchError if there was nothing to swap, a pattern matches nothing, or an activation does not fit; the
-    net is then as it was.
+    A learned parameter has one value for each channel if the number of channels follows from the net's structure, else
+    one for the module. Existing parameters, state-dict keys, device, mode and hooks stay; learned parameters add keys,
+    and those of a swapped nn.PReLU disappear. A module that replaces an activation in place writes into its input too,
+    if others may read that input later. Flags `inplace` of other modules (dropout) are cleared.
+    Raises ActSearchError if there is nothing to swap, a pattern matches nothing, or an activation does not fit; the net
+    is then unchanged.
     """
     makers = {p: maker(t) for p, t in to.items()} if isinstance(to, Mapping) else {"*": maker(to)}
     if not makers or not all(isinstance(pattern, str) for pattern in makers):
@@ -108,13 +114,13 @@ def swap_activations(
 
 
 def _install(net: nn.Module, install: list[tuple[Found, nn.Module]], writing: set[int]) -> None:
-    """Puts each new module in its place. writing: those whose input others read; where they are left, they stay so."""
+    """Puts each new module in its place. writing: the ids of old modules that must write in place, if they stay."""
     for f, module in install:
         setattr(f.owner, f.name, module)
         if f.call is not None:
             _stand_after(f.owner, f.name, f.after)
         if isinstance(f.owner, nn.TransformerEncoderLayer):
-            f.owner.activation_relu_or_gelu = 0  # else its fast path computes the old one
+            f.owner.activation_relu_or_gelu = 0  # else its fast path would compute the old activation
     calls = defaultdict(dict)
     for f, _ in install:
         if f.call is not None:
@@ -122,14 +128,15 @@ def _install(net: nn.Module, install: list[tuple[Found, nn.Module]], writing: se
     for owner, module_of_call in calls.items():
         rewrite(owner, module_of_call)
     for module in net.modules():
-        # a dropout in place overwrites the output that relu's or tanh's backward needs (mobilenet_v3's hardswish
-        # needs its input instead, so there it was allowed)
+        # a dropout in place overwrites the output that the backward pass of relu or tanh needs (the one of
+        # mobilenet_v3's hardswish needs the input instead, so there the dropout was allowed)
         if getattr(module, "inplace", False) and id(module) not in writing:
             module.inplace = False  # pyright: ignore[reportArgumentType]
 
 
 @contextmanager
 def _as_it_was_after_an_error(net: nn.Module) -> Iterator[None]:
+    """Restores the classes, attributes and children of all modules if an error is raised inside."""
     before = [(module, type(module), dict(vars(module)), dict(module._modules)) for module in net.modules()]
     try:
         yield
@@ -143,7 +150,7 @@ def _as_it_was_after_an_error(net: nn.Module) -> Iterator[None]:
 
 
 def _stand_after(owner: nn.Module, name: str, earlier: tuple[str, ...]) -> None:
-    """Moves a child behind those called before it: initial weights go by the activation that stands before a layer."""
+    """Moves a child behind those called before it, since initial weights depend on the activation before a layer."""
     names = [n for n in owner._modules if n != name]
     place = max((names.index(n) + 1 for n in earlier if n in names), default=0)
     names.insert(place, name)
@@ -153,7 +160,7 @@ def _stand_after(owner: nn.Module, name: str, earlier: tuple[str, ...]) -> None:
 
 
 def _chosen(net: nn.Module, found: list[Found], left: dict[str, str], only: Only | None, gates: bool) -> list[Found]:
-    """The activations to swap; the others are noted in left."""
+    """The activations to swap. The others are added to `left` with the reason."""
     for f in found:
         if f.gate and not gates:
             left[f.path] = f"{f.was}: a gate or an output, not a hidden activation"
@@ -169,7 +176,7 @@ def _chosen(net: nn.Module, found: list[Found], left: dict[str, str], only: Only
     several = isinstance(only, list | tuple | set) and only and all(isinstance(pattern, str) for pattern in only)
     if not (several or isinstance(only, str) or callable(only)):
         raise ActSearchError(
-            f"only={only!r} takes nothing. Write patterns of paths such as ['layer1', '!*.act2'], or none for all."
+            f"only={only!r} takes nothing. Write patterns of paths such as ['layer1', '!*.act2'], or leave it out."
         )
     if callable(only):
         wanted = [bool(only(f)) for f in there]

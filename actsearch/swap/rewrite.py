@@ -1,9 +1,10 @@
-"""Activations that a module calls as functions inside `forward`, made modules of it.
+"""Turns activations that a module calls as functions inside `forward` into child modules.
 
-A module is traced alone, its children as they are, so that one that cannot be traced spoils no other. Its class becomes
-a subclass whose `forward` runs the traced code; children, parameters, hooks, mode and state-dict keys stay as they are.
-What tracing would freeze is either part of the key under which a trace is kept (the mode, optional arguments), or a
-reason to leave the module alone (`Untraceable`). Attributes that `forward` reads are settled when it is traced.
+Each module is traced alone, with its children as opaque calls, so that a module that cannot be traced does not affect
+others. Its class becomes a subclass whose `forward` runs the traced code; children, parameters, hooks, mode and
+state-dict keys stay as they are. Whatever tracing would freeze is either part of the key under which a trace is kept
+(the mode, optional arguments), or a reason to leave the module alone (`Untraceable`). Attributes that `forward` reads
+keep the values that they have when it is traced.
 """
 
 from __future__ import annotations
@@ -32,8 +33,11 @@ PRODUCTS = {operator.mul, operator.imul, torch.mul, "mul", "mul_"}
 
 @dataclass
 class Call:
-    """A call of an activation in a trace. key: the same in each trace of the module. name: relu, sigmoid, x*sigmoid(x);
-    given: what goes in. node: what comes out. inside: nodes that are parts of a written-out activation.
+    """A call of an activation in a trace.
+
+    key: identifies the call, the same in each trace of the module: (child's name, or "" for a function; index).
+    name: relu, sigmoid, x*sigmoid(x), or the child's name. given: the node of its input. node: the node of its output.
+    inside: the nodes inside a written-out activation such as x * sigmoid(x).
     """
 
     key: tuple[str, int]
@@ -44,7 +48,7 @@ class Call:
 
 
 def functions_in(graph: fx.Graph) -> list[Call]:
-    """The activations called as functions, in order; x * sigmoid(x), and the like, as one."""
+    """The activations called as functions, in order. A written-out one such as x * sigmoid(x) is one call."""
     named = {n: name for n in graph.nodes if (name := _name(n)) is not None and n.all_input_nodes}
     place = {n: i for i, n in enumerate(graph.nodes)}
     written: dict[fx.Node, tuple[fx.Node, list[fx.Node]]] = {}
@@ -74,7 +78,7 @@ def _name(n: fx.Node) -> str | None:
 
 
 def _between(x: Any, end: Any) -> list[fx.Node]:
-    """The nodes by which `end` is a function of x alone, number by number; empty if it is not."""
+    """The nodes between x and `end` if `end` is an elementwise function of x alone; else empty."""
     found: list[fx.Node] = []
     stack, reached = [end], False
     while stack:
@@ -90,8 +94,10 @@ def _between(x: Any, end: Any) -> list[fx.Node]:
 
 
 def _written_over(product: fx.Node, x: fx.Node, inner: list[fx.Node], place: dict[fx.Node, int]) -> bool:
-    """Whether a product is none of x and a function of x: something else is written into a part of it before, or it
-    is written into a part that others read.
+    """Whether writing in place prevents a product from being replaced by one activation of x.
+
+    It does if something else is written into a part of the product before, or if the product is written into a part
+    that others read.
     """
     begin, end = min(place[i] for i in inner), place[product]
     users = {(u, part) for part in (x, *inner) for u in part.users if u not in inner and begin < place[u] < end}
@@ -106,20 +112,20 @@ def modules_in(graph: fx.Graph, target: str) -> list[Call]:
 
 
 class Rewritten(nn.Module):
-    """In front of a module's class: its forward, with calls of activations going to modules of its own.
+    """Mixed into a module's class, it runs the module's forward with calls of activations replaced by child modules.
 
-    The traced code is kept by mode and by what the optional arguments settle (None, a flag, a word), and is made anew
-    where it is missing: a copy or an unpickled net has the same. Raises ActSearchError where a call with other
-    arguments cannot be traced.
+    Traced code is kept for each mode and each combination of optional arguments that are None, flags or words. It is
+    made when it is missing, so copies and unpickled nets behave the same. A call raises ActSearchError if the forward
+    cannot be traced with its arguments.
     """
 
     plain: type[nn.Module]  # the module's class
-    arguments: tuple[inspect.Parameter, ...]  # of its forward, without self
+    arguments: tuple[inspect.Parameter, ...]  # the parameters of its forward, without self
     module_of_call: dict[tuple[str, int], str]
     traced: dict[tuple, Callable[..., Any]]
 
     def run_traced(self, *values: Any) -> Any:
-        """What forward gives; values: one for each of its parameters."""
+        """The output of forward. values: one for each parameter of it."""
         given = zip(self.arguments, values, strict=True)
         settled = tuple((p.name, v) for p, v in given if p.default is not p.empty and _settles(v))
         key = (self.training, settled)
@@ -133,7 +139,7 @@ class Rewritten(nn.Module):
         return self.traced[key](self, *values)
 
     def trace_defaults(self) -> None:
-        """Now rather than in the first call, so that torch.compile and torch.export meet plain code."""
+        """Traces both modes now instead of in the first call, so that torch.compile and torch.export see plain code."""
         settled = tuple((p.name, p.default) for p in self.arguments if _settles(p.default))
         self.traced = {(mode, settled): _compiled(self, mode, settled) for mode in (True, False)}
 
@@ -157,7 +163,7 @@ def _rewritten(plain: type[nn.Module]) -> type[Rewritten]:
         words += ["*"] if p.kind is p.KEYWORD_ONLY and not star else []
         star |= p.kind is p.KEYWORD_ONLY
         words.append(p.name if p.default is p.empty else f"{p.name}=defaults[{p.name!r}]")
-    # with the names that it had: torch.fx and torch.export read them
+    # the parameters keep their names, because torch.fx and torch.export read them
     code = f"def forward({', '.join(words)}): return {own.name}.run_traced({', '.join(p.name for p in parameters)})"
     space: dict[str, Any] = {"defaults": {p.name: p.default for p in parameters}}
     exec(code, space)
@@ -174,7 +180,7 @@ def _empty(plain: type[nn.Module]) -> nn.Module:
 
 
 def traces(module: nn.Module) -> fx.Graph:
-    """The trace of a module's forward with its default arguments. Raises Untraceable."""
+    """The trace of a module's forward in evaluation mode, with its default arguments. Raises Untraceable."""
     parameters = inspect.signature(getattr(type(module), "plain", type(module)).forward).parameters.values()
     if any(p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD) for p in parameters):
         raise Untraceable("its forward takes any arguments (*args or **kwargs)")
@@ -187,7 +193,7 @@ def traces(module: nn.Module) -> fx.Graph:
 
 
 def rewrite(module: nn.Module, module_of_call: dict[tuple[str, int], str]) -> None:
-    """Lets calls of a module's forward go to children of it instead. module_of_call: by key, the child's name."""
+    """Replaces calls in a module's forward by calls of its children. module_of_call: the child's name by Call.key."""
     known = vars(module).get("module_of_call", {})
     if not isinstance(module, Rewritten):
         module.__class__ = _rewritten(type(module))
@@ -195,7 +201,7 @@ def rewrite(module: nn.Module, module_of_call: dict[tuple[str, int], str]) -> No
     module.module_of_call = {**known, **module_of_call}
     try:
         module.trace_defaults()
-    except Untraceable as why:  # its two modes call the modules differently
+    except Untraceable as why:  # its two modes call different modules
         names = ", ".join(module_of_call.values())
         raise ActSearchError(f"{type(module).__name__}: {names} cannot be swapped: {why}. Leave it out.") from None
 
@@ -212,7 +218,7 @@ def _compiled(module: Rewritten, training: bool, settled: tuple) -> Callable[...
     for call in calls:
         given = became.get(call.given, call.given)
         with graph.inserting_before(call.node):
-            if call.node in writes:  # into a copy's stead, since the gradient may need what goes in as it was
+            if call.node in writes:  # the module gets a copy, because its gradient may need the input unchanged
                 new = graph.call_module(names.pop(call.key), (graph.call_method("clone", (given,)),))
                 new = graph.call_method("copy_", (given, new))
             else:

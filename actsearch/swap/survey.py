@@ -1,4 +1,4 @@
-"""The activations of a net: where, what they are, how wide; and what cannot be reached."""
+"""Finds the activations of a net, with place, kind and number of channels, and notes what it cannot reach."""
 
 from __future__ import annotations
 
@@ -30,11 +30,14 @@ _GATE_WORDS = {*GATE_NAMES, *(kind.__name__ for kind in GATES)}
 
 @dataclass
 class Found:
-    """An activation in a net. path: of a function called in forward, the one its module would get. was: `ReLU`, or
-    `relu()` of a function. owner: the module that holds or calls it, under `name`. gate: a sigmoid or softmax.
-    channels, dim: where they are certain, else None and 1. module: what is there now, None for a function. call: its
-    key among the calls of the owner's forward, where that must be rewritten; after: children that are called before it.
-    writes: in place, into an input that others may read afterwards, and so must the module that replaces it.
+    """An activation in a net.
+
+    path: its path; for a function called in forward, the path that its module will get. was: `ReLU` for a module,
+    `relu()` for a function. owner: the module that holds or calls it. name: its attribute in the owner. gate: whether
+    it is a sigmoid or softmax. module: the present module, None for a function. call: its key among the calls of the
+    owner's forward, if that must be rewritten. after: the names of the children that are called before it. channels,
+    dim: the number and dimension of its channels if they are certain, else None and 1. writes: whether it writes in
+    place into an input that others may read later, so that its replacement must do so too.
     """
 
     path: str
@@ -51,10 +54,10 @@ class Found:
 
 
 def survey(net: nn.Module, per_call: bool) -> tuple[list[Found], dict[str, str]]:
-    """All activations, gates among them, and by path what could not be reached, with the reason."""
+    """All activations of a net, including gates, and a dict from path to reason for what could not be reached."""
     walk = _Walk(per_call)
     walk.visit("", net)
-    together: dict[object, set[Width | None]] = defaultdict(set)  # a shared module has all its calls' widths
+    together: dict[object, set[Width | None]] = defaultdict(set)  # all widths at which a module is called
 
     def key(f: Found) -> object:
         return f.path if per_call or f.module is None else id(f.module)
@@ -74,21 +77,22 @@ class _Walk:
         self.per_call = per_call
         self.found: list[Found] = []
         self.left: dict[str, str] = {}
-        self.widths: dict[str, list[Width | None]] = defaultdict(list)  # by path, of each call
-        self._read_later: dict[object, list[bool]] = defaultdict(list)  # of each call: what it would write in place
+        self.widths: dict[str, list[Width | None]] = defaultdict(list)  # by path: the width at each call
+        # for each call of an activation: would others read what it writes in place?
+        self._read_later: dict[object, list[bool]] = defaultdict(list)
         self._new: set[int] = set()  # owners whose output shares no memory with their inputs
         self._seen: set[int] = set()
         self._placed: set[str] = set()
 
     def visit(self, path: str, owner: nn.Module, before: Width | None = None) -> None:
-        """Notes what an owner holds and calls, in order of computation. before: of what goes into it."""
+        """Notes what an owner holds and calls, in the order of computation. before: the width of its input."""
         if id(owner) in self._seen:
             return
         self._seen.add(id(owner))
         if type(owner) in INSIDE:
             self.left[path or "net"] = f"{type(owner).__name__}: {INSIDE[type(owner)]} inside torch's kernel"
         if runs_in_sequence(owner):
-            made = False  # memory that only the sequence knows of
+            made = False  # whether the value is new memory, which only the sequence knows of
             for name, child in _children(owner).items():
                 self._read_later[id(child)].append(not made)
                 self.widths[_join(path, name)].append(before)
@@ -125,8 +129,9 @@ class _Walk:
             self._place(path, owner, name)
 
     def writes(self, f: Found) -> bool:
-        """Whether an activation writes in place into what others may read. That of a function called in forward is
-        no matter of the module that replaces it: rewriting sees to it.
+        """Whether an activation writes in place into memory that others may read.
+
+        False for functions called in forward: there the rewritten code does the writing, not the new module.
         """
         if f.module is None and f.call is not None:
             return False
@@ -134,7 +139,7 @@ class _Walk:
             writing, key = in_place(vars(f.owner)[f.name], (), {}), f.path
         else:
             writing, key = is_in_place(f.module), id(f.module)
-        return writing and any(self._read_later.get(key) or [True])  # [True]: called from where nobody looked
+        return writing and any(self._read_later.get(key) or [True])  # [True]: its calls were not seen
 
     def _note_call(self, path: str, owner: nn.Module, graph: fx.Graph, n: fx.Node) -> None:
         target = str(n.target)
@@ -147,7 +152,7 @@ class _Walk:
             self._read_later[self._key(path, owner, target)].append(later)
 
     def _gives_new(self, module: nn.Module) -> bool:
-        """Whether nobody else has the memory of what a module gives; of one visited before, by its trace."""
+        """Whether a module's output is new memory. An owner visited before is judged by its trace."""
         if runs_in_sequence(module):
             return any(self._gives_new(child) for child in module.children())
         return id(module) in self._new or gives_new_memory(module)
@@ -156,7 +161,7 @@ class _Walk:
         return _join(path, target) if target in _functions(owner) else id(owner.get_submodule(target))
 
     def _place(self, path: str, owner: nn.Module, target: str, before: Width | None = None) -> None:
-        """What stands in one place: an activation, or another owner."""
+        """Notes the activation at a place, or visits the owner that is there."""
         full = _join(path, target)
         if full in self._placed:
             return
@@ -175,7 +180,7 @@ class _Walk:
             self.visit(full, child, before)
 
     def _trace(self, path: str, owner: nn.Module) -> tuple[fx.Graph | None, dict[fx.Node, Found | str]]:
-        """An owner's graph, where something in it is wanted, and those of its calls that rewriting makes modules."""
+        """An owner's trace, None if it is not needed or fails; and those of its calls that rewriting makes modules."""
         words = names_called(owner)
         hidden, gates = words & _HIDDEN_WORDS, words & _GATE_WORDS
         holds = any(kind_of(child) for child in _reached(owner)) or bool(_functions(owner))
@@ -193,7 +198,7 @@ class _Walk:
         for n in graph.nodes:
             if (like := looks_like(n)) is not None:
                 self.left[_join(path, n.name)] = (
-                    f"{like}: looks like an activation; swapped if it is written as F.relu(x)"
+                    f"{like}: looks like an activation; it is swapped only if it is written as F.relu(x)"
                 )
         for name, child in _children(owner).items() if self.per_call else ():
             several = modules_in(graph, name)
@@ -202,7 +207,7 @@ class _Walk:
         return graph, self._calls(path, owner, calls)
 
     def _calls(self, path: str, owner: nn.Module, calls: list[Call]) -> dict[fx.Node, Found | str]:
-        """Each call as the activation that it is to become; those that are modules already by their name."""
+        """For each call, the Found that it becomes; for a call that was made a module before, that module's name."""
         known = vars(owner).get("module_of_call", {})
         noted: dict[fx.Node, Found | str] = {}
         taken: Counter[str] = Counter()
@@ -228,12 +233,12 @@ def _join(path: str, name: str) -> str:
 
 
 def _children(owner: nn.Module) -> dict[str, nn.Module]:
-    """By every name: named_children() gives a shared one once."""
+    """The children by all their names; named_children() would give a shared child only once."""
     return {name: child for name, child in owner._modules.items() if child is not None}
 
 
 def _functions(owner: nn.Module) -> list[str]:
-    """The attributes that are functions such as F.relu."""
+    """The names of the attributes that are activation functions such as F.relu."""
     return [name for name, value in vars(owner).items() if function_name(value) is not None]
 
 
@@ -251,7 +256,7 @@ def _reached(owner: nn.Module) -> Iterator[nn.Module]:
 
 
 def _width_inside(owner: nn.Module) -> Width | None:
-    """Where an owner that is not traced calls its activation: a norm on what it normed, torch's transformer layer."""
+    """The width at the activation of an owner that is not traced: a norm that has one, torch's transformer layer."""
     if isinstance(owner, nn.TransformerEncoderLayer | nn.TransformerDecoderLayer):
         return owner.linear1.out_features, -1
     return width_after(owner, None)

@@ -1,4 +1,4 @@
-"""The graph of one module's forward (torch.fx), or the reason why it would not say what the forward does."""
+"""Traces one module's forward by torch.fx, or gives the reason why the graph would compute something else."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from actsearch.swap.functions import function_name
 
 
 class Untraceable(Exception):
-    """Why a module's forward cannot be traced, or what tracing would freeze."""
+    """A module's forward cannot be traced, or a trace would freeze something. The message gives the reason."""
 
 
 class _Value(fx.Proxy):
-    """Refuses what a value standing for any input cannot answer, and fx would answer wrongly."""
+    """A proxy that raises Untraceable if asked for its type, which plain fx would answer wrongly."""
 
     @property
-    def __class__(self):  # what isinstance asks for
+    def __class__(self):  # isinstance reads it
         if not sys._getframe(1).f_globals.get("__name__", "").startswith("torch."):
             raise Untraceable("its forward asks for the type of a value")
         return fx.Proxy
@@ -56,21 +56,22 @@ class _Tracer(fx.Tracer):
     def call_module(self, m: nn.Module, forward: Callable[..., Any], args: tuple, kwargs: dict) -> Any:
         if id(m) in self.there:
             return super().call_module(m, forward, args, kwargs)
-        return forward(*args, **kwargs)  # made inside forward: nn.ReLU()(x)
+        return forward(*args, **kwargs)  # a module made inside forward: nn.ReLU()(x)
 
 
 def trace_owner(module: nn.Module, training: bool, settled: Mapping[str, Any]) -> fx.Graph:
-    """A module's forward as it is written, its children as calls. settled: arguments that are constants here.
+    """The graph of a module's forward as it is written, with calls of its children.
 
-    Changes nothing of the module. Raises Untraceable with the reason.
+    settled: the arguments that are constants in this trace, with their values. The module is not changed. Raises
+    Untraceable with the reason.
     """
     if "forward" in vars(module):
-        raise Untraceable("it has a forward of its own besides its class's")
+        raise Untraceable("it has a forward of its own in place of its class's")
     modes = [(m, m.training) for m in module.modules()]
     for m, _ in modes:
         vars(m)["training"] = training
-    # functions kept as attributes, self.act = F.relu, are replaced there: so their calls are those of a child; and
-    # children that came with an earlier swap are no part of what is written, where forward goes through self.children()
+    # functions kept as attributes, self.act = F.relu, are hidden behind children, so that the trace shows their calls;
+    # children added by an earlier swap are hidden, because a forward that loops over self.children() must not see them
     held = {name: value for name, value in vars(module).items() if function_name(value) is not None}
     children, added = (
         module._modules,
@@ -106,7 +107,8 @@ def trace_owner(module: nn.Module, training: bool, settled: Mapping[str, Any]) -
         random.setstate(states[2])
         raise Untraceable("its forward decides at random, which tracing would do once for all")
     for node in [n for n in graph.nodes if n.op == "call_function" and "has been specialized" in str(n.args[1:])]:
-        sources = node.all_input_nodes  # fx asserts that a settled argument has its value: here that is in the key
+        # fx asserts that a settled argument keeps its value; here the key of the trace ensures it
+        sources = node.all_input_nodes
         graph.erase_node(node)
         for source in sources:
             if source.op == "call_function" and not source.users:
@@ -121,7 +123,7 @@ def _members(value: object) -> list[Any] | None:
 
 
 def _restore(module: nn.Module, before: dict[str, tuple[Any, list[Any] | None]]) -> list[str]:
-    """Puts back what tracing changed of a module's attributes; their names."""
+    """Restores the attributes of a module that tracing changed; returns their names."""
     now, changed = vars(module), []
     for name in [name for name in now if name not in before]:
         changed.append(name)
@@ -143,5 +145,5 @@ def _identity(member: object) -> object:
 
 def _contexts() -> tuple[bool | int, ...]:
     torch.autocast_increment_nesting()
-    depth = torch.autocast_decrement_nesting()  # autocast(enabled=False) shows in nothing else
+    depth = torch.autocast_decrement_nesting()  # only the depth shows autocast(enabled=False)
     return torch.is_grad_enabled(), torch.is_inference_mode_enabled(), torch.is_autocast_enabled("cpu"), depth

@@ -1,4 +1,4 @@
-"""How many channels a value has and in which dimension, where a net's structure makes it certain."""
+"""Finds how many channels a value has and in which dimension, if that follows from a net's structure."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def runs_in_sequence(module: nn.Module) -> bool:
 
 
 def width_after(module: nn.Module, before: Width | None) -> Width | None:
-    """Of what a module gives, `before` that of what it gets; None where it is not certain."""
+    """The width of a module's output, or None if it is not certain. before: the width of its input."""
     if isinstance(module, _ConvNd):
         return module.out_channels, 1
     if isinstance(module, nn.Linear):
@@ -57,7 +57,7 @@ def width_after(module: nn.Module, before: Width | None) -> Width | None:
 
 
 def widths_in(graph: fx.Graph, module: nn.Module) -> dict[fx.Node, Width | None]:
-    """Of each value in a module's trace."""
+    """The width of each value in a module's trace, or None if it is not certain."""
     widths: dict[fx.Node, Width | None] = {}
     for n in graph.nodes:
         inputs = [widths[a] for a in n.all_input_nodes]
