@@ -105,6 +105,9 @@ def compare(
 def _config(asked: Mapping[str, Any]) -> tuple[Config, Given]:
     """The command's config with what was asked for, and the objects that no config can hold."""
     words, values, given = list(asked["overrides"]), {}, Given()
+    for word in words:
+        if word.startswith(("-", "task", "hydra")):
+            raise ActSearchError(f"overrides: '{word}' is for the command alone. From Python results go to folder=….")
     targets: dict[str, dict[str, Any]] = {}
     for group in ("model", "data", "search_space", "recipe", "sampler", "pruner", "study", "confirm", *URL):
         value = asked[group]
@@ -115,7 +118,7 @@ def _config(asked: Mapping[str, Any]) -> tuple[Config, Given]:
         elif isinstance(value, type) and group in ("sampler", "pruner"):
             targets[group] = {"_target_": f"{value.__module__}.{value.__qualname__}"}
         elif isinstance(value, Mapping):
-            (targets if "_target_" in value else values)[group] = _plain(value)
+            (targets if group in WITH_TARGET else values)[group] = _plain(value)
         elif group in ("model", "data"):
             setattr(given, group, value)
         elif value is not None:
@@ -135,7 +138,9 @@ def _config(asked: Mapping[str, Any]) -> tuple[Config, Given]:
     except ERRORS as error:
         raise explain(error, words) from None
     for group, target in targets.items():
-        setattr(config, group, target)
+        setattr(config, group, target if "_target_" in target else {**getattr(config, group), **target})
+    if isinstance(given.data, Data) and asked["n_validation"] is not None:
+        raise ActSearchError("n_validation: a Data has its own split. Give it there: Data(source, name, n_validation).")
     if given.data is not None:
         config.data, given.data = _given_data(given.data, asked["n_validation"])
     if given.model is not None:

@@ -16,6 +16,7 @@ from actsearch import api
 from actsearch.activations.spec import parse_net
 from actsearch.config.build import build
 from actsearch.config.compose import compose, settle
+from actsearch.data.source import Data, Source
 from actsearch.errors import ActSearchError
 from actsearch.models import mlp
 from actsearch.question.recipe import Recipe
@@ -146,6 +147,8 @@ def test_a_search_from_python_is_the_study_of_the_command(monkeypatch, tmp_path)
         ({"sampler": optuna.samplers.RandomSampler}, ["sampler=random"]),
         ({"sampler": {"_target_": "optuna.samplers.TPESampler", "n_startup_trials": 5}},
          ["+sampler.n_startup_trials=5"]),
+        ({"sampler": {"n_startup_trials": 5}, "model": {"width": 50}, "data": {"n_validation": 100}},
+         ["+sampler.n_startup_trials=5", "model.width=50", "data.n_validation=100"]),
     ):  # fmt: skip
         actsearch.search(**keywords)
         python, command = jobs.pop(), build(settle(compose(words), words), lambda name: Path("runs") / name, "")
@@ -213,6 +216,13 @@ def test_ctrl_c_says_what_the_command_says(monkeypatch, tmp_path, fake):
         ({"sampler": 3}, "sampler=3: write one of cmaes"),
         ({"search_space": {"scpe": "network"}}, "'search_space.scope'"),
         ({"overrides": ["recipe.sttps=3"]}, "'recipe.steps'"),
+        ({"overrides": ["hydra.run.dir=x"]}, "'hydra.run.dir=x' is for the command alone"),
+        ({"overrides": ["task=report"]}, "'task=report' is for the command alone"),
+        ({"sampler": {"n_strtup_trials": 5}}, "'sampler.n_startup_trials'"),
+        (
+            {"data": Data(Source(*map(torch.as_tensor, arrays()[:2]), tuple), "mine", 30), "n_validation": 5},
+            "own split",
+        ),
         ({"seeds": "many"}, "study.seeds=many: it must be a whole number"),
         ({"device": "cuda:99"}, "device=cuda:99"),
         ({"model": lambda in_shape, n_classes: 3}, "not an nn.Module"),
