@@ -1,7 +1,7 @@
 """The training processes: single-threaded, kept alive for a whole study. This module starts, asks and closes them.
 
 They take seconds to start, because they import torch. Therefore the command line starts them before it imports
-torch itself, and this module imports only the standard library.
+torch itself, and this module must not import torch either.
 """
 
 from __future__ import annotations
@@ -77,9 +77,7 @@ class Processes:
                         busy.remove(connection)
                     else:
                         yield answer
-            if (
-                failed is not None
-            ):  # only now: answers left in a connection would be taken for those to the next message
+            if failed is not None:  # only now, so that no answer is left in a connection when the next message is sent
                 raise failed
 
     @contextlib.contextmanager
