@@ -133,9 +133,8 @@ def room(traced: Traced, batch_size: int, device: torch.device, processes: int) 
         convolutions = [node for node in traced.nodes if node.layer is Conv]
         windows = [node.segments[0].size // node.out.shape[0] * math.prod(node.out.shape[1:]) for node in convolutions]
         values += max(windows, default=0)
-    per_run = 4 * (
-        5 * weights + 3 * values * batch_size
-    )  # weights, gradients, optimizer's state; values, gradients, temporaries
+    # float32: weights, gradients and the optimizer's state; for each example values, their gradients and temporaries
+    per_run = 4 * (5 * weights + 3 * values * batch_size)
     if device.type == "cuda":
         total = torch.cuda.get_device_properties(device).total_memory
     else:

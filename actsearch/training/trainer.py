@@ -95,9 +95,7 @@ class Trainer:
         try:
             message = cloudpickle.dumps((model, data.without_test(), self._devices))
         except Exception as error:  # pickle, and a user's __reduce__, raise anything
-            raise ActSearchError(
-                f"the model or the data cannot be sent to another process: {one_line(error)}"
-            ) from error
+            raise ActSearchError(f"the model or the data cannot be pickled for a process: {one_line(error)}") from error
         self._processes.load(message)
 
     def start(self, runs: Sequence[Run]) -> None:
@@ -128,9 +126,7 @@ class Trainer:
             return answers
         known = list(answers)
         plans = [plan for _, plan in self._processes.ask([cloudpickle.dumps(("current_plan",))] * self.cores)]
-        self.plan = min(
-            plans, key=lambda plan: (plan.engine == "fused", plan.k)
-        )  # one of them may have been short of memory
+        self.plan = min(plans, key=lambda plan: (plan.engine == "fused", plan.k))  # one may have run out of memory
         return iter(known)
 
     def rest(self) -> None:
