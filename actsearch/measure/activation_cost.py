@@ -19,7 +19,7 @@ from actsearch.measure.timing import Watch, address, clock, in_turns, saved_stor
 
 HELD_BYTES = 16 * 2**20  # on a CPU, the memory of the graphs that are built before the first backward pass
 LARGE = (16, 64, 32, 32)  # a batch of a convolution's outputs: 4 MiB in float32, beyond a core's own caches
-LARGE_CUDA = (256, 64, 56, 56)  # 196 MiB: beyond a GPU's caches, and longer than a launch takes
+LARGE_CUDA = (256, 64, 56, 56)  # 196 MiB: beyond a GPU's caches, and takes longer than a launch
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
 MEMORY_FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 
