@@ -1,4 +1,4 @@
-"""The one error that a user can cause. Every message says the value, the place and the cure."""
+"""The error that bad input raises. Every message says the value, the place where it stands, and the cure."""
 
 from __future__ import annotations
 
@@ -8,11 +8,14 @@ from collections.abc import Iterable
 
 
 class ActSearchError(ValueError):
-    """Bad input. The command line prints the message as one line and exits with code 2."""
+    """Raised for bad input. The command line prints its message as one line and exits with code 2."""
 
 
 def unknown(kind: str, value: object, known: Iterable[str], *, see: str = "") -> ActSearchError:
-    """An error for a name that is not among `known`: with the nearest one, or all of them if they are few."""
+    """The error for a name that is not among `known`. It proposes the nearest name, or lists all if they are few.
+
+    kind: what the name should be, for instance "activation". see: a last sentence that says where all names are.
+    """
     known = sorted(known)
     near = difflib.get_close_matches(str(value), known, n=1, cutoff=0.5)
     cure = f" Did you mean '{near[0]}'?" if near else ""
@@ -22,7 +25,7 @@ def unknown(kind: str, value: object, known: Iterable[str], *, see: str = "") ->
 
 
 def whole(key: str, value: object, least: int = 1, most: int | None = None) -> None:
-    """Raises ActSearchError unless the value is a whole number in these bounds."""
+    """Raises ActSearchError unless the value is a whole number from `least` to `most`. key: its name in the config."""
     if isinstance(value, int) and not isinstance(value, bool) and least <= value and (most is None or value <= most):
         return
     bounds = f"at least {least}" if most is None else f"from {least} to {most:,}"
@@ -30,12 +33,12 @@ def whole(key: str, value: object, least: int = 1, most: int | None = None) -> N
 
 
 def hide_password(url: str) -> str:
-    """The address of a database as it may be shown."""
+    """The URL of a database with its password replaced by ***, so that it may be shown."""
     return re.sub(r"(://[^:/@]*):[^@]*@", r"\1:***@", url)
 
 
 def one_line(error: BaseException) -> str:
-    """The message of a foreign exception on one line, its type in front: for use inside our own messages."""
+    """The type and the message of another library's exception on one line, for use inside our own messages."""
     text = " ".join(str(error).split())
     if len(text) > 300:
         text = text[:300] + " …"

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all."""
+"""Atomic writing: a file is written completely or not at all."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from typing import IO
 
 @contextlib.contextmanager
 def whole_file(path: Path) -> Iterator[IO[bytes]]:
-    """A file to write to, which takes its place at `path` in the end.
+    """A context manager that yields a temporary file, opened for writing, and moves it to `path` at the end.
 
-    After an error, a full disk or Ctrl-C nothing of it is left, and what was at `path` is as it was. Folders that are
-    missing are created. Raises OSError.
+    After an error, a full disk or Ctrl-C the temporary file is deleted, and a file that already was at `path` is
+    unchanged. Missing folders are created. Raises OSError if the file cannot be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
@@ -24,5 +24,5 @@ def whole_file(path: Path) -> Iterator[IO[bytes]]:
         except BaseException:
             os.unlink(file.name)
             raise
-    os.chmod(file.name, 0o644)  # a temporary file is its owner's alone
+    os.chmod(file.name, 0o644)  # only the owner can read a temporary file
     os.replace(file.name, path)

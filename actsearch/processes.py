@@ -1,7 +1,7 @@
-"""Lasting single-threaded processes that train: started, asked, closed. Standard library only.
+"""The training processes: single-threaded, kept alive for a whole study. This module starts, asks and closes them.
 
-They take seconds to start, because they import torch: so the command line starts them before it imports
-torch itself, and this file must not.
+They take seconds to start, because they import torch. Therefore the command line starts them before it imports
+torch itself, and this module must not import torch either.
 """
 
 from __future__ import annotations
@@ -19,23 +19,23 @@ from actsearch.errors import ActSearchError
 
 
 class TrainingError(ActSearchError):
-    """The user's net or data raised inside a training, or a training process ended."""
+    """Raised if the user's net or data raised an exception during training, or if a training process ended."""
 
 
 def core_count() -> int:
-    """The cores this process may use."""
+    """How many CPU cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class Processes:
-    """`count` processes, each answering one message after another (training/worker.py)."""
+    """`count` training processes. Each answers one message after another, in `training.worker.serve`."""
 
     def __init__(self, count: int) -> None:
         pairs = [socket.socketpair() for _ in range(count)]
         theirs = [theirs.fileno() for _, theirs in pairs]
         path = os.pathsep.join([p for p in sys.path if p] + [os.getcwd()])
         env = dict(os.environ, PYTHONPATH=path, OMP_NUM_THREADS="1", MKL_NUM_THREADS="1")
-        # Ctrl-C is the leader's to handle, also while this imports
+        # only the leader handles Ctrl-C, also while a training process is still importing
         code = (
             "import signal, sys; signal.signal(signal.SIGINT, signal.SIG_IGN); "
             "from actsearch.training.worker import main; main(list(map(int, sys.argv[1:])))"
@@ -51,14 +51,14 @@ class Processes:
         return len(self._connections)
 
     def load(self, message: bytes) -> None:
-        """The pickled (model, data), once, to the first, which forks the others."""
+        """Sends the pickled (model, data, devices) to the first process, which then forks the others. Call it once."""
         with self._alive():
             self._connections[0].send_bytes(message)
 
     def ask(self, messages: Sequence[bytes]) -> Iterator[Any]:
-        """Sends one message to each and yields their answers as they come, until all are done.
+        """Sends one message to each process and yields the answers in the order of arrival, until all are done.
 
-        Raises TrainingError for what the user's code raised there, and if a process is gone.
+        Raises TrainingError if the user's code raised an exception in a process, or if a process has ended.
         """
         with self._alive():
             for connection, message in zip(self._connections, messages, strict=True):
@@ -77,7 +77,7 @@ class Processes:
                         busy.remove(connection)
                     else:
                         yield answer
-            if failed is not None:  # only now: what the others had still to say must not meet the next question
+            if failed is not None:  # only now, so that no answer is left in a connection when the next message is sent
                 raise failed
 
     @contextlib.contextmanager

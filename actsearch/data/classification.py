@@ -1,4 +1,4 @@
-"""Data sets whose examples have classes: MNIST-1D, digits, Fashion-MNIST, CIFAR-10."""
+"""Data sets for classification: MNIST-1D, digits, Fashion-MNIST, CIFAR-10."""
 
 from __future__ import annotations
 
@@ -17,14 +17,15 @@ from actsearch.data.source import Pair, Source
 from actsearch.errors import ActSearchError, one_line
 
 LARGE_TEST = 20_000
-TEST_SEED = 1_000_003  # of the generator; the published data use 42
+TEST_SEED = 1_000_003  # the generator's seed for the large test set; the published data have seed 42
 
 
 def mnist1d(root: str | None = None, test: str = "large") -> Source:
-    """MNIST-1D (Greydanus & Kobak 2024): 4,000 examples of (40,), 10 classes, generated, nothing downloaded.
+    """MNIST-1D (Greydanus & Kobak 2024): 4,000 examples of shape (40,) in 10 classes.
 
-    test: `large`, 20,000 further examples of the same generator under another seed, standardised as the
-    published ones are; or `published`, the set's own 1,000.
+    The data are generated; nothing is downloaded. root: the folder in which they are kept. test: the test set. `large`
+    is 20,000 further examples by the same generator with another seed, standardised as the published ones are;
+    `published` is the 1,000 published examples. Raises ActSearchError for another value.
     """
     if test not in ("large", "published"):
         raise ActSearchError(f"data.test={test}: MNIST-1D has a 'large' and a 'published' test set.")
@@ -39,7 +40,7 @@ def mnist1d(root: str | None = None, test: str = "large") -> Source:
     mean, std = float(part["mean"]), float(part["std"])
 
     def prepare() -> None:
-        if not path.exists():  # about 7 s: a process of its own makes it while the search runs
+        if not path.exists():  # generating takes about 7 s, so another process does it while the search runs
             arguments = f"{str(path)!r}, {mean!r}, {std!r}"
             code = f"from actsearch.data.classification import _mnist1d_large; _mnist1d_large({arguments})"
             env = dict(os.environ, PYTHONPATH=os.pathsep.join(p for p in sys.path if p))
@@ -53,7 +54,7 @@ def mnist1d(root: str | None = None, test: str = "large") -> Source:
 
 
 def digits(root: str | None = None) -> Source:
-    """scikit-learn's 1,797 handwritten digits, (1, 8, 8), 10 classes; a fixed fifth is the test set."""
+    """scikit-learn's 1,797 images of handwritten digits, (1, 8, 8), in 10 classes. A fixed fifth is the test set."""
     from sklearn.datasets import load_digits
 
     x, y = load_digits(return_X_y=True)
@@ -67,10 +68,11 @@ def digits(root: str | None = None) -> Source:
 
 
 def fashion_mnist(root: str | None = None, download: bool = False) -> Source:
-    """Fashion-MNIST (Xiao et al. 2017): 60,000 images (1, 28, 28), 10 classes, 10,000 test images.
+    """Fashion-MNIST (Xiao et al. 2017): 60,000 images (1, 28, 28) in 10 classes, and 10,000 test images.
 
-    From IDX files (also gzipped) in `root`, in torchvision's folder below it, or where Debian's package
-    dataset-fashion-mnist puts them; torchvision downloads them if `download`.
+    The IDX files, which may be gzipped, are looked for in `root`, in torchvision's folder below it, and where Debian's
+    package dataset-fashion-mnist puts them. download: if true, torchvision downloads them to `root`.
+    Raises ActSearchError if they are not found or damaged.
     """
     folder = cache_folder(root)
     if download:
@@ -89,7 +91,7 @@ def fashion_mnist(root: str | None = None, download: bool = False) -> Source:
         return torch.from_numpy(images).unsqueeze(1).float().div_(255), torch.from_numpy(labels).long()
 
     for name in ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"):
-        idx_path(place, name)  # now, not after the search
+        idx_path(place, name)  # raises now if a file is missing, not after the search
     x, y = load("train")
     mean, std = x.mean(), x.std()
 
@@ -101,9 +103,10 @@ def fashion_mnist(root: str | None = None, download: bool = False) -> Source:
 
 
 def cifar10(root: str | None = None, download: bool = False) -> Source:
-    """CIFAR-10 (Krizhevsky 2009): 50,000 images (3, 32, 32), 10 classes, 10,000 test images.
+    """CIFAR-10 (Krizhevsky 2009): 50,000 images (3, 32, 32) in 10 classes, and 10,000 test images.
 
-    From the folder cifar-10-batches-py in `root`; torchvision downloads it if `download`.
+    They are read from the folder cifar-10-batches-py in `root`. download: if true, torchvision downloads it there.
+    Raises ActSearchError if it is not found or damaged.
     """
     folder = cache_folder(root)
     if download:
@@ -126,7 +129,7 @@ def cifar10(root: str | None = None, download: bool = False) -> Source:
                 labels.append(np.asarray(batch[b"labels"], dtype=np.int64))
             except Exception as error:  # a damaged pickle raises almost anything
                 raise ActSearchError(
-                    f"{place / name} is no batch of CIFAR-10 ({one_line(error)}). Get it again."
+                    f"{place / name} is not a batch of CIFAR-10 ({one_line(error)}). Download it again."
                 ) from None
         x = torch.from_numpy(np.concatenate(images)).float().div_(255)
         return x, torch.from_numpy(np.concatenate(labels))
@@ -142,7 +145,10 @@ def cifar10(root: str | None = None, download: bool = False) -> Source:
 
 
 def _mnist1d_examples(seed: int, n: int) -> tuple[np.ndarray, np.ndarray]:
-    """Raw examples by the published generator: (n, 40) and (n,), shuffled. Leaves numpy's and random's state."""
+    """Examples by the published generator, not standardised, shuffled: inputs (n, 40) and classes (n,).
+
+    The global random states of Python, numpy and torch are left as they were.
+    """
     from mnist1d.data import get_dataset_args, get_templates
     from mnist1d.transform import transform
     from mnist1d.utils import set_seed

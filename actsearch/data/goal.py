@@ -1,6 +1,6 @@
-"""What the nets of a data set are trained for, a loss, and what they are judged by, a metric.
+"""The goal of a data set: the loss for which nets are trained, and the metric by which they are judged.
 
-Knows tensors and numbers; nothing of data sets, nets or studies.
+This module knows tensors and numbers, but not data sets, nets or studies.
 """
 
 from __future__ import annotations
@@ -21,12 +21,14 @@ from actsearch.question.metrics import ACCURACY, PERPLEXITY, PSNR, Metric
 class Goal:
     """The loss and the metric of one data set.
 
-    metric: whose name stands in columns, as val_NAME and test_NAME. loss: (outputs, y) → the mean over examples.
-    out_shape: of the outputs for one example. guess: (metric, loss) of what has learned nothing; a run that diverged
-    is counted as this. One of: score: (outputs (…, n, *out_shape), y (…, n, …)) → (…, n), one number per example,
-    whose mean is the metric; of_loss: the metric as a function of the mean loss. at_chance: y → up to which metric a
-    net may be guessing on these examples, if that is not the metric of `guess`.
-    Raises ActSearchError for a metric without a way to it.
+    metric: its name appears in columns as val_NAME and test_NAME. loss: a function (outputs, y) → the mean over
+    examples. out_shape: the shape of the outputs for one example. guess: (metric, loss) of a net that has learned
+    nothing; a run that diverged gets these numbers.
+    How the metric is computed is given by either score or of_loss. score: a function (outputs (…, n, *out_shape),
+    y (…, n, …)) → (…, n), one number per example, whose mean is the metric. of_loss: a function mean loss → metric.
+    at_chance: a function y → the best metric on examples with these y that may still be guessing; None if that is the
+    metric of `guess`.
+    Raises ActSearchError unless exactly one of score and of_loss is given, and for names that columns cannot have.
     """
 
     metric: Metric
@@ -47,32 +49,36 @@ class Goal:
 
     @property
     def n_outputs(self) -> int:
-        """Outputs in the last dimension: classes, if it has classes."""
+        """The number of outputs in the last dimension, which is the number of classes in classification."""
         return self.out_shape[-1]
 
     def value(self, mean_loss: float, mean_score: float) -> float:
-        """The metric; mean_score is not looked at where there is no score."""
+        """The metric, from the mean loss and the mean score over examples. Without a score, mean_score is ignored."""
         return mean_score if self.of_loss is None else self.of_loss(mean_loss)
 
     def is_guessing(self, value: float, y: Tensor) -> bool:
-        """Whether a metric on examples with these y is no better than guessing."""
+        """Whether this value of the metric, measured on examples with these y, is no better than guessing."""
         chance = self.guess[0] if self.at_chance is None else self.at_chance(y)
         return not self.metric.better(value, chance)
 
 
-MOST_PSNR = 200.0  # dB, of an error of nothing
+MOST_PSNR = 200.0  # dB: the PSNR of an error of 0, which would be infinite
 
 
 def classification(n_classes: int) -> Goal:
-    """Cross-entropy and accuracy. outputs: (n, n_classes) logits; y: (n,) classes from 0."""
+    """The goal of classification: cross-entropy and accuracy.
+
+    outputs: (n, n_classes) logits. y: (n,) classes, numbered from 0.
+    """
     guess = (1 / n_classes, math.log(n_classes))
     return Goal(ACCURACY, cross_entropy, (n_classes,), guess, score=right, at_chance=commonest)
 
 
 def next_token(y: Tensor, n_tokens: int) -> Goal:
-    """Cross-entropy and perplexity, its exponential, per token. outputs: (n, length, n_tokens) logits; y: (n, length).
+    """The goal of a language model: cross-entropy per token, and perplexity, which is its exponential.
 
-    Guessing: every token with its frequency in y.
+    outputs: (n, length, n_tokens) logits. y: (n, length) tokens. Guessing means to predict each token with its
+    frequency in y.
     """
     guess = entropy(y)
     return Goal(
@@ -82,50 +88,56 @@ def next_token(y: Tensor, n_tokens: int) -> Goal:
 
 
 def pixels(y: Tensor) -> Goal:
-    """Mean squared error and PSNR in dB. outputs and y: (n, channels) in [0, 1]. Guessing: the mean of y."""
+    """The goal of fitting an image: mean squared error, and PSNR in dB.
+
+    outputs, y: (n, channels), with y in [0, 1]. Guessing means to predict the mean of y.
+    """
     guess = variance(y)
     return Goal(PSNR, F.mse_loss, tuple(y.shape[1:]), (psnr(guess), guess), of_loss=psnr, at_chance=constant_psnr)
 
 
 def cross_entropy(outputs: Tensor, y: Tensor) -> Tensor:
-    """Mean cross-entropy. outputs: (…, n_classes) logits; y: (…), classes."""
+    """The mean cross-entropy. outputs: (…, n_classes) logits. y: (…) classes."""
     return F.cross_entropy(outputs.flatten(0, -2), y.flatten())
 
 
 def right(outputs: Tensor, y: Tensor) -> Tensor:
-    """Whether the largest of the outputs (…, n_classes) is that of the class y: (…)."""
+    """Whether the predicted class is right, (…). outputs: (…, n_classes) logits. y: (…) classes."""
     return outputs.argmax(-1) == y
 
 
 def commonest(y: Tensor) -> float:
-    """The accuracy up to which a net may be guessing: always the commonest class, and three standard errors."""
+    """The best accuracy on y that may be guessing: the share of the commonest class plus three standard errors."""
     share = torch.bincount(y.cpu()).max().item() / len(y)
     return share + 3 * math.sqrt(share * (1 - share) / len(y))
 
 
 def perplexity(loss: float) -> float:
-    return math.exp(min(loss, 700.0))  # beyond it a float overflows
+    """The exponential of a cross-entropy in nats."""
+    return math.exp(min(loss, 700.0))  # the exponential of a larger number overflows
 
 
 def entropy(y: Tensor) -> float:
-    """Of the tokens' frequencies, in nats: the least cross-entropy of an answer that is always the same."""
+    """The entropy of the tokens' frequencies, in nats: the least cross-entropy of a prediction without the input."""
     p = torch.bincount(y.flatten().cpu()).double() / y.numel()
     return -torch.special.xlogy(p, p).sum().item()
 
 
 def unigram_perplexity(y: Tensor) -> float:
+    """The least perplexity of a prediction that does not use the input."""
     return perplexity(entropy(y))
 
 
 def psnr(error: float) -> float:
-    """Peak signal-to-noise ratio in dB for values in [0, 1] and a mean squared error."""
+    """The peak signal-to-noise ratio in dB of values in [0, 1]. error: the mean squared error."""
     return -10 * math.log10(error) if error > 10 ** (-MOST_PSNR / 10) else MOST_PSNR
 
 
 def variance(y: Tensor) -> float:
-    """The least mean squared error of an answer that is always the same."""
+    """The variance of y, averaged over outputs: the least mean squared error of a prediction without the input."""
     return y.double().var(0, correction=0).mean().item()
 
 
 def constant_psnr(y: Tensor) -> float:
+    """The largest PSNR of a prediction that does not use the input."""
     return psnr(variance(y))

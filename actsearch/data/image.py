@@ -1,4 +1,4 @@
-"""An image as a data set of coordinates and colours."""
+"""An image as a data set: from the coordinates of a pixel, predict its colour."""
 
 from __future__ import annotations
 
@@ -14,10 +14,12 @@ from actsearch.errors import unknown, whole
 
 
 def image(picture: str = "china", size: int = 128) -> Source:
-    """Implicit fitting of one of scikit-learn's sample images, by PSNR. x: (n, 2) the row and the column of a pixel,
-    from -1 to 1; y: (n, 3) its red, green and blue, from 0 to 1.
+    """One of scikit-learn's sample images as an implicit representation, judged by PSNR.
 
-    size: pixels of the longer side; each is the mean over the area that it covers. A fifth of them, drawn once, tests.
+    x: (n, 2), row and column of a pixel, each from -1 to 1. y: (n, 3), its red, green and blue, each from 0 to 1.
+    picture: the image's name. size: to how many pixels the longer side is reduced; a pixel is the mean over the area
+    that it covers. A fixed fifth of the pixels is the test set.
+    Raises ActSearchError for a picture or a size that does not exist.
     """
     from sklearn.datasets import load_sample_images
 

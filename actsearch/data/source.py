@@ -1,7 +1,8 @@
-"""Data sets as tensors: a pool for training and validation, and a test set that only finalists are scored on.
+"""Data sets as tensors: examples for training and validation, and a test set on which only finalists are scored.
 
-A data set is a function that returns `Source`, or simply the tuple (x, y, x_test, y_test) where it has classes. `Data`
-adds what is the same for all: the split, a subset, standard checks. Knows nothing of models or activations.
+A data set is a function that returns a `Source`, or, for classification, simply the tuple (x, y, x_test, y_test).
+`Data` adds what is the same for all data sets: the split, a subset, checks. This module knows neither models nor
+activations.
 """
 
 from __future__ import annotations
@@ -26,13 +27,14 @@ def _nothing() -> None: ...
 
 @dataclass(frozen=True)
 class Source:
-    """x: (n, …) float32 standardised inputs, or int64 tokens from 0; y: (n,) int64 classes from 0, or what the goal's
-    loss takes.
+    """A data set as tensors.
 
-    test: gives (x_test, y_test), called once, by the finalists' stage alone. prepare_test: begins, without
-    waiting, whatever slow work `test` would have to do. goal: the loss and the metric; None: y has classes, which
-    are to be told apart. validation: (x, y) of which some validate; None: some of x and y do. n_tokens: of how many
-    kinds tokens are; None: as many as are seen here.
+    x: (n, …), standardised float32 inputs, or int64 tokens numbered from 0. y: (n,), int64 classes numbered from 0, or
+    whatever the goal's loss takes. test: a function that returns (x_test, y_test); only the finalists' stage calls it,
+    once. prepare_test: starts slow work that `test` needs, without waiting for it. goal: the loss and the metric; if
+    None, it is classification. validation: (x, y) from which validation examples are drawn; if None, they are drawn
+    from x and y. n_tokens: the size of the vocabulary if inputs are tokens; if None, one more than the largest token
+    in x and in the validation examples.
     """
 
     x: Tensor
@@ -46,7 +48,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Split:
-    """Resident on the training device. Indices into x and y of the runs' batches are drawn from the seed."""
+    """Training and validation tensors of a data set, and its goal, on one device."""
 
     x_train: Tensor
     y_train: Tensor
@@ -60,12 +62,14 @@ class Split:
 
 
 class Data:
-    """A data set with its split.
+    """A data set with its split into training and validation examples.
 
-    n_validation: examples held out of training for every choice; None: a fifth, or the source's own. subset: training
-    examples used (None: all the others). resample: draw the split anew for each seed; otherwise one split for all.
-    goal: the source's, or classification. n_tokens: of inputs that are tokens; None: inputs are numbers.
-    Raises ActSearchError if there are fewer examples than that.
+    n_validation: the number of validation examples, which all choices of the search are based on; if None, a fifth of
+    the examples, or all validation examples that the source has. subset: the number of training examples; if None,
+    all that do not validate. resample: whether each seed draws its own split; otherwise all seeds have the same.
+    Attributes: n_train and n_validation, the numbers of examples; goal, the source's or classification; in_shape, of
+    one example; n_tokens, the size of the vocabulary if inputs are tokens, None if they are numbers.
+    Raises ActSearchError if there are too few examples for these numbers.
     """
 
     def __init__(
@@ -83,7 +87,7 @@ class Data:
             n_validation = max(1, len(source.x) // 5) if source.validation is None else len(source.validation[0])
         whole("data.n_validation", n_validation)
         if subset is not None:
-            whole("data.subset", subset, least=0)  # what is too few is said below
+            whole("data.subset", subset, least=0)  # 0 has its own message below
         total = len(source.x)
         if source.validation is not None and n_validation > len(source.validation[0]):
             n = len(source.validation[0])
@@ -113,7 +117,7 @@ class Data:
         self._fixed: Split | None = None
 
     def split(self, seed: int) -> Split:
-        """Train and validation tensors for a run with this seed."""
+        """The training and validation tensors for a run with this seed."""
         if self.resample:
             return self._draw(np.random.SeedSequence([seed, 3]))
         if self._fixed is None:
@@ -133,14 +137,14 @@ class Data:
         return Split(x[train], y[train], x_val[val], y_val[val], self.goal)
 
     def without_test(self) -> Data:
-        """The same data without the way to its test set: what training processes get."""
+        """The same data without access to the test set. Training processes get these."""
         return Data(
             replace(self.source, test=_no_test, prepare_test=_nothing), self.name, self.n_validation, self._subset,
             self.resample,
         )  # fmt: skip
 
     def test(self) -> Pair:
-        """The test set: (x, y). Selection never calls this."""
+        """The test set (x, y). Only the finalists' stage may call this, never the search."""
         return self.source.test()
 
     def __str__(self) -> str:
@@ -160,7 +164,10 @@ def make_data(
     resample: bool = False,
     **keywords: Any,
 ) -> Data:
-    """Calls a data set function (ours or a user's) and checks what comes back."""
+    """Calls a data set function, ours or a user's, and checks what it returns. keywords: its arguments.
+
+    The other arguments are those of `Data`. Raises ActSearchError if the function fails or returns something else.
+    """
     try:
         made = function(**keywords)
     except ActSearchError:
@@ -171,7 +178,10 @@ def make_data(
 
 
 def as_source(made: Any, name: str) -> Source:
-    """A Source from itself or from (x, y, x_test, y_test): arrays or tensors."""
+    """A checked Source, from a Source or from a tuple (x, y, x_test, y_test) of arrays or tensors.
+
+    Raises ActSearchError that names the data set if shapes, types or values are wrong.
+    """
     if isinstance(made, Source):
         _check(made.x, made.y, name, "x, y", classes=made.goal is None)
         if made.goal is not None:
@@ -185,17 +195,18 @@ def as_source(made: Any, name: str) -> Source:
     try:
         x, y, x_test, y_test = (torch.as_tensor(part) for part in made)
     except (TypeError, ValueError, RuntimeError) as error:
-        raise ActSearchError(f"the data set '{name}' returned what is no array: {one_line(error)}") from None
+        raise ActSearchError(f"the data set '{name}' returned something that is no array: {one_line(error)}") from None
     _check(x, y, name, "x, y")
     _check(x_test, y_test, name, "x_test, y_test")
     if x_test.shape[1:] != x.shape[1:]:
         raise ActSearchError(
             f"the data set '{name}': an example of x has shape {tuple(x.shape[1:])}, one of x_test "
-            f"{tuple(x_test.shape[1:])}. They must be alike."
+            f"{tuple(x_test.shape[1:])}. They must be equal."
         )
     if int(y_test.max()) > int(y.max()):
         raise ActSearchError(
-            f"the data set '{name}': y_test has class {int(y_test.max())}; number the classes the same in y and y_test."
+            f"the data set '{name}': y_test has class {int(y_test.max())}, but the largest in y is {int(y.max())}. "
+            "Number the classes the same in y and y_test."
         )
     test = (x_test.float(), y_test.long())
     return Source(x.float(), y.long(), lambda: test)
@@ -204,7 +215,7 @@ def as_source(made: Any, name: str) -> Source:
 def _check(x: Tensor, y: Tensor, name: str, where: str, classes: bool = True) -> None:
     fits = x.dim() > 1 and len(x) == len(y) > 0
     if not fits or (classes and (y.dim() != 1 or y.is_floating_point())):
-        wanted = "(n,) integer classes, or a Source with another goal" if classes else "as many answers y"
+        wanted = "(n,) integer classes, or a Source with another goal" if classes else "(n, …) answers y"
         raise ActSearchError(
             f"the data set '{name}': {where} have shapes {tuple(x.shape)} and {tuple(y.shape)} "
             f"({y.dtype}). Wanted: (n, …) inputs and {wanted}."
@@ -212,18 +223,18 @@ def _check(x: Tensor, y: Tensor, name: str, where: str, classes: bool = True) ->
     for part, numbers in (("inputs", x), ("answers", y)):
         if not torch.isfinite(numbers).all():
             raise ActSearchError(
-                f"the data set '{name}': {where} have {part} that are no finite numbers. Clean them first."
+                f"the data set '{name}': {where} have {part} that are no finite numbers. Remove or replace them first."
             )
     if classes and int(y.min()) < 0:
         raise ActSearchError(f"the data set '{name}': {where} have class {int(y.min())}; classes are numbered from 0.")
 
 
 def _check_goal(goal: Goal, y: Tensor, name: str) -> None:
-    """Tries the loss and the score on outputs of nothing."""
+    """Tries the goal's loss and score on outputs of zeros. Raises ActSearchError if they do not fit y."""
     outputs = torch.zeros(len(y), *goal.out_shape)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("error")  # torch's, that shapes are broadcast: (n, 1) with (n,) is a mistake
+            warnings.simplefilter("error")  # torch warns if shapes are broadcast: (n, 1) with (n,) is a mistake
             loss = goal.loss(outputs, y)
         scores = torch.zeros(len(y)) if goal.score is None else goal.score(outputs, y)
     except Exception as error:  # whatever a user's function raises

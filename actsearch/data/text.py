@@ -1,4 +1,4 @@
-"""A text file as a data set for character language models."""
+"""A text file as a data set for language models of characters."""
 
 from __future__ import annotations
 
@@ -10,16 +10,19 @@ from actsearch.data.goal import next_token
 from actsearch.data.source import Pair, Source
 from actsearch.errors import ActSearchError, one_line, whole
 
-UNKNOWN = 0  # the token of a character that the training part does not have
+UNKNOWN = 0  # the token of all characters that do not occur in the training part
 
 
 def text(path: str | None = None, context: int = 64, n_test: int = 500) -> Source:
-    """A character language model of a text file, by perplexity. x: (n, context) characters, y: the next of each.
+    """A text for a language model of characters, judged by perplexity.
 
-    path: of a UTF-8 file; None: the help on Python's topics that every Python has (its pydoc_data.topics: English and
-    code, about 460,000 characters, another text in another version of Python). The first third of it trains, the second
-    validates, the last tests, each in windows that do not overlap. n_test: windows that test, evenly spaced. Characters
-    are numbered as the training part has them; others are all one unknown.
+    x: (n, context) tokens. y: (n, context), for each token of x the next one. A token is the number of a character of
+    the training part; all characters that do not occur there are one token, UNKNOWN.
+    path: a UTF-8 file. If None, the text is Python's built-in help (pydoc_data.topics: English and code, about 460,000
+    characters), which differs between versions of Python. context: the length of an example.
+    The first third of the text is for training, the second for validation, the last for the test, each cut into
+    windows that do not overlap. n_test: the number of test windows, evenly spaced.
+    Raises ActSearchError if the file cannot be read or is too short.
     """
     whole("data.context", context)
     whole("data.n_test", n_test)
@@ -40,7 +43,7 @@ def text(path: str | None = None, context: int = 64, n_test: int = 500) -> Sourc
     number_of = {c: i for i, c in enumerate(sorted(set("".join(train))), start=UNKNOWN + 1)}
 
     if len(number_of) < 2:
-        raise ActSearchError(f"data.path={path}: it has one character, over and over. There is nothing to predict.")
+        raise ActSearchError(f"data.path={path}: it has one character, over and over. Choose a text with several.")
 
     def numbered(parts: list[str]) -> Pair:
         tokens = torch.tensor([[number_of.get(c, UNKNOWN) for c in w] for w in parts])
@@ -54,7 +57,7 @@ def text(path: str | None = None, context: int = 64, n_test: int = 500) -> Sourc
 
 
 def _read_text(path: str | None) -> str:
-    """A text file; None: the topics of Python's help, in order of their names."""
+    """The text of a file; if path is None, the topics of Python's help, ordered by name."""
     if path is None:
         from pydoc_data.topics import topics
 

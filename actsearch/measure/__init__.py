@@ -1,1 +1,1 @@
-"""What activations are and what they cost: shape, properties, times, memory."""
+"""Measurements of activations: their shape and properties as functions, and their cost in time and memory."""

@@ -1,4 +1,4 @@
-"""What an activation costs by itself: forward, backward, and the memory that it keeps."""
+"""The cost of an activation by itself: times of its forward and backward pass, and the memory that it saves."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from actsearch.activations.spec import ActivationModule, Spec
 from actsearch.errors import ActSearchError, one_line, unknown
 from actsearch.measure.timing import Watch, address, clock, in_turns, saved_storages, wait
 
-HELD_BYTES = 16 * 2**20  # of graphs that are built before the first is walked back, on a CPU
+HELD_BYTES = 16 * 2**20  # on a CPU, the memory of the graphs that are built before the first backward pass
 LARGE = (16, 64, 32, 32)  # a batch of a convolution's outputs: 4 MiB in float32, beyond a core's own caches
-LARGE_CUDA = (256, 64, 56, 56)  # 196 MiB: beyond a GPU's caches, and longer than a launch takes
+LARGE_CUDA = (256, 64, 56, 56)  # 196 MiB: beyond a GPU's caches, and takes longer than a launch
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
 MEMORY_FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 
 
 def large_shape(device: torch.device) -> tuple[int, ...]:
-    """Of a tensor whose time is that of the memory."""
+    """The shape of a tensor that is too large for the device's caches, so that memory limits the speed."""
     return LARGE_CUDA if device.type == "cuda" else LARGE
 
 
 def first_shape(net: nn.Module, x: Tensor) -> tuple[int, ...]:
-    """Of the output of a net's first activation."""
+    """The shape of the output of a net's first activation, for inputs x."""
     shapes: list[tuple[int, ...]] = []
     modules = [module for module in net.modules() if isinstance(module, ActivationModule)]
     hooks = [module.register_forward_hook(lambda _, __, y: shapes.append(tuple(y.shape))) for module in modules]
@@ -43,7 +43,11 @@ def first_shape(net: nn.Module, x: Tensor) -> tuple[int, ...]:
 
 @dataclass(frozen=True)
 class Setting:
-    """How activations are measured by themselves. shape: of the output, (batch, channels, …)."""
+    """The tensors on which activations are measured by themselves.
+
+    shape: of the output, (batch, channels, …). dtype, memory_format: keys of DTYPES and MEMORY_FORMATS. compiled:
+    whether activations go through torch.compile.
+    """
 
     shape: tuple[int, ...]
     dtype: str
@@ -51,18 +55,23 @@ class Setting:
     compiled: bool
 
     def __str__(self) -> str:
-        """What differs from a contiguous tensor and plain PyTorch is named."""
+        """The shape and the type; also "channels last" and "compiled" if they apply."""
         words = [" × ".join(map(str, self.shape)), self.dtype]
         words += ["channels last"] if self.memory_format == "channels_last" else []
         return ", ".join([*words, *(["compiled"] if self.compiled else [])])
 
 
 def settings(shapes: Any, dtypes: Any, memory_formats: Any, compiled: Any) -> list[Setting]:
-    """All combinations; channels_last only of shapes with four dimensions. Raises ActSearchError for wrong values."""
+    """All combinations of these lists of values, but channels_last only with shapes of four dimensions.
+
+    Raises ActSearchError for wrong values, or if no combination is left.
+    """
     for shape in shapes:
         whole = isinstance(shape, Sequence) and all(type(n) is int and n > 0 for n in shape)
         if not whole or len(shape) < 2:
-            raise ActSearchError(f"task.shape={shape}: write sizes from 1, the channels second: task.shape=[100,64].")
+            raise ActSearchError(
+                f"task.shape={shape}: write sizes from 1, batch and channels first: task.shape=[100,64]."
+            )
     for key, values, known in (("dtypes", dtypes, DTYPES), ("memory_formats", memory_formats, MEMORY_FORMATS)):
         if not isinstance(values, Sequence) or isinstance(values, str) or not values:
             raise ActSearchError(f"task.{key}={values}: write a list of {', '.join(known)}.")
@@ -89,11 +98,13 @@ def settings(shapes: Any, dtypes: Any, memory_formats: Any, compiled: Any) -> li
 
 @dataclass(frozen=True)
 class ActivationCost:
-    """One activation in one setting. forward_us, backward_us: one per repetition, taken in turns with the others.
-    relu_forward_us, relu_backward_us: of a plain relu in the same turns, not compiled even where the others are.
-    saved_mib: what its forward pass keeps for its backward pass, its own parameters aside; saves_output: that is its
-    output alone, which the next layer keeps in any case. compile_s: of the first forward and backward pass, where
-    compiled. failure: why there are no times; else empty.
+    """The cost of one activation in one setting.
+
+    forward_us, backward_us: times in µs, one for each repetition, measured in turns with the other activations.
+    relu_forward_us, relu_backward_us: times of relu in the same repetitions, never compiled.
+    saved_mib: memory in MiB that the forward pass saves for the backward pass, without the activation's parameters.
+    saves_output: whether this is only the output, which the next layer saves in any case. compile_s: time in seconds of
+    the first forward and backward pass, which compile; None if not compiled. failure: why there are no times, or "".
     """
 
     activation: str
@@ -111,11 +122,11 @@ class ActivationCost:
 def activation_costs(
     specs: Sequence[Spec], setting: Setting, device: torch.device, budget_s: float = 4.0
 ) -> list[ActivationCost]:
-    """The costs of activations by themselves, on normal inputs, with gradients.
+    """The costs of activations by themselves, on normally distributed inputs, with gradients.
 
-    An activation is called several times and then walked back, as in a net of as many layers. budget_s: about how
-    long it may take in all, compilation aside. Global random states are left as they are. What does not work here (a
-    compiler that is missing, a window on inputs that are no images) is a failure of that activation alone.
+    An activation is called several times before the backward passes follow, as in a net with that many layers.
+    budget_s: about how many seconds all measurements take, without compilation. Global random states are left as they
+    were. If an activation fails (because there is no compiler, or it needs images), only its own cost has a failure.
     """
     with contextlib.ExitStack() as stack:
         stack.enter_context(torch.random.fork_rng([device] if device.type == "cuda" else []))
@@ -136,10 +147,10 @@ def activation_costs(
 
 
 def _touch_memory() -> None:
-    """Else large tensors come fresh from the system each time, whose zeroing of their pages takes longer than a relu.
+    """Makes the C library keep freed memory, so that the times do not include getting it from the system.
 
-    glibc keeps for the process what is no larger than the largest block that was freed (up to 32 MiB), twice as much
-    of it in all.
+    Otherwise large tensors get new pages from the system each time, and zeroing these takes longer than a relu. glibc
+    keeps freed blocks that are no larger than the largest block freed so far (up to 32 MiB), twice that size in all.
     """
     for megabytes in ([31.9], [24, 24]):
         blocks = [torch.empty(int(size * 2**20), dtype=torch.uint8).fill_(0) for size in megabytes]
@@ -148,7 +159,10 @@ def _touch_memory() -> None:
 
 @contextlib.contextmanager
 def _compiling(device: torch.device) -> Iterator[None]:
-    """Nothing compiled before counts, and no activation is quietly left uncompiled because others were."""
+    """A context for compiling: without results of earlier compilations, and without a limit to their number.
+
+    With torch's default limit, the last activations would silently run uncompiled.
+    """
     import torch._dynamo
     import torch._inductor.utils
 
@@ -157,14 +171,15 @@ def _compiling(device: torch.device) -> Iterator[None]:
         recompile_limit=10_000, accumulated_recompile_limit=100_000, fail_on_recompile_limit_hit=True
     )
     with torch._inductor.utils.fresh_cache(), limits, warnings.catch_warnings(action="ignore"):
-        with contextlib.suppress(Exception):  # what the first one pays for all; if it fails, each will say so
+        # the first compilation takes longer, so that it is done here; if it fails, each activation's fails too
+        with contextlib.suppress(Exception):
             torch.compile(torch.neg)(torch.zeros(8, device=device))
         yield
     torch._dynamo.reset()
 
 
 def _bare(spec: Spec, setting: Setting, device: torch.device) -> tuple[Watch | None, ActivationCost]:
-    """An activation ready to be timed, or why it cannot be; and what it keeps."""
+    """A watch for an activation, and its cost without times. If it fails, None and a cost with the failure."""
     cost = ActivationCost(str(spec), setting, [], [])
     try:
         module = spec.module(setting.shape[1]).to(device, DTYPES[setting.dtype])
@@ -196,7 +211,7 @@ def _bare(spec: Spec, setting: Setting, device: torch.device) -> tuple[Watch | N
 def _there_and_back(
     call: Callable[[Tensor], Tensor], x: Tensor, inputs: Sequence[Tensor], grad: Tensor, most: int, device: torch.device
 ) -> Watch:
-    """A watch with two parts, forward and backward. most: graphs that are built before the first is walked back."""
+    """A watch with two parts, forward and backward. most: graphs that are built before the first backward pass."""
 
     def watch(n: int) -> tuple[float, ...]:
         forward = backward = 0.0

@@ -1,4 +1,4 @@
-"""What an activation costs: of a net with it the forward pass, the training step and what it keeps; and by itself."""
+"""The cost of a net with an activation: times of a forward pass and of a training step, and the memory it saves."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 
 
 def latency_us(net: nn.Module, recipe: Recipe, x: Tensor, budget_s: float = 1.0) -> float:
-    """Time in µs of one forward pass of `net` on x: (batch, …), on x's device, as `net_costs` takes it: the median.
+    """The time in µs of one forward pass of `net` on x: (batch, …), on x's device. The median of several repetitions.
 
-    A measurement: a search that has it as an objective repeats only roughly.
+    It is measured as in `net_costs`. Because it is a measurement, a search with this objective repeats only roughly.
     """
     use_precision(recipe)
     ((times,),) = in_turns([watch_of(inference(net.to(x.device), x), x.device)], budget_s)
@@ -34,14 +34,14 @@ def latency_us(net: nn.Module, recipe: Recipe, x: Tensor, budget_s: float = 1.0)
 def net_costs(
     nets: Sequence[nn.Module], recipe: Recipe, x: Tensor, y: Tensor, loss: Loss, budget_s: float = 6.0
 ) -> list[Cost]:
-    """The costs of nets that differ in their activations: plain PyTorch, as the plain loop trains, taking turns.
+    """The costs of nets that differ in their activations, in plain PyTorch as in the plain loop, measured in turns.
 
-    x: (batch, …) on the device to measure on, y: (batch, …). loss: of the data set. On a CPU, in `one_thread`.
-    budget_s: about how long it may take in all; nets that are too slow for it have fewer repetitions, two at least.
-    Global random states are left as they are.
+    x: (batch, …) on the device to measure on. y: (batch, …). loss: the data set's. On a CPU, call it in `one_thread`.
+    budget_s: about how many seconds it takes in all; if the nets are too slow for that, there are fewer repetitions,
+    but at least two. Global random states are left as they were.
     """
     use_precision(recipe)
-    with torch.random.fork_rng([x.device] if x.is_cuda else []):  # dropout draws
+    with torch.random.fork_rng([x.device] if x.is_cuda else []):  # dropout draws from the global state
         return _measured(nets, recipe, x, y, loss, budget_s)
 
 
@@ -57,8 +57,9 @@ def _measured(
 def _work(
     net: nn.Module, recipe: Recipe, x: Tensor, y: Tensor, loss: Loss
 ) -> tuple[Callable[[], None], Callable[[], None], float]:
-    """A training step, and a forward pass in eval mode, as functions to time; MiB that a step keeps."""
-    optimizer = make_optimizer(net, replace(recipe, lr=1e-12))  # a net that learns this one batch would be another net
+    """A training step and a forward pass in eval mode, as functions to time, and the MiB that a step saves."""
+    # the rate is almost 0, because a net that learns this one batch over and over would no longer be a typical net
+    optimizer = make_optimizer(net, replace(recipe, lr=1e-12))
     forward = inference(copy.deepcopy(net), x)
     net.train()
 
@@ -83,7 +84,11 @@ def _work(
 def step_costs(
     model: Model, specs: Sequence[Spec], recipe: Recipe, x: Tensor, y: Tensor, loss: Loss, budget_s: float = 12.0
 ) -> tuple[dict[str, Cost], dict[str, str]]:
-    """The costs of a model with each activation, by its text, taking turns; and why some are left out."""
+    """The costs of a model with each of these activations, measured in turns.
+
+    Returns two dictionaries whose keys are the specs' texts: the costs, and for activations that the model cannot take,
+    the reason.
+    """
     nets: dict[str, nn.Module] = {}
     left_out: dict[str, str] = {}
     for spec in specs:

@@ -1,4 +1,4 @@
-"""With what a study was made: versions and hardware, for its report."""
+"""The versions and the hardware with which a study was made, for its report."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PACKAGES = ("actsearch", "torch", "torchvision", "optuna", "numpy", "scipy", "ml
 
 
 def environment(device: torch.device) -> dict[str, str]:
-    """versions and hardware, each as one line."""
+    """The versions of Python and packages, and the hardware, each as one line."""
     known = {}
     for name in PACKAGES:
         try:
@@ -42,7 +42,7 @@ def source_commit() -> str | None:
 
 
 def _cpu() -> str:
-    """The processor's name, as the system has it."""
+    """The processor's name, as the operating system gives it."""
     info = Path("/proc/cpuinfo")
     if info.exists():
         for line in info.read_text().splitlines():

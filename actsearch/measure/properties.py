@@ -1,4 +1,4 @@
-"""What an activation is like, measured: its shape as a function, and what it does to normal inputs and gradients."""
+"""Properties of an activation, measured: its shape as a function, and its effect on normal inputs and gradients."""
 
 from __future__ import annotations
 
@@ -18,16 +18,18 @@ from actsearch.training.diagnostics import SATURATED
 
 @dataclass(frozen=True)
 class Properties:
-    """An activation for inputs z ~ N(0, 1), which is what a normalised or well initialised layer gives it.
+    """Properties of an activation for inputs z ~ N(0, 1), as behind a norm or a layer with suitable initial weights.
 
-    mean, variance, second_moment: of f(z). gain: g = 1/√E[f(z)²], as `recipe.init=gain` takes it; with weights
-    N(0, g²/fan_in) the length map of Poole et al. 2016, q → g² E[f(√q z)²], has its fixed point at 1.
-    chi: the slope g² E[f′(z)²] of the correlation map there (Schoenholz et al. 2017): the factor by which a layer
-    multiplies the mean square of a gradient; above 1 gradients grow with depth, below 1 they vanish.
-    For elementwise activations, None for others: shape. length_slope: of the length map at 1; below 1, sizes that
-    are off come back from layer to layer. fixed_point: where q → E[f(√q z)²], g = 1, leads from q = 1: 0 where
-    signals die out, inf where they grow. saturated_share: of z with |f′(z)| < 0.01, as the diagnostics count it.
-    NaN where f, or f′, is NaN for some z within ±9.
+    mean, variance, second_moment: of f(z). gain: g = 1/√E[f(z)²], which `recipe.init=gain` uses; with weights
+    N(0, g²/fan_in) the length map of Poole et al. 2016, q → g² E[f(√q z)²], has a fixed point at 1.
+    chi: g² E[f′(z)²], the slope of the correlation map at this fixed point (Schoenholz et al. 2017). It is the factor
+    by which a layer multiplies the mean square of a gradient: above 1 gradients grow with depth, below 1 they vanish.
+    The others are given for elementwise activations and None for all others:
+    shape: the function's shape. length_slope: the slope of the length map at 1; below 1, a signal that is too large or
+    too small comes back to size 1 from layer to layer. fixed_point: to which q repeating the map q → E[f(√q z)²]
+    (without gain) leads from q = 1: 0 if signals die out, inf if they grow without bound. saturated_share: the
+    probability of |f′(z)| < 0.01, the threshold of the diagnostics.
+    A number is NaN if f, or the f′ that it needs, is NaN for some z within ±9.
     """
 
     activation: str
@@ -48,7 +50,7 @@ class Properties:
 
 @lru_cache(maxsize=256)
 def properties_of(spec: Spec) -> Properties:
-    """The properties of a spec, learned parameters at their initial values, stochastic ones as they infer."""
+    """The properties of a spec. Learned parameters have their initial values; stochastic activations infer."""
     if spec.activation.kind not in ("elementwise", "stochastic"):
         return _from_draws(spec)
 
@@ -75,8 +77,9 @@ def properties_of(spec: Spec) -> Properties:
 
 
 def _from_draws(spec: Spec) -> Properties:
-    """What has a meaning for every kind, from the draws that `gain` takes: a gradient's factor is that of its whole
-    square, over directions drawn too.
+    """The properties that are defined for every kind of activation, estimated from random inputs, as `gain` is.
+
+    chi is g² times the ratio of a random gradient's mean square behind and before the activation.
     """
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)
@@ -91,11 +94,15 @@ def _from_draws(spec: Spec) -> Properties:
 
 
 def _normal(z: Tensor) -> Tensor:
+    """The density of N(0, 1)."""
     return torch.exp(-z.square() / 2) / math.sqrt(2 * math.pi)
 
 
 def _normal_nodes(breaks: Sequence[float]) -> tuple[Tensor, Tensor]:
-    """Points z and weights for means over N(0, 1): Gauss–Legendre on pieces of ±9 that end where f is not smooth."""
+    """Points z and weights for means over N(0, 1), by Gauss–Legendre quadrature.
+
+    The interval ±9 is cut into pieces, also at `breaks`, the points at which f is not smooth.
+    """
     edges = np.unique([*np.linspace(-9.0, 9.0, 73), *(b for b in breaks if abs(b) < 9)])
     points, weights = _legendre()
     half, middle = np.diff(edges)[:, None] / 2, (edges[1:] + edges[:-1])[:, None] / 2
@@ -109,7 +116,10 @@ def _legendre() -> tuple[np.ndarray, np.ndarray]:
 
 
 def _fixed_point(f: Function, shape: Shape) -> float:
-    """Where q → E[f(√q z)²] leads from q = 1: 0, inf, or the nearest fixed point that way; 1 if it is one to 1e-3."""
+    """To which q repeating the map q → E[f(√q z)²] leads from q = 1.
+
+    It is 0, inf, or the nearest fixed point in the direction in which q changes; 1 if q changes by less than 1e-3.
+    """
 
     def change(log_q: float) -> float:
         root = math.exp(log_q / 2)
@@ -121,7 +131,7 @@ def _fixed_point(f: Function, shape: Shape) -> float:
         return start if math.isnan(start) else 1.0
     step = math.copysign(0.25, start)
     a, b = 0.0, step
-    while change(b) * start > -1e-9:  # hardtanh changes sizes below 0.01 by less than rounding does
+    while change(b) * start > -1e-9:  # not 0: hardtanh changes q below 0.01 by less than rounding does
         a, b = b, b + step
         if abs(b) > math.log(1e6):
             return math.inf if step > 0 else 0.0

@@ -1,9 +1,10 @@
-"""The shape of an elementwise function, measured in float64 from its values and from its slopes by autograd.
+"""The shape of an elementwise function: range, monotonicity, symmetry, kinks, smoothness, behaviour at infinity.
 
-Nothing is taken from a formula, so that any parameter's value and any expression is described as it behaves. Kinks are
-looked for within ±25, limits out to ±1e5, or as far as the function is finite; where it or its slope is NaN within ±25,
-it ends, and nothing is said of it beyond. What is narrower than 1/200, smaller than 1e-3 or slower than a
-logarithm is not seen.
+It is measured in float64 from the function's values and from its slopes by autograd. No formula is used, so that any
+expression with any parameters is described as it behaves. Kinks are looked for within ±25, limits out to ±1e5, or as
+far as the function is finite. If the function or its slope is NaN somewhere within ±25, the function ends there, and
+nothing is said about it beyond. Not seen are features that are narrower than 1/200, steps smaller than 1e-3, and
+growth slower than a logarithm.
 """
 
 from __future__ import annotations
@@ -18,16 +19,19 @@ import torch
 from torch import Tensor
 
 INNER, OUTER = 25.0, 1e5
-N_INNER, N_TAIL = 12_001, 2_000  # points; of a tail evenly spaced in log x
-OFFSET = 1.2345e-4  # kinks at round numbers then lie between points, and both sides of them are seen
-N_FLAT = 100  # points of a tail, as far as from x to 1.5 x
+N_INNER, N_TAIL = 12_001, 2_000  # numbers of points within ±25 and in each tail, there evenly spaced in log x
+OFFSET = 1.2345e-4  # shifts the inner points, so that kinks at round numbers lie between points and have two sides
+N_FLAT = 100  # the last points of a tail, from x to 1.5 x, by which a tail is judged to be flat
 JUMP = 1e-3  # the least step of a value or a slope that counts
 Function = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
 class Bound:
-    """An end of the range. at: the point nearest to 0 where it is reached; None: never, however near f comes."""
+    """The lower or upper end of the range of f.
+
+    at: the x nearest to 0 at which f has this value; None if f only comes near to it.
+    """
 
     value: float
     at: float | None
@@ -35,7 +39,7 @@ class Bound:
 
 @dataclass(frozen=True)
 class Step:
-    """A point where f (a jump) or its slope (a kink) differs from side to side: what it is left and right of it."""
+    """A point at which f (a jump) or f′ (a kink) has different limits from the left and from the right."""
 
     at: float
     left: float
@@ -44,10 +48,11 @@ class Step:
 
 @dataclass(frozen=True)
 class Tail:
-    """Towards one infinity. value, slope: the limits of f and f′; ±inf where they grow, NaN where they swing.
+    """The behaviour of f towards one infinity.
 
-    gradient: `dies`: f′ is 0 on a whole half-line; `vanishes`: f′ tends to 0 and never is; `stays`: neither; `ends`:
-    f or f′ is NaN beyond `end`, and the limits are those there.
+    value, slope: the limits of f and f′; ±inf if they grow without bound, NaN if they oscillate. gradient: `dies` if f′
+    is 0 on a whole half-line, `vanishes` if f′ tends to 0 without reaching it, `stays` if f′ does not tend to 0, and
+    `ends` if f or f′ is NaN beyond `end`; value and slope are then the limits at `end`.
     """
 
     value: float
@@ -58,11 +63,12 @@ class Tail:
 
 @dataclass(frozen=True)
 class Shape:
-    """An elementwise f by itself.
+    """The shape of an elementwise function f.
 
-    low, high: the ends of its range. monotone: not strictly, `increasing` where f is flat too. symmetry: odd, even or
-    neither. jumps, kinks: within ±25. smoothness: `jumps`, `C0` (kinks), `C1` (f″ jumps or is unbounded) or `C2+`.
-    slope_at_0: from the left and from the right. lipschitz: the least upper bound of |f′|. left, right: far out.
+    low, high: the ends of its range. monotone: in the weak sense, so that an `increasing` f may be flat in parts.
+    symmetry: odd, even or neither. jumps, kinks: those within ±25. smoothness: `jumps`, `C0` (f has kinks), `C1` (f″
+    jumps or is unbounded) or `C2+`. slope_at_0: the limits of f′ at 0 from the left and from the right. lipschitz: the
+    least Lipschitz constant, inf if there is none. left, right: the behaviour towards -∞ and ∞.
     """
 
     low: Bound
@@ -79,7 +85,7 @@ class Shape:
 
 
 def shape_of(f: Function) -> Shape:
-    """f: elementwise, of a tensor of float64 (n,), differentiable by autograd where it has a slope."""
+    """The shape of f, an elementwise function of a float64 tensor (n,) that autograd can differentiate."""
     inner = torch.linspace(-INNER, INNER, N_INNER, dtype=torch.float64) + OFFSET
     tail = torch.logspace(math.log10(1.01 * INNER), math.log10(OUTER), N_TAIL, dtype=torch.float64)
     x = torch.cat([-tail.flip(0), inner, tail])
@@ -93,14 +99,14 @@ def shape_of(f: Function) -> Shape:
     kinks = [k for k in _steps(f, x[close], slope[close], 1) if all(abs(k.at - j.at) > 1e-6 for j in jumps)]
     at_0 = _beside(f, torch.zeros(2, dtype=torch.float64), torch.tensor([-1.0, 1.0], dtype=torch.float64), 1).tolist()
     if math.inf in at_0 and not any(step.at == 0 for step in (*jumps, *kinks)):
-        kinks.append(Step(0.0, *at_0))  # a root's: equally steep on both sides, so that it is no step
+        kinks.append(Step(0.0, *at_0))  # as of a root: the slope is inf on both sides, so that no step was found
     steepest = _supremum(x, slope.abs())
     if any(tail.gradient == "ends" and math.isinf(tail.slope) for tail in (left, right)):
         steepest = math.inf
     if math.isfinite(steepest):
         steepest = _peak(lambda x: with_slope(f, x)[1].abs().nan_to_num(0.0), x[slope.abs().argmax()].item())[1]
     sides_of_kinks = [abs(slope) for kink in kinks for slope in (kink.left, kink.right)]
-    within = x[close][8:-8]  # at an end of what is defined, f″ often grows without bound
+    within = x[close][8:-8]  # without the ends of the domain, at which f″ often grows without bound
     smoothness = "jumps" if jumps else "C0" if kinks else "C1" if _slope_has_kinks(f, within) else "C2+"
     low, high = (_bound(f, x, sides, jumps, kinks, sign) for sign in (-1, 1))
     return Shape(
@@ -111,7 +117,7 @@ def shape_of(f: Function) -> Shape:
 
 
 def with_slope(f: Function, x: Tensor) -> tuple[Tensor, Tensor]:
-    """f and f′ at each of x."""
+    """f and f′ at each point of x: (n,)."""
     x = x.detach().clone().requires_grad_()
     y = f(x)
     if not y.requires_grad:  # a step function
@@ -121,7 +127,10 @@ def with_slope(f: Function, x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _finite_around_0(x: Tensor, *values: Tensor) -> tuple[Tensor, ...]:
-    """The stretch around 0 on which all values are finite: exp overflows, an expression may divide by 0."""
+    """x and values, cut to the interval around 0 on which all values are finite.
+
+    They may not be, because exp overflows or an expression divides by 0.
+    """
     bad = ~torch.stack([v.isfinite() for v in values]).all(0)
     below, above = torch.nonzero(bad & (x < 0)), torch.nonzero(bad & (x > 0))
     start = int(below[-1]) + 1 if len(below) else 0
@@ -130,7 +139,7 @@ def _finite_around_0(x: Tensor, *values: Tensor) -> tuple[Tensor, ...]:
 
 
 def _end(f: Function, x: Tensor, both: Tensor, sign: int) -> float:
-    """The last point on this side before f or f′ is NaN, if that lies within ±25; else ±inf. both: f + f′ at x."""
+    """The last point on one side (sign ±1) before f or f′ is NaN, if it is within ±25; else ±inf. both: f + f′ at x."""
     x, both = (x, both) if sign > 0 else (x.flip(0), both.flip(0))
     missing = torch.nonzero(both.isnan() & (sign * x > 0) & (x.abs() < INNER))
     if not len(missing):
@@ -145,7 +154,7 @@ def _end(f: Function, x: Tensor, both: Tensor, sign: int) -> float:
 
 
 def _side(f: Function, x: Tensor, y: Tensor, slope: Tensor, sign: int, end: float) -> tuple[Tail, float]:
-    """What f does towards sign · ∞; and from where on it is near a limit that it never reaches, ±inf if none."""
+    """The tail of f towards sign · ∞, and the x from which on f is near a limit that it never reaches (else ±inf)."""
     if math.isfinite(end):
         return _towards(f, end, sign), sign * math.inf
     if sign < 0:
@@ -162,10 +171,10 @@ def _side(f: Function, x: Tensor, y: Tensor, slope: Tensor, sign: int, end: floa
 
 
 def _towards(f: Function, end: float, sign: int) -> Tail:
-    """What f does where it ends."""
+    """The tail of an f that ends at `end`."""
     at, away = torch.tensor([end], dtype=torch.float64), torch.tensor([-sign], dtype=torch.float64)
     value, slope = (_limit(v) for v in with_slope(f, end + away * torch.logspace(0, -9, 200, dtype=torch.float64)))
-    if math.isfinite(value):  # it is known better from beside
+    if math.isfinite(value):  # `_beside` is more accurate than `_limit`
         value = round(_beside(f, at, away, 0).item(), 9)
     if math.isfinite(slope):
         slope = round(_beside(f, at, away, 1).item(), 9)
@@ -177,7 +186,7 @@ def _is_flat(v: Tensor) -> bool:
 
 
 def _limit(v: Tensor) -> float:
-    """Of values at points that grow by a constant factor: the limit, ±inf, or NaN where there is none."""
+    """The limit of values v at points that grow by a constant factor: a number, ±inf, or NaN if there is none."""
     n = len(v)
     first, second = v[: n // 2], v[n // 2 :]
     spread, before = (second.max() - second.min()).item(), (first.max() - first.min()).item()
@@ -193,24 +202,26 @@ def _limit(v: Tensor) -> float:
 
 
 def _to_come(a: Tensor, b: Tensor, c: Tensor) -> Tensor:
-    """What c lacks of the limit: at distances that shrink or grow by a constant factor, a power comes nearer by a
-    constant factor too (Aitken).
+    """The difference between c and the limit of the sequence a, b, c, …, by Aitken's method.
+
+    If x changes by a constant factor from one value to the next, the distance of a power of x to its limit does so too.
     """
     ratio = (c - b) / (b - a)
     return torch.where((ratio > 0) & (ratio < 0.9), (c - b) * ratio / (1 - ratio), 0.0)
 
 
 def _last_off(v: Tensor, limit: float, tolerance: float) -> int:
+    """The index of the last value that differs from the limit by more than the tolerance; 0 if none does."""
     off = torch.nonzero((v - limit).abs() > tolerance * max(1.0, abs(limit)))
     return int(off[-1]) if len(off) else 0
 
 
 def _dies(f: Function, x: Tensor, slope: Tensor, sign: int) -> bool:
-    """Whether f′, whose limit is 0, is 0 from some x on. x: growing, f is of sign · x.
+    """Whether f′, whose limit is 0, is exactly 0 from some x on. x: increasing; slope: f′ at sign · x.
 
-    Float64 cannot tell by looking: sigmoid(40) is 1. But where 0 is reached, the last points at which f′ is above
-    1e-3, 1e-6, 1e-9, 1e-12 close up: those of a power p by 10^(-3/p), always the same, while those of an exponential
-    go on at even distances, and those of exp(-x²) at 0.77, 0.84.
+    In float64 the values alone do not tell, because there sigmoid(40) is 1. Therefore the last points at which f′ is
+    above 1e-3, 1e-6, 1e-9 and 1e-12 are compared. If f′ reaches 0 as a power p, their distances shrink by the factor
+    10^(-3/p) each time. For an exponential the distances stay equal; for exp(-x²) the factors are 0.77, then 0.84.
     """
     tolerances = torch.tensor([1e-3, 1e-6, 1e-9, 1e-12], dtype=torch.float64)
     last = torch.tensor([_last_off(slope, 0.0, tolerance) for tolerance in tolerances.tolist()])
@@ -230,7 +241,7 @@ def _dies(f: Function, x: Tensor, slope: Tensor, sign: int) -> bool:
 def _bound(
     f: Function, x: Tensor, sides: Sequence[tuple[Tail, float]], jumps: Sequence[Step], kinks: Sequence[Step], sign: int
 ) -> Bound:
-    """The supremum of sign · f."""
+    """The upper end of the range of f (sign 1) or the lower end (sign -1)."""
 
     def g(x: Tensor) -> Tensor:
         return torch.nan_to_num(sign * f(x).detach(), -math.inf, math.inf, -math.inf)
@@ -251,7 +262,7 @@ def _bound(
     for value, _ in open_ends:
         edges = [-math.inf, *sorted(near for _, near in open_ends), math.inf]
         inside = x[(x > max(e for e in edges if e < 0)) & (x < min(e for e in edges if e > 0))]
-        if not len(inside):  # all of f is as near to it
+        if not len(inside):  # f is near this limit everywhere
             return Bound(value, None)
         at, peak = _peak(g, inside[g(inside).argmax()].item())
         if not inside[0] < at < inside[-1] or peak < sign * value - 1e-9:
@@ -259,7 +270,8 @@ def _bound(
     special = [step.at + aside for step in (*jumps, *kinks) for aside in (-1e-9, 0.0, 1e-9)]
     points = torch.cat([x, torch.tensor(special, dtype=torch.float64)])
     values = g(points)
-    # of several maxima, or of a plateau, the point nearest to 0; points beside a maximum are lower by h²/2 · f″
+    # of several maxima, or of a plateau, the point nearest to 0 counts. The tolerance is there because a point at a
+    # distance h from a maximum is lower by h²/2 · f″
     close = points[values >= values.max() - 1e-5 * max(1.0, abs(most))]
     at, peak = _peak(g, close[close.abs().argmin()].item())
     at = round(at, 6) + 0.0
@@ -267,12 +279,12 @@ def _bound(
     most = max(values.max().item(), peak, there)
     if math.isinf(most):
         return Bound(sign * math.inf, None)
-    is_reached = there >= most - JUMP / 2 or bool((v >= most - 1e-9).any())  # else only beside a jump
+    is_reached = there >= most - JUMP / 2 or bool((v >= most - 1e-9).any())  # otherwise it is only a limit at a jump
     return Bound(round(sign * most, 9) + 0.0, at if is_reached else None)
 
 
 def _peak(g: Function, at: float) -> tuple[float, float]:
-    """The maximum of g near `at`: where, nearest to 0 if it is flat, and how high."""
+    """The maximum of g near `at`: (x, g(x)). If it is flat, x is the point nearest to 0."""
     step, peak = 4 * max(2 * INNER / N_INNER, abs(at) / N_TAIL), -math.inf
     for _ in range(100):
         near = torch.linspace(at - step, at + step, 81, dtype=torch.float64)
@@ -287,7 +299,7 @@ def _peak(g: Function, at: float) -> tuple[float, float]:
 
 
 def _supremum(x: Tensor, v: Tensor) -> float:
-    """The largest of v, or inf where it grows and grows towards one side."""
+    """The largest value v, or inf if the values still grow at one end of x."""
     near = v[x.abs() < INNER].max().item()
     for side in (x < -INNER, x > INNER):
         far = v[side] if not (side & (x < 0)).any() else v[side].flip(0)
@@ -316,10 +328,13 @@ def _symmetry(f: Function, x: Tensor, ends: Sequence[float]) -> Literal["odd", "
 
 
 def _steps(f: Function, x: Tensor, v: Tensor, order: int) -> list[Step]:
-    """Where f (order 0) or f′ (order 1) steps: between which points it changes, halved until only a step is left."""
+    """The steps of f (order 0) or f′ (order 1), whose values at x are v.
+
+    Intervals over which the value changes are halved until only steps are left.
+    """
     low, high, v_low, v_high = x[:-1], x[1:], v[:-1], v[1:]
     for _ in range(31):  # to 4e-12
-        stays = (v_high - v_low).abs() > JUMP / 2  # a smooth change is less from half to half
+        stays = (v_high - v_low).abs() > JUMP / 2  # a smooth change becomes smaller with each halving
         low, high, v_low, v_high = (t[stays] for t in (low, high, v_low, v_high))
         if not len(low):
             return []
@@ -337,7 +352,7 @@ def _steps(f: Function, x: Tensor, v: Tensor, order: int) -> list[Step]:
 
 
 def _beside(f: Function, at: Tensor, away: Tensor, order: int) -> Tensor:
-    """The limit of f (order 0) or f′ (order 1) at each of `at`, from the side `away` (±1): ±inf where it grows."""
+    """The limit of f (order 0) or f′ (order 1) at each point of `at`, from the side `away` (±1); ±inf if it grows."""
     far, a, b, c = (with_slope(f, at + away * h)[order] for h in (1e-6, 1.6e-8, 4e-9, 1e-9))
     grown = c.abs() > 10 * far.abs().clamp(min=10.0)
     to_come = _to_come(a, b, c)
@@ -346,10 +361,11 @@ def _beside(f: Function, at: Tensor, away: Tensor, order: int) -> Tensor:
 
 
 def _slope_has_kinks(f: Function, x: Tensor) -> bool:
-    """Whether f″ jumps or grows without bound: the slope of f′ right and left of a shrinking interval stays different.
+    """Whether f″ jumps or grows without bound within x.
 
-    A smooth change, however steep, is less from half to half; it has to be seen beside what f″ changes around there,
-    because a change that is 0 by chance only grows at first.
+    Then f″, taken left and right of an interval, keeps different values however small the interval becomes. A smooth
+    change of f″, however steep, becomes smaller with each halving. The change is compared with the largest change
+    around it, because one that happens to be 0 at first can also grow with the halvings.
     """
     low, high = x[:-1], x[1:]
 
@@ -360,7 +376,7 @@ def _slope_has_kinks(f: Function, x: Tensor) -> bool:
 
     now = bend(low, high)
     around = 0.5 * torch.max_pool1d(now.view(1, 1, -1), kernel_size=5, stride=1, padding=2).view(-1)
-    for _ in range(20):  # to 4e-9: narrower, rounding takes over
+    for _ in range(20):  # down to 4e-9; in narrower intervals rounding dominates
         stays = now > JUMP / 2
         around = torch.maximum(around, 0.5 * now)
         low, high, around = (t[stays] for t in (low, high, around))

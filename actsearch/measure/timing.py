@@ -1,4 +1,4 @@
-"""Times of calls that take turns, and the memory that a forward pass keeps for its backward pass."""
+"""Timing of calls in turns, and the memory that a forward pass saves for its backward pass."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ import torch
 from torch import Tensor, nn
 
 REPETITIONS = 20
-BLOCKS = 3  # of a repetition: the least of them counts
-SECONDS_EACH = 0.0015  # of a block: long beside the clock's grain
-LEAST_WARM = 3  # calls before any is timed
+BLOCKS = 3  # a repetition times this many blocks of calls; the shortest counts
+SECONDS_EACH = 0.0015  # the length of a block: much more than the clock's resolution
+LEAST_WARM = 3  # calls before the first that is timed
 Watch = Callable[[int], tuple[float, ...]]
-"""Makes n calls and returns the seconds of one, for each of its parts."""
+"""A function that makes n calls and returns the seconds of one call, for each part of it (e.g. forward, backward)."""
 
 
 @contextlib.contextmanager
 def one_thread() -> Iterator[None]:
-    """Times are taken as the training processes have them."""
+    """A context in which torch uses one thread, as in the training processes, so that times are comparable."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -29,11 +29,15 @@ def one_thread() -> Iterator[None]:
 
 
 def watch_of(call: Callable[[], None], device: torch.device) -> Watch:
+    """A watch with one part: the time of `call`."""
     return lambda n: (timed(call, n, device),)
 
 
 def in_turns(watches: Sequence[Watch], budget_s: float) -> list[list[list[float]]]:
-    """Times in µs, of each watch, of each of its parts, one per repetition; in each repetition all take their turn."""
+    """Times in µs: for each watch, for each of its parts, one for each repetition. Each repetition times all watches.
+
+    budget_s: about how many seconds it takes in all. There are at most REPETITIONS repetitions, and at least two.
+    """
     if not watches:
         return []
     once = []
@@ -46,7 +50,8 @@ def in_turns(watches: Sequence[Watch], budget_s: float) -> list[list[list[float]
     for _ in range(max(2, min(REPETITIONS, int(budget_s / round_s)))):
         for watch, n, mine in zip(watches, n_calls, rows, strict=True):
             blocks = [watch(n) for _ in range(BLOCKS)]
-            mine.append([min(part) * 1e6 for part in zip(*blocks, strict=True)])  # other work only adds time
+            # the least, because other work on the machine only adds time
+            mine.append([min(part) * 1e6 for part in zip(*blocks, strict=True)])
     return [[list(part) for part in zip(*mine, strict=True)] for mine in rows]
 
 
@@ -62,23 +67,27 @@ def inference(net: nn.Module, x: Tensor) -> Callable[[], None]:
 
 
 def saved_storages(forward: Callable[[], Tensor]) -> tuple[Tensor, dict[int, int]]:
-    """What forward returns, and the memory that it keeps for its backward pass: bytes by address, each once."""
+    """What `forward` returns, and the memory that it saves for its backward pass.
+
+    The memory is a dictionary from addresses to bytes, in which each storage stands once.
+    """
     saved: dict[int, int] = {}
 
     def pack(tensor: Tensor) -> Tensor:
         saved[address(tensor)] = tensor.untyped_storage().nbytes()
-        return tensor.detach()  # not the tensor: an output that its own graph holds is never freed
+        return tensor.detach()  # not the tensor itself: an output that its own graph holds would never be freed
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         return forward(), saved
 
 
 def address(tensor: Tensor) -> int:
+    """The address of a tensor's storage, which views share."""
     return tensor.untyped_storage().data_ptr()
 
 
 def timed(call: Callable[[], None], n: int, device: torch.device) -> float:
-    """Seconds of one of n calls."""
+    """The mean seconds of a call, over n calls."""
     start = clock(device)
     for _ in range(n):
         call()
@@ -86,8 +95,10 @@ def timed(call: Callable[[], None], n: int, device: torch.device) -> float:
 
 
 def clock(device: torch.device) -> float:
-    """Seconds. On a CPU of this thread's own time: what runs longer is interrupted more often by what else the machine
-    does, and with a clock on the wall mish took 130 relus on a busy machine, 18 on a quiet one.
+    """A time in seconds. On a CPU it is the time that this thread has run; on an accelerator, wall-clock time.
+
+    Other processes interrupt long calls more often than short ones: by the wall clock, mish took as long as 130 relus
+    on a busy machine, and as 18 on a quiet one.
     """
     if device.type == "cpu":
         return time.thread_time()
@@ -96,5 +107,6 @@ def clock(device: torch.device) -> float:
 
 
 def wait(device: torch.device) -> None:
+    """Waits until an accelerator has finished its work."""
     if device.type in ("cuda", "mps"):
         getattr(torch, device.type).synchronize()

@@ -1,4 +1,4 @@
-"""Models: functions that build a net, taking one activation for each slot. What a model function is: model.py."""
+"""Models: functions that build a net with one activation for each slot. `model.py` defines what a model function is."""
 
 from actsearch.models.cnn import cnn1d, cnn2d
 from actsearch.models.mlp import mlp

@@ -1,4 +1,4 @@
-"""What the nets of this package share: one block of layer, norm and activation, in a chosen order."""
+"""Helpers that the model functions share: a block of layer, norm and activation, and checks of their arguments."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ ORDERS = ("norm_activation", "activation_norm")
 
 
 def check_sizes(**sizes: int) -> None:
-    """Widths and depths are whole numbers from 1."""
+    """Raises ActSearchError unless all these sizes (widths, depths, …) are whole numbers of at least 1."""
     for key, value in sizes.items():
         whole(f"model.{key}", value)
 
@@ -23,7 +23,10 @@ def check_choice(key: str, value: str, known: tuple[str, ...]) -> None:
 
 
 def input_width(activation: nn.Module, width: int) -> int:
-    """How many channels an activation takes to give `width`: more for gated pairs and maxout, half for crelu."""
+    """How many input channels an activation needs to return `width` channels.
+
+    Gated pairs and maxout need more than `width`, crelu needs half of it, all others need `width`.
+    """
     return getattr(activation, "in_channels", None) or width
 
 
@@ -34,9 +37,10 @@ def block(
     width: int,
     order: str,
 ) -> list[nn.Module]:
-    """layer → norm → activation (Ioffe & Szegedy 2015, and the article), or layer → activation → norm.
+    """The modules of one block: layer → norm → activation (Ioffe & Szegedy 2015), or layer → activation → norm.
 
-    width: of what comes out. layer, norm: make the module for a width.
+    width: channels of the block's output. layer, norm: functions that make the module for a number of channels; a norm
+    of None leaves it out. order: one of ORDERS. Raises ActSearchError for another order.
     """
     check_choice("model.order", order, ORDERS)
     wide = input_width(activation, width)

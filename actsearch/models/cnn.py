@@ -20,9 +20,10 @@ def cnn1d(
     norm: str = "none",
     order: str = "norm_activation",
 ) -> nn.Module:
-    """MNIST-1D's own net (Greydanus & Kobak 2024): three convolutions (kernels 5, 3, 3; stride 2), one linear.
+    """The convolutional net of the MNIST-1D paper (Greydanus & Kobak 2024).
 
-    in_shape: (length,), (channels, length), or an image, which is read row by row.
+    It has three convolutions with kernels 5, 3, 3 and stride 2, and one linear layer. in_shape: (length,), (channels,
+    length), or an image (channels, height, width), whose rows are joined into one sequence. norm: none or batch.
     """
     check_choice("model.norm", norm, ("none", "batch"))
     check_sizes(width=width)
@@ -47,9 +48,10 @@ def cnn2d(
     norm: str = "none",
     order: str = "norm_activation",
 ) -> nn.Module:
-    """`depth` times: 3×3 convolution, norm and activation, 2×2 max pooling, the width doubling; one linear layer.
+    """A convolutional net for images: `depth` blocks and one linear layer.
 
-    in_shape: (channels, height, width).
+    A block is a 3×3 convolution, norm and activation, and 2×2 max pooling; each block has twice the channels of the
+    one before. in_shape: (channels, height, width). width: channels of the first block. norm: none or batch.
     """
     check_choice("model.norm", norm, ("none", "batch"))
     check_sizes(width=width, depth=depth)

@@ -1,4 +1,4 @@
-"""Initial weights: the same base draws for every activation, scaled by its gain."""
+"""Initial weights: every activation gets the same random draws from a seed, scaled by its gain."""
 
 from __future__ import annotations
 
@@ -14,18 +14,19 @@ WEIGHT_LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
 def initialise(net: nn.Module, init: str, seed: int) -> None:
-    """Draws all weights of `net` anew from `seed`, in place.
+    """Draws all weights of `net` from `seed`, in place.
 
-    torch: each layer's own reset_parameters, PyTorch's default.
-    kaiming_relu: N(0, 2 / fan_in) whatever the activation (He et al. 2015), biases 0.
-    gain: N(0, g² / fan_in), g the gain of the activation registered before the layer (1 before the first
-    one, and after a norm), so that signals keep their size for each activation alike; biases 0.
-    Norms, other layers, and weights inside activations keep torch's own in all three.
+    init: how they are drawn, one of three.
+    torch: PyTorch's default, each layer's own reset_parameters.
+    kaiming_relu: N(0, 2 / fan_in) for every activation (He et al. 2015), biases 0.
+    gain: N(0, g² / fan_in) and biases 0, where g is the gain of the activation registered before the layer (1 if there
+    is none, or if a norm stands between), so that signals keep their size with every activation.
+    In all three, norms, layers of other types and weights inside activations keep PyTorch's default.
     """
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # not torch.manual_seed: it would seed the accelerators too
         for module in net.modules():
-            # nn.MultiheadAttention and nn.Transformer have the underscore
+            # in nn.MultiheadAttention and nn.Transformer the name begins with an underscore
             reset = getattr(module, "reset_parameters", None) or getattr(module, "_reset_parameters", None)
             if callable(reset):
                 reset()

@@ -1,4 +1,4 @@
-"""Multi-layer perceptron."""
+"""The multi-layer perceptron."""
 
 from __future__ import annotations
 
@@ -21,7 +21,10 @@ def mlp(
     order: str = "norm_activation",
     dropout: float = 0.0,
 ) -> nn.Module:
-    """`depth` hidden layers of `width` units. in_shape: any, it is flattened. norm: none, batch or layer."""
+    """A multi-layer perceptron with `depth` hidden layers of `width` units.
+
+    in_shape: any shape; inputs are flattened. norm: none, batch or layer. dropout: the probability behind each block.
+    """
     check_choice("model.norm", norm, ("none", "batch", "layer"))
     check_sizes(width=width, depth=depth)
     layers: list[nn.Module] = [nn.Flatten()]

@@ -1,10 +1,10 @@
-"""Models: functions that build a net, taking one activation per slot.
+"""Models: functions that build a net with one activation for each slot.
 
-A model function has the keyword `activation`, which it calls with a number of channels each time it wants
-the next activation module; each call is one slot. A function without it returns an ordinary net, whose
-activations are then swapped. What it is told of the data, if it has such keywords: `in_shape`, of one example;
-`n_classes`, how many outputs (of each position, if there are several); `out_shape`, of the outputs for one example;
-`n_tokens`, of how many kinds the inputs are, None if they are numbers.
+A model function has the keyword `activation`, a function that it calls with a number of channels for each activation
+module that it needs; each call is one slot. A function without this keyword returns an ordinary net, whose activations
+are then swapped. If a model function has the following keywords, it gets them from the data: `in_shape`, the shape of
+one example; `n_classes`, the number of outputs (per position, if there are positions); `out_shape`, the shape of the
+outputs for one example; `n_tokens`, the size of the vocabulary if inputs are tokens, None if they are numbers.
 """
 
 from __future__ import annotations
@@ -24,12 +24,15 @@ from actsearch.swap.net import swap_activations
 
 
 class Model:
-    """A net still without activations and weights, for one data set's shapes.
+    """A model for the shapes of one data set. `build` makes nets from it, given activations and a seed.
 
-    function: a model function, or an nn.Module that serves as the pattern (it is copied, never trained).
-    in_shape: one example's shape. out_shape: of its outputs; a number is as many classes. n_tokens: of inputs that
-    are tokens. n_slots: how many activations it takes. channels: of each, as it was asked for.
-    Raises ActSearchError if the function does not give an nn.Module that maps the data to these outputs.
+    function: a model function, or an nn.Module, which is copied for each net and never trained itself.
+    name: its name in messages. in_shape: the shape of one example. out_shape: the shape of the outputs for it; an
+    integer is a number of classes. keywords: further arguments of the function. n_tokens: the size of the vocabulary if
+    inputs are tokens, else None.
+    Attributes: n_slots, the number of activations that the model takes; channels, the number of channels with which
+    each was asked for; n_parameters, with relu in all slots.
+    Raises ActSearchError if the function does not return an nn.Module that maps the data to these outputs.
     """
 
     def __init__(
@@ -58,10 +61,11 @@ class Model:
         self._try(net)
 
     def build(self, specs: Sequence[Spec], seed: int, init: str) -> nn.Module:
-        """A net on the CPU with its initial weights. specs: one for all slots, or one per slot."""
+        """A new net on the CPU with its initial weights. specs: one for all slots, or one for each slot."""
         if len(specs) not in (1, self.n_slots):
             raise ActSearchError(
-                f"{len(specs)} activations for {self.name}, which takes {self.n_slots}. Give one, or one per layer."
+                f"{len(specs)} activations for {self.name}, which takes {self.n_slots}. "
+                "Give one for all slots, or one for each."
             )
         each = enumerate(specs if len(specs) == self.n_slots else list(specs) * self.n_slots)
 
@@ -71,18 +75,18 @@ class Model:
             module.place = place
             return module
 
-        with torch.random.fork_rng(devices=[]):  # a net may have parameters that no reset_parameters draws
+        with torch.random.fork_rng(devices=[]):  # a net may have parameters that `initialise` does not draw
             torch.default_generator.manual_seed(seed)
             net = self._assemble(activation)
         initialise(net, init, seed)
         return net
 
     def zeros(self, n: int) -> torch.Tensor:
-        """n examples of nothing: (n, *in_shape), numbers or tokens as the data have them."""
+        """n examples of zeros, (n, *in_shape): float32, or int64 if inputs are tokens."""
         return torch.zeros(n, *self.in_shape, dtype=None if self.n_tokens is None else torch.int64)
 
     def check(self, specs: Sequence[Spec]) -> None:
-        """Raises ActSearchError if the net cannot have these activations: they change its width, or need images."""
+        """Raises ActSearchError if the model cannot take these activations, for instance because they need images."""
         if all(spec.activation.fusable for spec in specs):
             return
         try:

@@ -1,4 +1,4 @@
-"""The residual net of He et al. 2016 for 32 × 32 images."""
+"""The residual net of He et al. 2016 for small images, as CIFAR-10's (32 × 32)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ from actsearch.models.blocks import check_sizes
 
 
 class BasicBlock(nn.Module):
-    """conv → BN → activation → conv → BN, plus the input, → activation. Input and output (N, C, H, W)."""
+    """A residual block: activation(BN(conv(activation(BN(conv(x))))) + shortcut). Input and output: (N, C, H, W).
+
+    stride: of the first convolution and of the shortcut. activation: gives the module for a number of channels.
+    """
 
     def __init__(self, channels: int, out: int, stride: int, activation: Callable[[int], nn.Module]) -> None:
         super().__init__()
@@ -25,7 +28,7 @@ class BasicBlock(nn.Module):
         self.stride, self.more = stride, out - channels
 
     def forward(self, x: Tensor) -> Tensor:
-        # option A of the paper: the shortcut takes every stride-th pixel and pads channels with zeros
+        # option A of the paper: the shortcut keeps every stride-th pixel, and new channels are zeros
         shortcut = x[:, :, :: self.stride, :: self.stride]
         if self.more:
             shortcut = F.pad(shortcut, (0, 0, 0, 0, self.more // 2, self.more - self.more // 2))
@@ -40,7 +43,10 @@ def resnet(
     depth: int = 20,
     width: int = 16,
 ) -> nn.Module:
-    """ResNet-20, -32, -44, -56 … of He et al. 2016, §4.2. in_shape: (channels, height, width)."""
+    """ResNet-20, -32, -44, -56 … of He et al. 2016, section 4.2.
+
+    in_shape: (channels, height, width). depth: layers with weights, 6n + 2. width: channels of the first stage.
+    """
     check_sizes(width=width)
     if depth < 8 or (depth - 2) % 6:
         raise ActSearchError(f"model.depth={depth}: a ResNet for small images has depth 8, 14, 20, 26, 32, … (6n + 2).")

@@ -1,4 +1,4 @@
-"""What is one slot of a ready net: each activation module, each call of one, or all those of a stage."""
+"""How the activations of an existing net are divided into slots: one per module, per call, or per stage."""
 
 from __future__ import annotations
 
@@ -17,10 +17,12 @@ SLOTS = ("all", "calls", "stages")
 
 
 def take_slots(net: nn.Module, activation: Callable[..., nn.Module], slots: str) -> None:
-    """Swaps a net's activations for those of a model function's `activation`.
+    """Replaces a net's activations, in place, by modules that `activation` returns. Each call of it is one slot.
 
-    slots: `all`, one slot for each activation module; `calls`, for each call of it too, where a shared one is called
-    several times; `stages`, one for all activations of a stage (`stages_of`), which differ in learned parameters only.
+    slots: how the net is divided. `all`: each activation module is a slot. `calls`: each call is a slot, so that a
+    module that the net calls several times becomes several. `stages`: all activations of a stage (`stages_of`) are one
+    slot; they have the same spec, but learned parameters of their own.
+    Raises ActSearchError for another value.
     """
     if slots not in SLOTS:
         raise unknown("model.slots", slots, SLOTS)
@@ -33,7 +35,7 @@ def take_slots(net: nn.Module, activation: Callable[..., nn.Module], slots: str)
 
 
 class _Stage:
-    """The activations of one slot: the first is asked for, the others are like it."""
+    """Makes the activations of one slot: the first comes from `activation`, the others get the same spec and place."""
 
     def __init__(self, activation: Callable[..., nn.Module]) -> None:
         self.activation = activation
@@ -51,11 +53,12 @@ class _Stage:
 
 
 def stages_of(paths: Sequence[str]) -> list[str]:
-    """The stage of each activation, by its path, all in order of computation.
+    """The stage to which each activation belongs. paths: of the activations, in order of computation.
 
-    Stages are the parts named alike and numbered, where the net first has several: layer1 to layer4, stages.0 to
-    stages.3, blocks.0 and so on; those with a single activation only if all have one. What stands before the first
-    counts to it, what stands between or behind to the one before.
+    Stages are submodules whose names differ only in a number: layer1 to layer4, stages.0 to stages.3, blocks.0 and so
+    on. They are looked for at the outermost level of the net that has several such submodules. Those with a single
+    activation count as stages only if all of them have one. An activation before the first stage belongs to the first;
+    one between two stages, or behind the last, belongs to the stage before it.
     """
     prefix = ""
     while True:

@@ -1,4 +1,4 @@
-"""Any net of timm (pip install timm) by its name, its activations swapped."""
+"""Any net of the package timm, found by its name, with its activations replaced."""
 
 from __future__ import annotations
 
@@ -21,10 +21,12 @@ def timm(
     slots: str = "all",
     **keywords: Any,
 ) -> nn.Module:
-    """timm.create_model(name), its weights drawn by the seed as for every model here: nothing is downloaded.
+    """The net of timm.create_model(name) with its activations replaced. Weights are random; nothing is downloaded.
 
-    in_shape: (1 or 3, height, width). image_size: images are scaled to it first; a net with a fixed size, as a vision
-    transformer, is made for the size that it gets. slots: what is one activation slot, see take_slots.
+    in_shape: (1 or 3, height, width). image_size: images are scaled to this height and width first; if None, they keep
+    their size. A net with a fixed input size, such as a vision transformer, is made for that size. slots: all, calls or
+    stages (see `take_slots`). keywords: further arguments of create_model.
+    Raises ActSearchError if timm is not installed, does not know the name, or cannot make the net.
     """
     try:
         import timm as library
@@ -34,14 +36,16 @@ def timm(
         raise unknown("timm model", name, library.list_models(), see="See timm.list_models('*resnet*').")
     check_images("timm", in_shape)
     if keywords.get("pretrained"):
-        raise ActSearchError("model.pretrained=true: each seed draws weights of its own, so none can be pretrained.")
+        raise ActSearchError(
+            "model.pretrained=true: each seed draws its own initial weights, so a net cannot be pretrained. Remove it."
+        )
     defaults = library.get_pretrained_cfg(name, allow_unregistered=False)
     if defaults is not None and defaults.fixed_input_size:
         height, width = (image_size, image_size) if image_size is not None else in_shape[1:]
         keywords = {"img_size": (height, width), **keywords}
     try:
         net = library.create_model(name, num_classes=n_classes, **keywords)
-    except Exception as error:  # each of its families raises its own
+    except Exception as error:  # each family of timm's nets raises exceptions of its own
         raise ActSearchError(f"timm's '{name}' cannot be made: {one_line(error)}") from None
     take_slots(net, activation, slots)
     return nn.Sequential(AsImages(image_size), net)

@@ -1,4 +1,4 @@
-"""Any classifier of torchvision by its name, its activations swapped."""
+"""Any classifier of torchvision, found by its name, with its activations replaced."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ from actsearch.models.slots import take_slots
 
 
 class AsImages(nn.Module):
-    """Grey images to three channels, and to another size if `image_size` is given."""
+    """Repeats the channel of grey images three times, and scales images to `image_size` × `image_size` unless None.
+
+    Input: (N, 1 or 3, H, W). Output: (N, 3, …, …).
+    """
 
     def __init__(self, image_size: int | None) -> None:
         super().__init__()
@@ -34,9 +37,11 @@ def torchvision(
     slots: str = "all",
     **keywords: Any,
 ) -> nn.Module:
-    """torchvision.models.get_model(name), without pretrained weights. in_shape: (1 or 3, height, width).
+    """The net of torchvision.models.get_model(name) with its activations replaced, without pretrained weights.
 
-    slots: what is one activation slot, see take_slots.
+    in_shape: (1 or 3, height, width). image_size: images are scaled to this height and width first; if None, they keep
+    their size. slots: all, calls or stages (see `take_slots`). keywords: further arguments of get_model.
+    Raises ActSearchError for a name that torchvision does not know, or if it cannot make the net.
     """
     from torchvision import models
 

@@ -1,4 +1,4 @@
-"""A small transformer whose feed-forward layers have the activations: where gated pairs are at home."""
+"""A small transformer. Its activations, gated ones such as swiglu included, stand in the feed-forward layers."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ from actsearch.models.blocks import check_sizes, input_width
 
 
 class Block(nn.Module):
-    """Pre-norm: x + attention(norm(x)), then x + feed-forward(norm(x)). x: (N, tokens, width).
+    """A pre-norm block: x + attention(norm(x)), then x + feed_forward(norm(x)). x: (N, tokens, width).
 
-    feed_forward: linear to `hidden`, activation, linear back. causal: a token sees itself and those before it.
+    feed_forward: a linear layer to `hidden` features, the activation, and a linear layer back to `width`. causal: if
+    true, a token attends only to itself and to the tokens before it.
     """
 
     def __init__(self, width: int, heads: int, hidden: int, activation: nn.Module, causal: bool) -> None:
@@ -37,8 +38,9 @@ class Block(nn.Module):
 
 
 class Patches(nn.Module):
-    """A sequence (N, length), or images (N, C, H, W), as tokens (N, tokens, features): values side by side; of an
-    image, its rows.
+    """Cuts sequences (N, length) or images (N, C, H, W) into tokens (N, tokens, features).
+
+    A token is a number of neighbouring values of a sequence, padded with zeros at its end, or one row of an image.
     """
 
     def __init__(self, tokens: int, features: int) -> None:
@@ -47,14 +49,16 @@ class Patches(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if x.dim() == 4:
-            x = x.movedim(1, -2)  # a row of all channels
+            x = x.movedim(1, -2)  # a token is one row with all of its channels
         x = x.flatten(1)
         return F.pad(x, (0, self.tokens * self.features - x.shape[1])).unflatten(1, (self.tokens, self.features))
 
 
 class Transformer(nn.Module):
-    """embed: the inputs to (N, tokens, width). pooled: the outputs are of the mean over tokens, (N, n_outputs); else of
-    each token, (N, tokens, n_outputs).
+    """A transformer: embedding, learned positions, blocks, a layer norm and one linear layer.
+
+    embed: maps the inputs to (N, tokens, width). pooled: if true, the outputs are computed from the mean over tokens
+    and have shape (N, n_outputs); otherwise from each token, (N, tokens, n_outputs).
     """
 
     def __init__(
@@ -73,8 +77,10 @@ class Transformer(nn.Module):
 
 
 def hidden_width(activation: Callable[..., nn.Module], hidden: int, equal_parameters: bool) -> tuple[nn.Module, int]:
-    """The next activation and the hidden width for it. equal_parameters: where it takes more than it gives, as gated
-    pairs do, the width is such that both linear layers together keep their weights (2/3 for pairs, Shazeer 2020).
+    """The next activation module and the hidden width to use with it.
+
+    equal_parameters: if true, and if the activation takes more channels than it returns, as gated pairs do, the hidden
+    width is reduced so that both linear layers together keep their number of weights (2/3 for pairs, Shazeer 2020).
     """
     module = activation(hidden, dim=-1)
     wide = input_width(module, hidden)
@@ -101,17 +107,19 @@ def transformer(
     n_tokens: int | None = None,
     out_shape: tuple[int, ...] = (),
 ) -> nn.Module:
-    """`depth` blocks of attention and feed-forward, the mean over tokens, one linear layer.
+    """A transformer with `depth` blocks of attention and feed-forward layers.
 
-    in_shape: (length,), cut into patches of `patch` values, or an image (channels, height, width), a token a row.
-    hidden: of the feed-forward, None: 4 × width. equal_parameters: see hidden_width. n_tokens: the inputs are tokens
-    of so many kinds. out_shape: (length, n_classes) for a language model: outputs for each token, which sees only
-    those before it.
+    in_shape: (length,), cut into tokens of `patch` values, or an image (channels, height, width), each row a token.
+    hidden: the width of the feed-forward layers; if None, 4 × width. equal_parameters: see `hidden_width`. n_tokens:
+    the size of the vocabulary if inputs are tokens already; None if they are numbers. out_shape: if it is (length,
+    n_classes), as for a language model, each token gets outputs and attends only to itself and to those before it;
+    otherwise the outputs are computed from the mean over tokens.
+    Raises ActSearchError if sizes do not fit together.
     """
     hidden = 4 * width if hidden is None else hidden
     check_sizes(width=width, depth=depth, heads=heads, hidden=hidden, patch=patch)
     if width % heads:
-        raise ActSearchError(f"model.width={width} is no multiple of model.heads={heads}.")
+        raise ActSearchError(f"model.width={width} is not a multiple of model.heads={heads}. Choose one that is.")
     if n_tokens is not None:
         tokens, embed = math.prod(in_shape), nn.Embedding(n_tokens, width)
     else:
@@ -122,7 +130,8 @@ def transformer(
     each = len(out_shape) == 2
     if each and tokens != out_shape[0]:
         raise ActSearchError(
-            f"model=transformer: {tokens} tokens, but the data want outputs for {out_shape[0]}. It has one for each."
+            f"model=transformer gives outputs for each of {tokens} tokens, but the data need them for {out_shape[0]}. "
+            "The inputs and the outputs of an example must have the same length."
         )
     blocks = []
     for _ in range(depth):

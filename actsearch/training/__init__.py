@@ -1,1 +1,1 @@
-"""Training: the plain loop, the fused engine, and who decides between them. Knows neither Optuna nor MLflow."""
+"""Training: the plain loop, the fused engine, and the plan that chooses between them. Imports no Optuna or MLflow."""

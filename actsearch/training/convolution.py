@@ -1,4 +1,4 @@
-"""Convolutions of the fused engine: their segments, and the two ways in which K runs at once pass through them."""
+"""Convolutions in the fused engine: their segments, and two ways to compute them for K runs at once."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from actsearch.training.layer import Binding, Layer, LayerCall, NotFusable, Segm
 
 
 class Conv(Layer):
-    """1-D and 2-D convolution: by position on a CPU, gathered on accelerators."""
+    """1-D and 2-D convolution. `bind` makes it a `ByPosition` on a CPU and a `Gathered` on accelerators."""
 
     @classmethod
     def segments(cls, name: str, module: Any, shape: tuple[int, ...], order: Tensor | None) -> list[Segment]:
@@ -46,10 +46,11 @@ class Conv(Layer):
 
 
 class ByPosition(Conv):
-    """Output position by output position.
+    """A convolution that is computed one output position after the other.
 
-    The taps of a window that lie side by side in memory are one matrix (taps × channels, batch), a view of the
-    input; padding is a window with fewer taps. Products add to what is there, so overlaps cost no pass of their own.
+    A tap is one position of the kernel. The inputs of taps that lie side by side in memory are one matrix
+    (taps × channels, batch), a view of the input. A window that reaches into the padding has fewer taps. Products are
+    added to the output (baddbmm), so that windows which overlap need no further pass.
     """
 
     def __init__(self, node: LayerCall, bound: Binding) -> None:
@@ -65,7 +66,10 @@ class ByPosition(Conv):
 
     @staticmethod
     def _windows(module: Any, size: tuple[int, ...], out_size: tuple[int, ...]):
-        """(output position, first of it, range of taps, where they read): taps side by side in memory at a time."""
+        """Yields the products to compute: (output position, first, range of taps, input positions that they read).
+
+        The taps of one product lie side by side in memory. first: true for the first product of an output position.
+        """
         *outer_kernel, last_kernel = module.kernel_size
         for out in itertools.product(*map(range, out_size)):
             at = [o * s - p for o, s, p in zip(out, module.stride, module.padding, strict=True)]
@@ -121,8 +125,10 @@ class ByPosition(Conv):
 
 
 class Gathered(Conv):
-    """All windows beside each other, copied: one product (out, taps × channels) × (taps × channels, positions × batch)
-    a pass, where a launch for each position would take longer than its work.
+    """A convolution that copies all windows into one matrix and multiplies once.
+
+    The product is (out, taps × channels) × (taps × channels, positions × batch). On an accelerator this is faster,
+    because a kernel launch for each position would take longer than its work.
     """
 
     def __init__(self, node: LayerCall, bound: Binding) -> None:
@@ -131,7 +137,7 @@ class Gathered(Conv):
         self.size, self.out_size = node.inputs[0].shape[1:], node.out.shape[1:]
 
     def _columns(self) -> Tensor:
-        """(K, taps × channels, positions × batch)."""
+        """All windows of the input, copied: (K, taps × channels, positions × batch)."""
         n = len(self.kernel)
         windows = F.pad(self.x, (0, 0, 0, 0, *(p for size in reversed(self.padding) for p in (size, size))))
         for d in range(n):

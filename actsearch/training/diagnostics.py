@@ -1,7 +1,7 @@
-"""How a net looks inside while it trains: dead units, saturated inputs, sizes of activations and of gradients.
+"""Diagnostics of a net during training: dead units, saturated inputs, statistics of outputs, gradient norms.
 
-Knows tensors and activation modules; nothing of Optuna, MLflow or processes. `statistics_of` is the one definition of
-the numbers: the plain loop (`diagnose`) and the fused programs (training/fused.py) both come here.
+This module knows tensors and activation modules, but not Optuna, MLflow or processes. `statistics_of` is the only
+definition of the numbers: the plain loop (`diagnose`) and the fused programs (training/fused.py) both call it.
 """
 
 from __future__ import annotations
@@ -16,22 +16,22 @@ from torch import Tensor, nn
 
 from actsearch.activations.spec import ActivationModule
 
-DEAD = 1e-6  # a unit is dead whose slope |f'(z)| is below this for every example of the probe, at all positions
-SATURATED = 0.01  # an input is in the saturated region where |f'(z)| is below this
-MOST_PROBES = 5  # of a training: enough to see a trend, and under 1 % of its time
-MOST_EXAMPLES = 256
+DEAD = 1e-6  # a unit is dead if its slope |f'(z)| is below this for every example of the probe, at all positions
+SATURATED = 0.01  # an input is saturated if |f'(z)| is below this
+MOST_PROBES = 5  # diagnostics per training: enough to see a trend, and under 1 % of the time
+MOST_EXAMPLES = 256  # validation examples in a probe, at most
 
 
 @dataclass(frozen=True)
 class Diagnostics:
-    """A net at one step, on a batch of validation examples in eval mode.
+    """Diagnostics of a net at one step, measured on a batch of validation examples in eval mode.
 
-    dead: share of units (channels). saturated: share of inputs. output_mean, output_std, output_max (the largest
-    |output|): over all examples, units and positions. Each has one number per activation slot, in order of slots.
-    NaN: a slope that is no number, as that of an activation over several inputs, which has none (dead and saturated),
-    or a slot that the net does not use.
-    grad_norm: one per weight layer (parameters of 2 or more dimensions), in the net's own order: the norm of the last
-    training step's gradient as the optimizer got it, so after clipping.
+    dead: the share of units (channels) that are dead. saturated: the share of inputs that are saturated. output_mean,
+    output_std, output_max (the largest |output|): over all examples, units and positions. Each of these lists has one
+    number for each activation slot, in order of slots. All five are NaN for a slot that the net does not use; dead and
+    saturated are also NaN where the slope is not defined, as for an activation whose output depends on several inputs.
+    grad_norm: one number for each parameter of 2 or more dimensions, in the net's own order: the norm of its gradient
+    in the last training step as the optimizer got it, that is, after clipping.
     """
 
     dead: list[float]
@@ -43,25 +43,25 @@ class Diagnostics:
 
 
 def probe_rungs(rungs: Sequence[int]) -> set[int]:
-    """Those of the rungs with diagnostics: at most 5, evenly spaced, the first and the last among them."""
+    """The rungs at which diagnostics are measured: at most 5, evenly spaced, always the first and the last."""
     last, parts = len(rungs) - 1, MOST_PROBES - 1
     return {rungs[round(i * last / parts)] for i in range(MOST_PROBES)}
 
 
 def probe_size(batch_size: int, n_validation: int) -> int:
-    """How many validation examples, the first ones, a probe looks at."""
+    """How many validation examples diagnostics are measured on. They are the first ones of the validation set."""
     return min(batch_size, MOST_EXAMPLES, n_validation)
 
 
 def statistics_of(outputs: Tensor, slopes: Tensor, channel: int) -> Tensor:
-    """(5, K): dead, saturated, output_mean, output_std, output_max of one slot in K nets.
+    """The statistics of one slot in K nets, (5, K): dead, saturated, output_mean, output_std, output_max.
 
-    outputs: f(z), slopes: f'(z), both (K, …) with the channels in dimension `channel`.
+    outputs: f(z), slopes: f'(z), both of shape (K, …) with the channels in dimension `channel`.
     """
     inner = tuple(range(1, outputs.dim()))
     channel %= outputs.dim()
     slopes = slopes.abs()
-    steepest = slopes.amax(tuple(d for d in inner if d != channel))  # of each unit: (K, C)
+    steepest = slopes.amax(tuple(d for d in inner if d != channel))  # the largest slope of each unit: (K, C)
     dead = (steepest < DEAD).to(outputs.dtype).mean(1)
     saturated = (slopes < SATURATED).to(outputs.dtype).mean(inner)
     unknown = steepest.isnan().any(1)
@@ -73,7 +73,10 @@ def statistics_of(outputs: Tensor, slopes: Tensor, channel: int) -> Tensor:
 
 
 def collect(slots: Mapping[int, Tensor], grad_norms: Sequence[Tensor]) -> list[Diagnostics]:
-    """One for each of K nets. slots: `statistics_of` each, by place, (5, K). grad_norms: of each weight layer, (K,)."""
+    """The Diagnostics of each of K nets.
+
+    slots: for each slot's number what `statistics_of` returned, (5, K). grad_norms: for each weight layer, (K,).
+    """
     norms = torch.stack(list(grad_norms), -1)
     numbers = norms.new_full((5, len(norms), 1 + max(slots, default=-1)), math.nan)
     for place, five in slots.items():
@@ -82,21 +85,22 @@ def collect(slots: Mapping[int, Tensor], grad_norms: Sequence[Tensor]) -> list[D
 
 
 def weight_layers(net: nn.Module) -> list[str]:
-    """The names of the weights whose gradients are measured."""
+    """The names of the weights whose gradient norms are measured: the parameters of 2 or more dimensions."""
     return [name for name, p in net.named_parameters() if p.dim() >= 2]
 
 
 def diagnose(net: nn.Module, x: Tensor) -> Diagnostics:
-    """Of one net in eval mode, on x: (n, …). Changes nothing of it: no mode, statistic, gradient or random state.
+    """The Diagnostics of one net, which is in eval mode, on examples x: (n, …).
 
-    Of a module that is called several times the last call counts.
+    Leaves the net's mode, running statistics and gradients and the global random state unchanged. If an activation
+    module is called several times, its last call counts.
     """
     slots: dict[int, Tensor] = {}
 
     def look(module: nn.Module, given: tuple[Any, ...], keywords: dict[str, Any], output: Tensor) -> None:
-        # here, not after the forward pass: a net may change an output in place (a residual +=)
+        # at once, not after the forward pass, because a net may change an output in place (a residual +=)
         (z,) = (*given, *keywords.values())
-        if isinstance(module, ActivationModule) and z.dim() > 1:  # else it has no channels
+        if isinstance(module, ActivationModule) and z.dim() > 1:  # an input of one dimension has no channels
             slots[module.place] = statistics_of(output[None], _slopes(module, z)[None], 2 if module.dim == 1 else -1)
 
     modules = [module for module in net.modules() if isinstance(module, ActivationModule)]
@@ -115,7 +119,7 @@ def diagnose(net: nn.Module, x: Tensor) -> Diagnostics:
 
 
 def _slopes(module: ActivationModule, z: Tensor) -> Tensor:
-    """f'(z) element by element; NaN where an output depends on several inputs."""
+    """f'(z) for each element of z; NaN if an output of the activation depends on several inputs."""
     if module.spec.activation.kind not in ("elementwise", "stochastic"):
         return torch.full_like(z, math.nan)
     with torch.enable_grad():
@@ -125,7 +129,10 @@ def _slopes(module: ActivationModule, z: Tensor) -> Tensor:
 
 
 def mean_diagnostics(runs: Sequence[Diagnostics | None]) -> Diagnostics | None:
-    """Number by number the mean over those runs of one candidate that have one; None if none has."""
+    """The mean of each number over the runs of one candidate. Runs without diagnostics (None) are left out.
+
+    None if no run has any.
+    """
     there = [run for run in runs if run is not None]
     if not there:
         return None
@@ -134,12 +141,12 @@ def mean_diagnostics(runs: Sequence[Diagnostics | None]) -> Diagnostics | None:
 
 
 def entry(step: int, found: Diagnostics) -> dict[str, Any]:
-    """As it is stored."""
+    """Diagnostics as a dictionary, in the form in which the study stores them."""
     return {"step": step, **asdict(found)}
 
 
 def mean_entries(runs: Sequence[Sequence[Mapping[str, Any]]]) -> list[dict[str, Any]]:
-    """Step by step the mean over the runs of one candidate. runs: of each what `entry` made."""
+    """For each step the mean over the runs of one candidate. runs: for each run a list of what `entry` returned."""
     by_step: dict[int, list[Diagnostics | None]] = {}
     for run in runs:
         for one in run:

@@ -1,7 +1,9 @@
-"""K runs as one tensor program: weights as rows (K, n), one call per layer, forward, backward and update written out.
+"""The fused engine: it trains K runs as one tensor program.
 
-`trace` reads a net's layers once; `Fused` holds some runs in flight, as worker.py holds those of the plain loop.
-Equal to the plain loop (reference.py) in float64; what one run does never depends on its neighbours but for rounding.
+The weights of the runs are rows of one tensor (K, n). Each layer is called once for all K runs; forward pass, backward
+pass and update are written out. `trace_layers` reads a net's layers once. `Fused` holds the runs that are in training,
+as `Serial` in worker.py does for the plain loop. In float64 the results equal the plain loop's (reference.py). A run's
+result does not depend on the other runs of its program, except for rounding.
 """
 
 from __future__ import annotations
@@ -25,14 +27,15 @@ from actsearch.training.reference import NOISE, WEIGHTS, Evaluation, Run, batch_
 from actsearch.training.rows import ALIGN, Rows
 from actsearch.training.update import Update
 
-EAGER = 3  # times that work on a GPU is done as it is before it is captured
+EAGER = 3  # how often work is done on a GPU without a CUDA graph before one is captured
 
 
 class Fused:
-    """Some runs in flight as one program. An index is a run's place in the generation.
+    """A program: runs that are trained together.
 
-    runs: with one batch size and one optimizer. vectorised: in the form for accelerators, where nothing is done run
-    by run and steps are counted on the device.
+    rows: the data and the traced model. runs: pairs (index, run), the index being the run's place in the generation.
+    All runs have the same batch size and optimizer. vectorised: if true, the program has the form for accelerators: no
+    operation is done run by run, and steps are counted on the device. If None, this is so on all devices but a CPU.
     """
 
     def __init__(self, rows: Rows, runs: Sequence[tuple[int, Run]], vectorised: bool | None = None) -> None:
@@ -55,7 +58,10 @@ class Fused:
     # --- rows -------------------------------------------------------------------------------------
 
     def _lay_out(self) -> None:
-        """Where each segment lies in a row: weights, then learned parameters, which have no decay, then buffers."""
+        """Assigns each segment its place in a row: weights, then learned parameters of activations, then buffers.
+
+        Learned parameters stand apart from weights because they have no weight decay.
+        """
         kinds = ("weight", "learned", "buffer")
         self.segments = [
             segment for kind in kinds for node in self.nodes for segment in node.segments if segment.kind == kind
@@ -71,7 +77,7 @@ class Fused:
         self.n_row = at
 
     def _load_weights(self) -> None:
-        """The initial weights, as the plain loop would have them."""
+        """Fills the rows with the initial weights, the same as in the plain loop."""
         places = {node.name: node for node in self.nodes if node.layer is Activations}
         rows = torch.zeros(len(self.runs), self.n_row, dtype=self.dtype)
         for k, run in enumerate(self.runs):
@@ -89,7 +95,7 @@ class Fused:
         self.rows = rows.to(self.device)
 
     def state_dict(self, index: int) -> dict[str, Tensor]:
-        """The net of one run as it is now, by the net's own names."""
+        """The current state_dict of one run's net, with the names that the net itself uses."""
         k = self.indices.index(index)
         net = self.model.build(self.runs[k].specs, 0, "torch").to(self.dtype)
         state = net.state_dict()
@@ -109,7 +115,7 @@ class Fused:
     # --- data -------------------------------------------------------------------------------------
 
     def _load_data(self) -> None:
-        """Training data of all seeds as one pool, and where each step's batches lie in it."""
+        """Joins the training data of all seeds to one pool, and notes where each step's batches lie in it."""
         self.seeds = sorted({run.seed for run in self.runs})
         resample = self.source.data.resample
         splits = [self.source.split(seed) for seed in (self.seeds if resample else self.seeds[:1])]
@@ -122,12 +128,12 @@ class Fused:
         self.order = torch.stack([order + i * shift for i, order in enumerate(orders)], 1).flatten(1).to(self.device)
         self.noise = [
             torch.Generator(self.device).manual_seed(stream(seed, NOISE)) for seed in self.seeds
-        ]  # as the plain loop draws it: a generator of its own for each seed
+        ]  # each seed has its own generator, so that the draws equal the plain loop's
 
     # --- the program ------------------------------------------------------------------------------
 
     def _bind(self, state: tuple[Tensor, Tensor] | None) -> None:
-        """Gives each layer its memory, for as many runs as there are now."""
+        """Binds each layer to its memory, for the runs that the program has now. state: the optimizer's, if any."""
         k, batch = len(self.runs), self.recipe.batch_size
         new = lambda *shape: torch.zeros(*shape, dtype=self.dtype, device=self.device)  # noqa: E731
         take = self.source.workspace.take
@@ -165,7 +171,7 @@ class Fused:
                 (v.grad, g) for v, g in zip(node.inputs, gradients, strict=True) if g is not None and v.n_consumers > 1
             ]  # pyright: ignore[reportAttributeAccessIssue]
             self.layers.insert(0, layer)
-        # what the loss and the batches need
+        # tensors for the loss and the batches
         self.outputs, self.g_outputs = end.data, end.grad
         n_seeds = len(self.seeds)
         self.target = take(k, *end.shape, batch)
@@ -174,7 +180,7 @@ class Fused:
         self.losses, self.sums = new(k), new(2, k)
 
     def _gradient_for(self, node: LayerCall, value: Value) -> Tensor | None:
-        """Where a layer writes the gradient of one of its inputs."""
+        """The tensor into which a layer writes the gradient of one of its inputs; None if that input is the data."""
         take = self.source.workspace.take
         if value is self.traced.start:
             return None
@@ -209,7 +215,7 @@ class Fused:
                 total.add_(part)
 
     def _one_step(self) -> None:
-        """The whole step: batch, forward, loss, backward, update."""
+        """One training step: batch, forward, loss, backward, update."""
         at: Any = self.counter if self.vectorised else self.step
         batch = self.order.index_select(0, at).view(-1) if self.vectorised else self.order[at]
         for pool, per_seed, per_run in ((self.pool_x, self._x, self.input), (self.pool_y, self._y, self.target)):
@@ -230,7 +236,10 @@ class Fused:
                 self.step += 1
 
     def _do(self, work: Callable[[], None]) -> None:
-        """Work on tensors that stay where they are. On a GPU a captured graph of it: one launch instead of hundreds."""
+        """Calls `work`, which reads and writes only tensors whose addresses do not change.
+
+        On a GPU it is captured as a CUDA graph, which is then replayed: one launch instead of hundreds.
+        """
         name = work.__name__
         self.times[name] += 1
         if self.device.type != "cuda" or self.times[name] <= EAGER:
@@ -249,7 +258,11 @@ class Fused:
     # --- rungs ------------------------------------------------------------------------------------
 
     def advance(self, stopped: set[int]) -> Iterator[tuple[int, Evaluation]]:
-        """Takes all runs to their next rung. A run that diverged repeats its last evaluation."""
+        """Trains all runs up to their next rung and yields (index, evaluation) of each.
+
+        stopped: indices of runs that are pruned, which leave the program. A run that diverged repeats its last
+        evaluation.
+        """
         for index in stopped:
             self.last.pop(index, None)
         gone = stopped | {index for index, at in self.last.items() if at.diverged}
@@ -271,7 +284,7 @@ class Fused:
         yield from self.last.items()
 
     def score(self, x: Tensor, y: Tensor) -> Iterator[tuple[int, tuple[float, float]]]:
-        """(metric, loss) of every run's net on the test set; what guessing scores for those that diverged."""
+        """Yields (index, (metric, loss)) of every run's net on the test set; of a diverged run, the goal's guess."""
         scores: dict[int, tuple[float, float]] = {}
         if self.runs:
             with torch.no_grad():
@@ -285,7 +298,7 @@ class Fused:
         self._add_up(self.x_val, self.y_val)
 
     def _add_up(self, x: Tensor, y: Tensor) -> None:
-        """Sums of losses and scores into `sums`. x: (1 or seeds, n, features), y: (1 or seeds, n, …)."""
+        """Adds up losses and scores of n examples in `sums`. x: (1 or seeds, n, features), y: (1 or seeds, n, …)."""
         n, batch, goal = x.shape[1], self.recipe.batch_size, self.source.goal
         rows = self.seed_of if len(x) > 1 else torch.zeros_like(self.seed_of)
         losses, scores = self.sums.zero_()
@@ -300,7 +313,7 @@ class Fused:
                 scores += goal.score(outputs.mT, ys).sum(1)
 
     def _scores(self, n: int) -> tuple[list[float], list[float]]:
-        """Metrics and mean losses of n examples, from `sums`."""
+        """The metric and the mean loss of each run, from the `sums` over n examples."""
         losses, scores = self.sums
         means = (losses / n).tolist()
         return [
@@ -308,11 +321,11 @@ class Fused:
         ], means
 
     def _show(self, x: Tensor) -> None:
-        """Examples become the input's first columns. x: (1 or seeds, at most a batch, features)."""
+        """Copies examples into the first columns of the input. x: (1 or seeds, at most a batch, features)."""
         self.input[:, :, : x.shape[1]].copy_(x.mT.index_select(0, self.seed_of) if len(x) > 1 else x.mT)
 
     def _diagnose(self) -> list[Diagnostics]:
-        """Of every run, after its last step. The gradients are still that step's."""
+        """The Diagnostics of every run. The gradients in memory are still those of the last training step."""
         size = probe_size(self.recipe.batch_size, self.x_val.shape[1])
         with torch.no_grad():
             self._show(self.x_val[:, :size])
@@ -326,7 +339,7 @@ class Fused:
         return collect(slots, norms)
 
     def _keep(self, rows: list[int]) -> None:
-        """Compacts the program to these rows."""
+        """Removes all runs but those in these rows from the program."""
         if len(rows) == len(self.runs):
             return
         keep = torch.tensor(rows, dtype=torch.long, device=self.device)
@@ -339,7 +352,10 @@ class Fused:
 def _keep_mask(
     noise: Sequence[torch.Generator], seed_of: Tensor, batch: int, dtype: torch.dtype, shape: tuple[int, ...], p: float
 ) -> Tensor:
-    """Dropout's factors (K, *positions, C, B): drawn once per seed, in the net's layout, as torch draws them."""
+    """Dropout's factors (K, *positions, C, B), 0 or 1 / (1 - p).
+
+    They are drawn once for each seed, in the net's own layout, so that they equal torch's. shape: of one example.
+    """
     masks = []
     for generator in noise:
         kept = torch.empty(batch, *shape, dtype=dtype, device=seed_of.device)
@@ -349,7 +365,7 @@ def _keep_mask(
 
 
 def _with_learned(node: LayerCall, runs: Sequence[Run]) -> LayerCall:
-    """An activation with room in the rows for what some run trains there."""
+    """The same call; for an activation with a segment that is large enough for every run's learned parameters."""
     if node.layer is not Activations:
         return node
     specs = [spec_at(run.specs, node.place) for run in runs]

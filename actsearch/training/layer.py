@@ -1,12 +1,13 @@
-"""What a layer of the fused engine is: the values it stands between, its pieces of the rows, what it is bound to.
+"""The interface of a layer of the fused engine: its values, its segments of the rows, its binding to memory.
 
-Every value is one tensor (K, *positions, channels, batch): a batch of features (K, F, B), of sequences
-(K, L, C, B), of images (K, H, W, C, B). With the batch last, a product with weights (out, in) fills the lanes
-of a CPU whatever the widths are (25 channels: 80 GF/s against 52 with the batch first), a window of a
-convolution is a view, and what has no weights does not care.
+Every value is one tensor (K, *positions, channels, batch): features are (K, F, B), sequences (K, L, C, B), images
+(K, H, W, C, B). The batch is the last dimension for two reasons. A product with weights (out, in) then fills the SIMD
+lanes of a CPU whatever the widths are (25 channels: 80 GF/s against 52 with the batch first), and a window of a
+convolution is a view. For layers without weights the order makes no difference.
 
-A layer is bound to its tensors once and then called; forward and backward write into memory that is there. What a
-forward pass keeps besides, the backward pass frees: between steps other programs use the same memory.
+A layer is bound to its tensors once and then called often; forward and backward passes write into memory that exists
+already. What else a forward pass keeps is freed by the backward pass, because other programs use the same memory
+between steps.
 """
 
 from __future__ import annotations
@@ -23,12 +24,16 @@ from actsearch.activations.spec import Spec
 
 
 class NotFusable(Exception):
-    """Why a model trains one run after the other."""
+    """Raised if a model has no fused form, with the reason. Its runs then train one by one."""
 
 
 @dataclass
 class Value:
-    """What flows between layers. shape: one example's, as the net has it: (F,), (C, L) or (C, H, W)."""
+    """A value that one layer returns and others take.
+
+    shape: of one example in the net's own layout: (F,), (C, L) or (C, H, W). n_consumers: how many layers take it.
+    data, grad: the value of a whole program and its gradient, (K, *fused_shape, batch).
+    """
 
     shape: tuple[int, ...]
     n_consumers: int = 0
@@ -37,16 +42,17 @@ class Value:
 
     @property
     def fused_shape(self) -> tuple[int, ...]:
-        """(*positions, channels)."""
+        """The shape of one example in the engine's layout: (*positions, channels)."""
         return (*self.shape[1:], self.shape[0])
 
 
 @dataclass(frozen=True)
 class Segment:
-    """A parameter or buffer of the net as a piece of each run's row.
+    """A piece of each run's row that holds one parameter or buffer of the net.
 
-    name: in the net's state_dict. shape: in the row. order: of the net's elements there, None if it is theirs.
-    kind: weight, learned (of an activation: no weight decay) or buffer (not trained).
+    name: its name in the net's state_dict. shape: its shape in the row. order: for each element of the row the index of
+    the net's element that stands there; None if the order is the same. kind: weight, learned (a parameter of an
+    activation, without weight decay) or buffer (not trained).
     """
 
     name: str
@@ -59,11 +65,12 @@ class Segment:
         return math.prod(self.shape)
 
     def read(self, tensor: Tensor) -> Tensor:
+        """The net's own tensor as a piece of a row, (size,)."""
         flat = tensor.detach().reshape(-1)
         return flat if self.order is None else flat[self.order]
 
     def write(self, flat: Tensor, shape: torch.Size) -> Tensor:
-        """The other way: the net's own tensor from its piece of a row."""
+        """The inverse of `read`: the net's own tensor, of this shape, from its piece of a row."""
         if self.order is None:
             return flat.clone().view(shape)
         return torch.empty_like(flat).index_copy_(0, self.order, flat).view(shape)
@@ -71,7 +78,11 @@ class Segment:
 
 @dataclass
 class LayerCall:
-    """A layer of the net before it is bound: what it is, on which values, with which segments."""
+    """A layer of the net before it is bound to memory.
+
+    layer: its class in the fused engine. inputs, out: the values that it takes and returns. module: the net's own
+    module, or a function of one tensor. name: its name in the net. segments: its pieces of the rows.
+    """
 
     layer: type[Layer]
     inputs: list[Value]
@@ -79,14 +90,17 @@ class LayerCall:
     module: Any = None
     name: str = ""
     segments: list[Segment] = field(default_factory=list)
-    place: int = 0  # of an activation among the net's
-    width: int = 1  # of its learned parameters: one per channel, or one in all
+    place: int = 0  # an activation's slot
+    width: int = 1  # the size of an activation's learned parameters: one number per channel, or one in all
 
 
 @dataclass
 class Binding:
-    """What a layer is bound to. of: (values, gradients) of a segment, each (K, *segment.shape); gradients may be None.
-    keep_mask: of an example's shape and p, dropout's factors (K, *positions, C, B), each call the next draw.
+    """What a program provides for its layers.
+
+    n_runs: K. batch: the batch size. specs: the activations of each run. of: a function that returns (values,
+    gradients) of a segment, each (K, *segment.shape); the gradients of a buffer are not used. keep_mask: a function of
+    an example's shape and p that draws dropout's factors (K, *positions, C, B). vectorised: see `Fused`.
     """
 
     n_runs: int
@@ -98,18 +112,23 @@ class Binding:
 
 
 class Layer:
-    """in_place: its backward may write its input's gradient over its output's."""
+    """A layer that is bound to its memory, for K runs at once.
+
+    in_place: whether the backward pass may overwrite the gradient of the output with that of the input. x, y: the
+    input and the output. gx, gy: their gradients.
+    """
 
     in_place = False
 
     @classmethod
     def segments(cls, name: str, module: Any, shape: tuple[int, ...], order: Tensor | None) -> list[Segment]:
-        """What it keeps in the rows. shape: of an input. order: of its features, None if it is the net's own.
+        """The segments of this layer in the rows.
 
-        Raises NotFusable for what this layer has no fused form of.
+        name, module: of the layer in the net. shape: of its input, for one example. order: the order of the input's
+        features, None if it is the net's own. Raises NotFusable if the module has a setting without a fused form.
         """
         if order is not None:
-            raise NotFusable(f"{name}: something but a linear layer stands behind a flatten of several channels")
+            raise NotFusable(f"{name}: behind a flatten of several channels only a linear layer has a fused form")
         return []
 
     @classmethod
@@ -118,8 +137,8 @@ class Layer:
 
     def __init__(self, node: LayerCall, bound: Binding) -> None:
         self.x, self.y = node.inputs[0].data, node.out.data
-        self.gx: Tensor | None = None  # set before the first backward; None: the input is the data
-        self.adds: list[Any] = []  # (sum, gx) where other layers have the same input
+        self.gx: Tensor | None = None  # set before the first backward pass; stays None if the input is the data
+        self.adds: list[Any] = []  # pairs (sum, gx), if other layers take the same input
         self.gy: Tensor = node.out.grad  # pyright: ignore[reportAttributeAccessIssue]
 
     def forward(self, training: bool) -> None:

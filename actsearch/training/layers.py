@@ -1,4 +1,4 @@
-"""The table of layers that are trained fused: for each, K runs at once, its forward and its backward pass."""
+"""The layers of the fused engine, each with its forward and backward pass for K runs at once, and their table."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from actsearch.training.layer import Binding, Layer, LayerCall, NotFusable, Segm
 
 
 class Linear(Layer):
-    """y = W x + b."""
+    """A linear layer: y = W x + b."""
 
     @classmethod
     def segments(cls, name: str, module: Any, shape: tuple[int, ...], order: Tensor | None) -> list[Segment]:
@@ -59,7 +59,7 @@ class Norm(Layer):
             raise NotFusable(f"{name}: a norm without weight and bias has no fused form")
         width = tuple(module.weight.shape)
         if len(width) != 1 or (isinstance(module, nn.LayerNorm) and len(shape) != 1):
-            raise NotFusable(f"{name}: a layer norm over other than features has no fused form")
+            raise NotFusable(f"{name}: a layer norm over several dimensions has no fused form")
         segments = [Segment(f"{name}.weight", (*width, 1)), Segment(f"{name}.bias", (*width, 1))]
         if isinstance(module, nn.LayerNorm):
             return segments
@@ -75,8 +75,8 @@ class Norm(Layer):
         self.running = [t.view(per_run) for t, _ in tensors[2:]]
         self.eps, self.momentum = node.module.eps, getattr(node.module, "momentum", 0.0)
         outside = (*range(1, self.x.dim() - 2), self.x.dim() - 1)
-        self.outside = outside  # what a weight is shared by
-        self.over = outside if self.running else (self.x.dim() - 2,)  # what is normalised over
+        self.outside = outside  # the dimensions that share a weight
+        self.over = outside if self.running else (self.x.dim() - 2,)  # the dimensions over which is normalised
         self.n = math.prod(self.x.shape[d] for d in self.over)
 
     def forward(self, training: bool) -> None:
@@ -103,6 +103,8 @@ class Norm(Layer):
 
 
 class Dropout(Layer):
+    """Dropout. The factors are drawn once for each seed, so that they equal the plain loop's."""
+
     in_place = True
 
     def __init__(self, node: LayerCall, bound: Binding) -> None:
@@ -123,9 +125,9 @@ class Dropout(Layer):
 
 
 class Folded(Layer):
-    """What has no parameters and treats each example alone (pooling, padding, slicing): runs become examples.
+    """A layer without parameters that treats each example by itself: pooling, padding, slicing.
 
-    Its backward pass is autograd's of this function alone.
+    All examples of all runs go through it as one batch. Its backward pass is autograd's, of this layer alone.
     """
 
     def __init__(self, node: LayerCall, bound: Binding) -> None:
@@ -159,14 +161,14 @@ class Folded(Layer):
 
 
 class Flatten(Layer):
-    """A view: the layer behind it has its weights' columns in this order."""
+    """A flatten, which is a view: nothing is computed. The next layer orders the columns of its weights accordingly."""
 
     def forward(self, training: bool) -> None: ...
     def backward(self) -> None: ...
 
 
 class Add(Layer):
-    """A residual sum. gx: one gradient per summand."""
+    """A residual sum of two values. gx, gx_other: the gradients of the two."""
 
     def __init__(self, node: LayerCall, bound: Binding) -> None:
         super().__init__(node, bound)
@@ -183,7 +185,7 @@ class Add(Layer):
 
 
 class Activations(Layer):
-    """A slot of the net: runs side by side with the same activation share one call."""
+    """The activations of one slot. Neighbouring runs with the same activation share one call."""
 
     in_place = True
 
@@ -212,7 +214,10 @@ class Activations(Layer):
                 part.backward(self.gy[part.at], self.gx[part.at])
 
     def slopes(self) -> Tensor:
-        """f'(x) of the last forward, (K, *positions, C, B); NaN for runs where an output depends on several inputs."""
+        """f'(x) for the x of the last forward pass, (K, *positions, C, B).
+
+        NaN for runs with an activation whose output depends on several inputs.
+        """
         slopes = torch.ones_like(self.x)
         for part in self.parts:
             part.into_slopes(slopes[part.at])
@@ -220,22 +225,22 @@ class Activations(Layer):
 
 
 def learned_size(activation: Activation, param: str, width: int) -> int:
-    """How many numbers a learned parameter is, at a slot of `width` channels."""
+    """How many numbers a learned parameter has in a slot of `width` channels: one if it is shared, else `width`."""
     known = activation.param(param)
     return 1 if known is not None and known.shared else width
 
 
 def spec_at(specs: Sequence[Spec], place: int) -> Spec:
-    """Of a run with one spec per layer, or one for all."""
+    """The spec of slot `place`. specs: of a run, one for each slot or one for all."""
     return specs[place] if len(specs) > 1 else specs[0]
 
 
 def calls(specs: Sequence[Spec], vectorised: bool, like: Tensor) -> list[tuple[slice, Spec, dict[str, Any]]]:
-    """Which runs side by side are one call, and with which parameters.
+    """Divides neighbouring runs into groups that share a call: (their slice, the first's spec, the parameters).
 
-    On a CPU those with equal values, which then are numbers: torch's kernels take those (leaky_relu: 0.3 ms
-    against 2.2 ms with a tensor). Vectorised, for accelerators: all of one activation, where values differ as
-    a tensor (K_g, 1, …).
+    specs: one for each run. On a CPU the runs of a group have equal parameters, which are passed as numbers, because
+    torch's kernels are faster with them (leaky_relu: 0.3 ms against 2.2 ms with a tensor). If vectorised, a group is
+    all neighbours with the same activation, and a parameter whose values differ is a tensor (K_g, 1, …) like `like`.
     """
 
     def together(a: Spec, b: Spec) -> bool:
@@ -260,7 +265,7 @@ def calls(specs: Sequence[Spec], vectorised: bool, like: Tensor) -> list[tuple[s
 
 
 class Fixed:
-    """Runs of one activation with fixed parameters: torch's own kernels."""
+    """A group of runs whose activation has fixed parameters and a kernel of torch's, which is called directly."""
 
     def __init__(self, kernel: Kernel, params: dict[str, Any], x: Tensor, y: Tensor, at: slice) -> None:
         self.kernel, self.params, self.x, self.y, self.at = kernel, params, x, y, at
@@ -272,14 +277,15 @@ class Fixed:
         self.kernel.backward(gy, self.x, self.y, gx, **self.params)
 
     def into_slopes(self, ones: Tensor) -> None:
-        """Turns ones into slopes: the gradient of the outputs' sum."""
+        """Overwrites a tensor of ones by the slopes f'(x), the gradient of the sum of outputs."""
         self.kernel.backward(ones, self.x, self.y, ones, **self.params)
 
 
 class Trained:
-    """Runs of one activation with learned parameters, or parameters that differ: the catalogue's function.
+    """A group of runs for which the catalogue's function is called, because there is no kernel for them.
 
-    Its backward pass is the catalogue's where it has one, else autograd's of this function alone.
+    Their activation has none, or its parameters are learned, or differ between the runs of the group.
+    The backward pass is the catalogue's if the entry has one, otherwise autograd's, of this function alone.
     """
 
     def __init__(
@@ -300,7 +306,7 @@ class Trained:
             start += n
 
     def _call(self, x: Tensor, **learned: Tensor) -> Tensor:
-        if self.activation.kind == "channelwise":  # channels are dimension 1 there
+        if self.activation.kind == "channelwise":  # the catalogue expects channels in dimension 1
             return self.activation.fn(x.movedim(-2, 1), **self.fixed, **learned).movedim(1, -2)
         return self.activation.fn(x, **self.fixed, **learned)
 
@@ -310,7 +316,8 @@ class Trained:
             return
         with torch.enable_grad():
             self._in = [self.x.detach().requires_grad_()]
-            # copies: autograd counts changes of the rows, of which batch norm changes its part meanwhile
+            # copies, because batch norm writes its statistics into the same rows meanwhile, and autograd, which
+            # counts changes of the whole tensor, would then refuse the backward pass
             self._in += [value.clone().requires_grad_() for value, _ in self.learned.values()]
             self._out = self._call(self._in[0], **dict(zip(self.learned, self._in[1:], strict=True)))
         self.y.copy_(self._out.detach())
@@ -330,7 +337,7 @@ class Trained:
         gx.copy_(grad_x)
 
     def into_slopes(self, ones: Tensor) -> None:
-        """As Fixed's. Not by `backward`, which would write the gradients of what is learned."""
+        """As `Fixed.into_slopes`, but by autograd: `backward` would overwrite the gradients of learned parameters."""
         if self.activation.kind == "channelwise":
             ones.fill_(math.nan)
             return

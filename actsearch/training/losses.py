@@ -1,7 +1,7 @@
-"""The table of losses with a fused form: their values and gradients for K runs at once.
+"""The losses that have a fused form: their values and gradients for K runs at once.
 
-outputs are (K, n_outputs, B), as the last layer leaves them. A loss is a class here and a line in CLOSED_FORMS; a data
-set with another loss trains by the plain loop.
+Outputs have the shape (K, n_outputs, B), as the last layer returns them. To add a loss, write a class here and a line
+in CLOSED_FORMS. A data set with another loss trains by the plain loop.
 """
 
 from __future__ import annotations
@@ -17,20 +17,24 @@ from actsearch.data.goal import cross_entropy
 
 
 class ClosedForm(Protocol):
+    """A loss whose gradient is written out, for K runs at once."""
+
     @staticmethod
     def rows(y: Tensor, n_outputs: int) -> Tensor:
-        """What training compares outputs with: y: (n, …) → (n, n_outputs)."""
+        """The targets of training, (n, n_outputs), for y: (n, …)."""
         ...
 
     @staticmethod
     def step(outputs: Tensor, targets: Tensor, gradient: Tensor) -> Tensor:
-        """The sum over a batch of each run's loss, (K,). Writes the gradient of its mean into `gradient`. All are
-        (K, n_outputs, B)."""
+        """Each run's loss, summed over the batch, (K,). Writes the gradient of its mean into `gradient`.
+
+        outputs, targets, gradient: (K, n_outputs, B).
+        """
         ...
 
     @staticmethod
     def total(outputs: Tensor, y: Tensor) -> Tensor:
-        """The sum over a batch of each run's loss, (K,), for y: (K, B, …) as the data have it."""
+        """Each run's loss, summed over the batch, (K,). y: (K, B, …), as in the data set."""
         ...
 
 

@@ -1,4 +1,4 @@
-"""How a net is trained: the recipe's values, optimizers, schedules, parameter groups."""
+"""The optimizer, the learning rate schedule and the precision of a recipe, as PyTorch objects."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ from actsearch.question.recipe import Recipe
 
 
 def parameter_groups(net: nn.Module, weight_decay: float) -> list[dict]:
-    """Weights with weight decay; learned parameters of activations without (He et al. 2015 on PReLU)."""
+    """torch.optim's parameter groups: weights with weight decay, learned parameters of activations without it.
+
+    He et al. 2015 train PReLU without weight decay, because it would pull the slope to 0.
+    """
     of_activations = {id(p) for m in net.modules() if isinstance(m, ActivationModule) for p in m.parameters()}
     weights = [p for p in net.parameters() if id(p) not in of_activations]
     learned = [p for p in net.parameters() if id(p) in of_activations]
@@ -22,6 +25,7 @@ def parameter_groups(net: nn.Module, weight_decay: float) -> list[dict]:
 
 
 def make_optimizer(net: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+    """The recipe's optimizer for a net's parameters, with the recipe's learning rate, momentum and weight decay."""
     groups = parameter_groups(net, recipe.weight_decay)
     # fused: one kernel for all weights, 2.5 to 3 times cheaper than the default on a CPU
     if recipe.optimizer == "sgd":
@@ -37,20 +41,24 @@ def _fusable(net: nn.Module) -> bool:
 
 
 def use_precision(recipe: Recipe) -> None:
-    """Of products and convolutions on NVIDIA GPUs, for this process: torch's own default has TF32 in convolutions."""
+    """Sets the precision of matrix products and convolutions on NVIDIA GPUs, for this whole process.
+
+    It is always set, because torch's default allows TF32 in convolutions.
+    """
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = recipe.precision == "tf32"
     torch.backends.cudnn.deterministic = True
 
 
 def schedule(recipe: Recipe) -> list[tuple[float, float | None]]:
-    """(learning rate, momentum or Adam's beta1 or None) of each step, from torch's own schedulers.
+    """For each step (learning rate, momentum), computed by torch's own schedulers.
 
-    One-cycle (Smith 2018) cycles momentum as torch does, where the optimizer has one.
+    momentum: that of SGD or RMSprop, or Adam's beta1; None if it stays constant. Only the one-cycle schedule (Smith
+    2018) changes it, as torch's does.
     """
     return _schedule(recipe.optimizer, recipe.lr, recipe.schedule, recipe.steps, recipe.momentum)
 
 
-@lru_cache(maxsize=256)  # 15 ms for 1000 steps, and most runs of a study have the same
+@lru_cache(maxsize=256)  # a schedule of 1000 steps takes 15 ms, and most runs of a study have the same one
 def _schedule(
     optimizer_name: str, lr: float, name: str, steps: int, momentum_start: float
 ) -> list[tuple[float, float | None]]:
@@ -69,7 +77,7 @@ def _schedule(
     }[name]()
     group, plan = optimizer.param_groups[0], []
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # "lr_scheduler.step() before optimizer.step()": on purpose
+        warnings.simplefilter("ignore", UserWarning)  # "lr_scheduler.step() before optimizer.step()" is intended here
         for _ in range(steps):
             momentum = None
             if name == "one_cycle" and cycles:
@@ -94,6 +102,7 @@ def without_dynamo() -> None:
 
 
 def set_step(optimizer: torch.optim.Optimizer, lr: float, momentum: float | None) -> None:
+    """Sets the learning rate and, unless None, the momentum (Adam's beta1) of the next step."""
     for group in optimizer.param_groups:
         group["lr"] = lr
         if momentum is not None:

@@ -1,7 +1,7 @@
-"""How the runs of a study are trained on this machine: one by one or fused, how many at once, in how many processes.
+"""The plan: whether the runs of a study are trained one by one or fused on this machine, and how many at once.
 
-A plain function of model, batch size, device and machine, so that a study repeats; or the fastest of some, timed
-once (engine=tune). Kept in the study.
+The plan is computed from the model, the batch size, the device and the machine alone, so that a study can be repeated.
+With engine=tune it is the fastest of several plans that are timed once. The study stores it.
 """
 
 from __future__ import annotations
@@ -25,16 +25,18 @@ from actsearch.training.losses import CLOSED_FORMS
 from actsearch.training.trace import Traced, trace_layers
 
 ENGINES = ("auto", "serial", "fused", "tune")
-K_CPU = 8  # 4 to 16 are alike; more leave the cache (benchmarks/README.md)
+K_CPU = 8  # 4 to 16 are equally fast; with more the values no longer fit the cache (benchmarks/README.md)
 K_CUDA = 128
-LARGE = 2_000_000  # parameters from which one net keeps a GPU busy
-SHARE = 0.5  # of the memory, for programs in flight
+LARGE = 2_000_000  # a net with more parameters keeps a GPU busy by itself
+SHARE = 0.5  # the share of the memory that programs in training may use
 
 
 @dataclass(frozen=True)
 class Plan:
-    """engine: serial or fused. k: runs in one program, at most. channels_last: memory format of nets on images.
-    why: in words, for the header.
+    """How the runs of a study are trained.
+
+    engine: serial or fused. k: the largest number of runs in one program. channels_last: whether nets and images have
+    this memory format. why: the reason for the plan in words, for the header of the search.
     """
 
     engine: str
@@ -66,9 +68,10 @@ def choose_plan(
     processes: int,
     precision: str = "float32",
 ) -> Plan:
-    """The plan for engine=auto, serial or fused (tune begins with auto's).
+    """The plan for engine=auto, serial or fused. For engine=tune, the plan for auto, which is used until it is tuned.
 
-    Raises ActSearchError for engine=fused with a model that has layers, or data that have a loss, without a fused form.
+    processes: how many training processes share the memory. Raises ActSearchError for an unknown engine, or if
+    engine=fused is asked for, but a layer of the model, the data's loss or the precision has no fused form.
     """
     if engine not in ENGINES:
         raise unknown("engine", engine, ENGINES)
@@ -95,7 +98,7 @@ def choose_plan(
 
 
 def _fusable(model: Model, goal: Goal) -> Traced:
-    """The model's layers. Raises NotFusable if one of them, or the loss, has no fused form."""
+    """The model's layers. Raises NotFusable if one of them, or the data's loss, has no fused form."""
     if goal.loss not in CLOSED_FORMS:
         raise NotFusable(f"the data's loss, {getattr(goal.loss, '__name__', 'a callable')}, has none")
     return trace_layers(model)
@@ -110,7 +113,7 @@ def candidates(
     n_runs: int,
     precision: str = "float32",
 ) -> list[Plan]:
-    """The plans that engine=tune times, with n_runs in each process."""
+    """The plans that engine=tune times. n_runs: how many runs there are for each process."""
     plans = [choose_plan("serial", model, goal, batch_size, device, processes)]
     if precision == "bf16":
         return plans
@@ -123,14 +126,15 @@ def candidates(
 
 
 def room(traced: Traced, batch_size: int, device: torch.device, processes: int) -> int:
-    """How many runs of a program fit into a share of this machine's memory; at least 1."""
+    """How many runs of a program fit into SHARE of this machine's memory, and at least 1."""
     weights = sum(segment.size for node in traced.nodes for segment in node.segments)
     values = sum(math.prod(node.out.shape) for node in traced.nodes) + math.prod(traced.start.shape)
-    if device.type != "cpu":  # the windows of the largest convolution, and their gradients
+    if device.type != "cpu":  # memory for the gathered windows of the largest convolution, and for their gradients
         convolutions = [node for node in traced.nodes if node.layer is Conv]
         windows = [node.segments[0].size // node.out.shape[0] * math.prod(node.out.shape[1:]) for node in convolutions]
         values += max(windows, default=0)
-    per_run = 4 * (5 * weights + 3 * values * batch_size)  # weights, gradients, optimizer; values, theirs, temporaries
+    # float32: weights, gradients and the optimizer's state; for each example values, their gradients and temporaries
+    per_run = 4 * (5 * weights + 3 * values * batch_size)
     if device.type == "cuda":
         total = torch.cuda.get_device_properties(device).total_memory
     else:
@@ -139,5 +143,6 @@ def room(traced: Traced, batch_size: int, device: torch.device, processes: int) 
 
 
 def fastest(plans: Sequence[Plan], seconds: Sequence[float]) -> Plan:
+    """The plan with the shortest time. seconds: one for each plan."""
     best = min(range(len(plans)), key=lambda i: seconds[i])
     return replace(plans[best], why=f"the fastest of {len(plans)} timed")

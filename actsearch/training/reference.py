@@ -1,6 +1,6 @@
-"""The plain loop: one run, ordinary PyTorch, nothing clever. The oracle that anything faster must equal.
+"""The plain loop: it trains one run in ordinary PyTorch. Every faster way of training is tested against it.
 
-Knows a net, tensors, a recipe and a seed; nothing of Optuna, MLflow or processes.
+This module knows a net, tensors, a recipe and a seed, but not Optuna, MLflow or processes.
 """
 
 from __future__ import annotations
@@ -21,13 +21,16 @@ from actsearch.question.recipe import Recipe
 from actsearch.training.diagnostics import Diagnostics, diagnose, probe_rungs, probe_size
 from actsearch.training.optimizers import make_optimizer, schedule, set_step
 
-WEIGHTS, ORDER, NOISE = 0, 1, 2  # a seed's streams; data.py has the fourth, the split
+WEIGHTS, ORDER, NOISE = 0, 1, 2  # a seed's random streams; data/source.py has the fourth, 3, for the split
 EVAL_BATCH = 2000
 
 
 @dataclass(frozen=True)
 class Run:
-    """One training: what, how, and the seed that fixes everything random in it."""
+    """One training of one candidate with one seed.
+
+    specs: the activations, one for all slots or one for each. seed: it fixes everything random in the training.
+    """
 
     specs: tuple[Spec, ...]
     recipe: Recipe
@@ -36,8 +39,11 @@ class Run:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A run at a rung. val_metric: of the data set's goal. train_loss: mean since the rung before. diagnostics: at some
-    rungs (probe_rungs), of a run that has not diverged.
+    """The result of a run at a rung.
+
+    step: how many steps it has trained. val_metric: the metric of the data set's goal. train_loss: the mean over the
+    steps since the last rung. diverged: whether a loss is not finite; the metric and the validation loss are then the
+    goal's guess. diagnostics: given at some rungs (`probe_rungs`), unless the run has diverged.
     """
 
     step: int
@@ -49,12 +55,16 @@ class Evaluation:
 
 
 def stream(seed: int, which: int) -> int:
-    """The seed of one stream of a run's seed: weights, batch order or noise."""
+    """The seed of one random stream of a run. which: WEIGHTS, ORDER or NOISE."""
     return int(np.random.SeedSequence([seed, which]).generate_state(1)[0])
 
 
 def batch_order(n: int, batch_size: int, steps: int, seed: int) -> Tensor:
-    """(steps, batch_size) indices: each epoch a new permutation of the n examples, its rest dropped."""
+    """The examples of each step's batch as indices, (steps, batch_size).
+
+    Each epoch is a new permutation of the n examples; the last ones, too few for a batch, are left out.
+    Raises ActSearchError if the batch size is larger than n.
+    """
     if batch_size > n:
         raise ActSearchError(
             f"recipe.batch_size={batch_size}, but there are {n} training examples. Choose at most {n}."
@@ -67,9 +77,9 @@ def batch_order(n: int, batch_size: int, steps: int, seed: int) -> Tensor:
 
 
 def train(net: nn.Module, split: Split, run: Run, device: torch.device) -> Iterator[Evaluation]:
-    """Trains `net` (moved to `device`) and yields at each rung. A run that is no longer finite ends there.
+    """Trains `net`, which is moved to `device`, and yields an Evaluation at each rung. A run that diverged ends there.
 
-    split: on `device`. After the last rung the net holds the weights of the last step.
+    split: its tensors must be on `device`. After the last rung the net has the weights of the last step.
     """
     recipe = run.recipe
     net.to(device)
@@ -111,7 +121,7 @@ def _evaluation(net: nn.Module, split: Split, step: int, train_loss: float) -> E
 
 
 def score(net: nn.Module, x: Tensor, y: Tensor, goal: Goal) -> tuple[float, float]:
-    """(metric, mean loss) of a net on x: (n, …) and y: (n, …), in eval mode."""
+    """(metric, mean loss) of a net on x: (n, …) and y: (n, …). Sets the net to eval mode."""
     net.eval()
     scores = torch.zeros((), device=x.device)
     losses = torch.zeros((), device=x.device)
@@ -126,7 +136,10 @@ def score(net: nn.Module, x: Tensor, y: Tensor, goal: Goal) -> tuple[float, floa
 
 
 class Noise:
-    """The global random state of one run (dropout and the like), while other runs take turns with it."""
+    """The global random state of one run, for dropout and the like.
+
+    Several runs in one process train in turns. `resume` sets the global state to that of this run, `pause` stores it.
+    """
 
     def __init__(self, seed: int, device: torch.device) -> None:
         self.module = {"cuda": torch.cuda, "mps": torch.mps}.get(device.type)

@@ -1,4 +1,4 @@
-"""The data of a fused program as rows, and the memory that its programs share."""
+"""The data set as rows for the fused engine, and the memory that all programs of a process share."""
 
 from __future__ import annotations
 
@@ -13,25 +13,28 @@ from actsearch.models.model import Model
 from actsearch.training.losses import CLOSED_FORMS
 from actsearch.training.trace import Traced
 
-ALIGN = 16  # pieces of a row start at 64 bytes
+ALIGN = 16  # segments of a row start at multiples of this many numbers, 64 bytes in float32
 
 
 class Workspace:
-    """The memory of values and their gradients, which all programs of a process use in turn: the n-th piece that one
-    asks for is the n-th of the others too. What lies in it is gone when another program has had its turn.
+    """The memory for values and their gradients, which all programs of a process use in turn.
+
+    It is a list of pieces. The n-th piece that one program takes is also the n-th piece of every other program, so its
+    content is lost as soon as another program runs.
     """
 
     def __init__(self, device: torch.device, dtype: torch.dtype) -> None:
         self.device, self.dtype = device, dtype
-        self.pool = torch.cuda.graph_pool_handle() if device.type == "cuda" else None  # of captured temporaries
+        self.pool = torch.cuda.graph_pool_handle() if device.type == "cuda" else None  # temporaries of captured graphs
         self._pieces: list[Tensor] = []
         self._next = 0
 
     def begin(self) -> None:
+        """Starts again at the first piece, for another program."""
         self._next = 0
 
     def take(self, *shape: int) -> Tensor:
-        """Values of before are still in it."""
+        """The next piece as a tensor of this shape. It is not initialised."""
         size, n = math.prod(shape), self._next
         if n == len(self._pieces):
             self._pieces.append(torch.empty(0))
@@ -42,7 +45,10 @@ class Workspace:
 
 
 class Rows:
-    """The splits of a data set as rows (n, features), channels last, on the device: made once for all programs."""
+    """The splits of a data set as rows (n, features) on the device, made once for all programs.
+
+    Features have their channels last, as the fused engine has them. workspace: the memory of all programs.
+    """
 
     def __init__(
         self, model: Model, traced: Traced, data: Data, device: torch.device, dtype: torch.dtype = torch.float32
@@ -53,17 +59,17 @@ class Rows:
         self._splits: dict[int, tuple[Tensor, Tensor, Tensor, Tensor]] = {}
 
     def of(self, x: Tensor) -> Tensor:
-        """(n, *shape) → (n, features)."""
+        """Examples (n, *shape) as rows (n, features)."""
         for reshape in self.traced.before:
             x = reshape(x)
         return x.movedim(1, -1).reshape(len(x), -1).to(self.device, self.dtype)
 
     def answers(self, y: Tensor) -> Tensor:
-        """y on the device: classes as they are, numbers in the nets' precision."""
+        """y on the device. Classes stay integers; floating-point numbers get the precision of the nets."""
         return y.to(self.device, self.dtype if y.is_floating_point() else y.dtype)
 
     def split(self, seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Training inputs and what outputs are compared with, as rows; validation inputs and answers."""
+        """For a run with this seed: training inputs and targets, validation inputs as rows, and validation answers."""
         key = seed if self.data.resample else 0
         if key not in self._splits:
             split = self.data.split(seed)

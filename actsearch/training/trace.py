@@ -1,4 +1,4 @@
-"""Reads the layers of a net once, for the fused engine."""
+"""Traces a net with torch.fx and turns it into the list of layers that the fused engine trains."""
 
 from __future__ import annotations
 
@@ -21,8 +21,11 @@ from actsearch.training.layers import FUNCTIONS, TABLE, Activations, Add, Flatte
 
 @dataclass
 class Traced:
-    """A net as a list of layers. before: what only reshapes the data, applied to all of it at once. weight_layers: the
-    names of the weights of two or more dimensions, in the net's own order.
+    """A net as a list of layers.
+
+    before: modules at the start of the net that only reshape the data; they are applied once, to all data. start: the
+    input. nodes: the layers in order of computation. weight_layers: the names of the parameters of two or more
+    dimensions, in the net's own order.
     """
 
     before: list[Callable[[Tensor], Tensor]]
@@ -32,12 +35,14 @@ class Traced:
 
 
 class _Tracer(torch.fx.Tracer):
+    """Does not trace into activation modules: each is one node."""
+
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return isinstance(m, ActivationModule) or super().is_leaf_module(m, module_qualified_name)
 
 
 class _Shapes(torch.fx.Interpreter):
-    """Notes the shape of each value, without the batch."""
+    """Runs a graph and notes the shape of each value, without the batch."""
 
     def run_node(self, n: torch.fx.Node) -> Any:
         out = super().run_node(n)
@@ -46,14 +51,14 @@ class _Shapes(torch.fx.Interpreter):
 
 
 def trace_layers(model: Model) -> Traced:
-    """The layers of a model's net. Raises NotFusable with the reason if one is not in the table (layers.py)."""
+    """The layers of a model's net. Raises NotFusable with the reason if one is not in the table of layers.py."""
     net = model.build([Spec.of("relu")], 0, "torch")
     try:
         in_training = str(_Tracer().trace(net.train()))
         graph = _Tracer().trace(net.eval())
         with torch.no_grad():
             _Shapes(torch.fx.GraphModule(net, graph)).run(model.zeros(2))
-    except Exception as error:  # control flow that depends on values, whatever a user's forward does
+    except Exception as error:  # control flow that depends on values, or whatever a user's forward raises
         raise NotFusable(f"its forward cannot be traced ({one_line(error)})") from error
     if str(graph) != in_training:
         raise NotFusable("its forward differs between training and evaluation")
@@ -65,11 +70,11 @@ def trace_layers(model: Model) -> Traced:
 
 
 def _read(graph: torch.fx.Graph, net: nn.Module, model: Model) -> Traced:
-    """The graph's nodes as ours."""
+    """Turns the nodes of a traced graph into layers. Raises NotFusable with the reason."""
     values: dict[torch.fx.Node, Value] = {}
     before: list[Callable[[Tensor], Tensor]] = []
     nodes: list[LayerCall] = []
-    orders: dict[int, Tensor] = {}  # of values that are a flattened view in another order: by id
+    orders: dict[int, Tensor] = {}  # by a value's id: the order of its features, if it is a flatten of channels
     start = Value(model.in_shape)
     for n in graph.nodes:
         if n.op == "placeholder":
@@ -100,7 +105,7 @@ def _read(graph: torch.fx.Graph, net: nn.Module, model: Model) -> Traced:
         order = next((orders[id(value)] for value in inputs if id(value) in orders), None)
         if kind is Flatten:
             order = _order(inputs[0].shape, out.shape)
-        if kind in (Flatten, Activations):  # the order stays
+        if kind in (Flatten, Activations):  # they keep the order of features
             if order is not None:
                 orders[id(out)] = order
         else:
@@ -112,7 +117,7 @@ def _read(graph: torch.fx.Graph, net: nn.Module, model: Model) -> Traced:
         elif kind is Folded:
             node.module = module if module is not None else _of_one(n)
         elif kind is Add and (len(inputs) != 2 or inputs[0].shape != inputs[1].shape or n.kwargs):
-            raise NotFusable("it adds what has not one shape")
+            raise NotFusable("it has an addition other than a sum of two values of one shape")
         for value in inputs:
             value.n_consumers += 1
         values[n] = out
@@ -123,16 +128,20 @@ def _read(graph: torch.fx.Graph, net: nn.Module, model: Model) -> Traced:
 
 
 def _order(shape: tuple[int, ...], flat: tuple[int, ...]) -> Tensor | None:
-    """The net's order of features behind a flatten, channels last: its linear layer will take its columns so."""
+    """The order of features behind a flatten, for the columns of the linear layer's weights; None if it is the net's.
+
+    The net flattens with channels first, the fused engine with channels last. shape, flat: one example's shape before
+    and after.
+    """
     if len(flat) != 1 or math.prod(shape) != flat[0]:
-        raise NotFusable("it flattens other than to (batch, features)")
+        raise NotFusable("it has a flatten whose result is not (batch, features)")
     if len(shape) == 1 or shape[0] == 1:
         return None
     return torch.arange(flat[0]).view(shape).movedim(0, -1).reshape(-1)
 
 
 def _of_one(n: torch.fx.Node) -> Callable[[Tensor], Tensor]:
-    """A call of the graph as a function of its one tensor."""
+    """A function call in the graph as a function of one tensor, with its other arguments filled in."""
     if not isinstance(n.args[0], torch.fx.Node) or len(n.all_input_nodes) != 1 or not callable(n.target):
         raise NotFusable(f"{n.target} is called with several tensors")
     function, rest, keywords = n.target, n.args[1:], dict(n.kwargs)

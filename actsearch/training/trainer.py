@@ -1,4 +1,4 @@
-"""Training: `Trainer` holds the cores or the GPU; `TrainingBatch` iterates over the rungs of some runs.
+"""The way into training: `Trainer` holds the cores or GPUs, `TrainingBatch` trains runs from rung to rung.
 
     with Trainer(device, cores) as trainer:
         trainer.load(model, data)
@@ -6,7 +6,7 @@
         for rung in batch:
             batch.stop(pruned)
 
-Knows neither Optuna nor MLflow.
+This module knows neither Optuna nor MLflow.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from actsearch.training.worker import Worker
 
 
 def find_device(text: str) -> torch.device:
-    """auto: cuda, else cpu. Raises ActSearchError for a device that is not here."""
+    """The device of this name; `auto` is cuda if there is one, else cpu. Raises ActSearchError if it does not exist."""
     if text == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -51,7 +51,10 @@ def find_device(text: str) -> torch.device:
 
 
 def devices_of(device: torch.device, cores: int | None = None) -> list[torch.device]:
-    """What trains side by side: this machine's cores, all its GPUs, or the one device that is named."""
+    """The devices that train at the same time, one for each worker.
+
+    For cpu: this device once for each core. For cuda without a number: all GPUs. For any other: the device itself.
+    """
     if device.type == "cpu":
         return [device] * (cores or core_count())
     if device.type == "cuda" and device.index is None:
@@ -60,11 +63,13 @@ def devices_of(device: torch.device, cores: int | None = None) -> list[torch.dev
 
 
 class Trainer:
-    """On a CPU one lasting single-threaded process per core; on an accelerator this process itself; on several GPUs
-    (device=cuda, without a number) a lasting process for each.
+    """Trains runs on all devices at once.
 
-    processes: those already started, if any; they are closed with the Trainer. plan: how it trains; goal: of the
-    data; both set by `load`.
+    On a CPU there is one single-threaded process for each core. One accelerator is used by this process itself. With
+    several GPUs (device=cuda, without a number) there is one process for each. Processes are kept for the whole study.
+
+    cores: how many processes on a CPU; if None, one per core. processes: processes that are already started; they are
+    closed with the Trainer. Attributes: plan, how runs are trained, and goal, that of the data; `load` sets both.
     """
 
     goal: Goal
@@ -79,7 +84,10 @@ class Trainer:
             self._processes = Processes(self.cores)
 
     def load(self, model: Model, data: Data, plan: Plan = SERIAL) -> None:
-        """Gives the model and the data, without the test set, to whoever trains, and says how."""
+        """Gives the model, the plan and the data without the test set to the workers.
+
+        Raises ActSearchError if the model or the data cannot be pickled.
+        """
         self.plan, self.goal = plan, data.goal
         if self._processes is None:
             self._worker = Worker(model, data.without_test(), self._devices[0])
@@ -87,22 +95,25 @@ class Trainer:
         try:
             message = cloudpickle.dumps((model, data.without_test(), self._devices))
         except Exception as error:  # pickle, and a user's __reduce__, raise anything
-            raise ActSearchError(f"the model or the data cannot go to another process: {one_line(error)}") from error
+            raise ActSearchError(f"the model or the data cannot be pickled for a process: {one_line(error)}") from error
         self._processes.load(message)
 
     def start(self, runs: Sequence[Run]) -> None:
+        """Distributes runs over the workers. Runs that were in training before are dropped."""
         numbered = list(enumerate(runs))
         if self._processes is None:
             self._worker.start(numbered, self.plan)
-            self.plan = self._worker.plan  # with a smaller k where memory was short
+            self.plan = self._worker.plan  # it has a smaller k if memory was short
         else:
             parts = [numbered[i :: self.cores] for i in range(self.cores)]
             list(self._processes.ask([cloudpickle.dumps(("start", part, self.plan)) for part in parts]))
 
     def advance(self, stopped: set[int]) -> Iterator[tuple[int, Evaluation]]:
+        """Trains all runs but those stopped to their next rung and yields (index, evaluation), in any order."""
         return self._each("advance", stopped)
 
     def score(self, x: Tensor, y: Tensor) -> Iterator[tuple[int, tuple[float, float]]]:
+        """Yields (index, (metric, loss)) of each run's net on the test set x, y, in any order."""
         return self._each("score", x, y)
 
     def _each(self, command: str, *arguments: Any) -> Iterator[tuple[int, Any]]:
@@ -115,11 +126,11 @@ class Trainer:
             return answers
         known = list(answers)
         plans = [plan for _, plan in self._processes.ask([cloudpickle.dumps(("current_plan",))] * self.cores)]
-        self.plan = min(plans, key=lambda plan: (plan.engine == "fused", plan.k))  # where one was short of memory
+        self.plan = min(plans, key=lambda plan: (plan.engine == "fused", plan.k))  # one may have run out of memory
         return iter(known)
 
     def rest(self) -> None:
-        """Ends what is in flight: its memory is free."""
+        """Drops all runs, so that their memory is free."""
         self.start([])
 
     def close(self) -> None:
@@ -135,9 +146,10 @@ class Trainer:
 
 @dataclass(frozen=True)
 class Rung:
-    """All live runs at one step. The tensors are (K,), K the number of runs; NaN for those stopped before.
+    """The results of K runs at one step.
 
-    diagnostics: (K), None except at some rungs, of runs that have not diverged.
+    The tensors have the shape (K,) and are NaN for runs that were stopped before. diagnostics: a list of length K;
+    None except at some rungs (`probe_rungs`), and for runs that were stopped or have diverged.
     """
 
     step: int
@@ -149,7 +161,10 @@ class Rung:
 
 
 class TrainingBatch:
-    """K runs with the same rungs. Iterating trains all to the next rung and yields it: a barrier."""
+    """K runs with the same rungs. Each iteration trains all of them to the next rung, waits for all, and yields a Rung.
+
+    Raises ValueError if runs have different rungs.
+    """
 
     def __init__(self, trainer: Trainer, runs: Sequence[Run]) -> None:
         self.trainer, self.runs = trainer, list(runs)
@@ -175,11 +190,11 @@ class TrainingBatch:
             yield Rung(step, metric, val_loss, train_loss, diverged == 1, inside)
 
     def stop(self, indices: Iterable[int]) -> None:
-        """Ends these runs; the others are not touched by it."""
+        """Stops these runs, given by their indices. The others are not affected."""
         self.stopped |= set(indices)
 
     def score(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """Test metric and test loss, each (K,), of the nets as the last rung left them; NaN for those stopped."""
+        """Metric and loss on the test set x, y, each (K,), of the nets after the last rung; NaN for stopped runs."""
         values = torch.full((2, len(self.runs)), math.nan, dtype=torch.float64)
         for index, scored in self.trainer.score(x, y):
             if index not in self.stopped:
@@ -188,9 +203,10 @@ class TrainingBatch:
 
 
 def tune_plan(trainer: Trainer, model: Model, runs: Sequence[Run]) -> Plan:
-    """Times some plans on a rung of these runs, twice each, one after the other, and takes the fastest.
+    """Times several plans on one rung of these runs, sets the fastest as the trainer's plan and returns it.
 
-    Of two rungs the second: in the first a GPU's programs are captured.
+    Each plan is timed twice, in turns, and the shorter time counts. The second rung is timed if there is one, because
+    during the first one a GPU captures its graphs.
     """
     first = runs[0].recipe
     most = math.ceil(len(runs) / trainer.cores)

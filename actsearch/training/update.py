@@ -1,7 +1,8 @@
-"""The optimizers over rows: K runs' weights as one tensor (K, n), each run with its own rate and decay.
+"""The optimizers of the fused engine: they update the weights of K runs, one tensor (K, n).
 
-The same formulas as torch.optim's, whose plain loop (reference.py) they are tested against. On a CPU torch's own
-fused kernels go over one row after the other; vectorised, for accelerators, plain operations go over all rows.
+Each run has its own learning rate and weight decay. The formulas are those of torch.optim, and are tested against the
+plain loop (reference.py). On a CPU torch's own fused kernels update one row after the other; in the vectorised form,
+for accelerators, ordinary operations update all rows at once.
 """
 
 from __future__ import annotations
@@ -22,8 +23,10 @@ RMSPROP_ALPHA, RMSPROP_EPS = 0.99, 1e-8
 
 
 class Update:
-    """weights, gradients: (K, n). n_weights: of them with weight decay, the first ones. recipes: one a run, of one
-    optimizer. Step numbers are host integers, or (vectorised) a tensor of shape (1,) on the device.
+    """The optimizer of one program.
+
+    weights, gradients: (K, n). n_weights: the first so many of n have weight decay. recipes: one for each run, all
+    with the same optimizer. state: the optimizer's first and second moments, (K, n) each; None to start from zeros.
     """
 
     def __init__(
@@ -33,7 +36,7 @@ class Update:
         self.weights, self.gradients, self.n_weights = weights, gradients, n_weights
         self.kind, self.vectorised = recipes[0].optimizer, vectorised
         self.first, self.second = state or (torch.zeros_like(weights), torch.zeros_like(weights))
-        # (steps, K): rate, and momentum or Adam's beta1
+        # for each run a list over steps: the learning rate, and momentum or Adam's beta1
         plans = [schedule(r) for r in recipes]
         momenta = [0.9 if self.kind in ("adam", "adamw") else r.momentum for r in recipes]
         rates = [[lr for lr, _ in plan] for plan in plans]
@@ -53,7 +56,10 @@ class Update:
         self.rows = [[tuple([t[k, part]] for t in tensors) for part in parts] for k in range(len(weights))]
 
     def step(self, step: Any) -> None:
-        """One update. step: how many came before."""
+        """Clips the gradients and updates the weights.
+
+        step: how many updates came before, an integer or, if vectorised, a tensor of shape (1,) on the device.
+        """
         if self.clip is not None:
             norm = self.gradients.norm(dim=1, keepdim=True)
             self.gradients.mul_((self.clip / (norm + 1e-6)).clamp_(max=1.0))
@@ -82,7 +88,7 @@ class Update:
                     )  # fmt: skip
 
     def _decayed(self) -> Tensor:
-        """The gradients with weight decay, beside them: diagnostics read them as they came."""
+        """The gradients with weight decay added, as a new tensor, because diagnostics read the original ones."""
         n, decayed = self.n_weights, torch.empty_like(self.gradients)
         torch.addcmul(self.gradients[:, :n], self.weights[:, :n], self.decay, out=decayed[:, :n])
         decayed[:, n:] = self.gradients[:, n:]
@@ -112,5 +118,5 @@ class Update:
         self.weights.addcmul_(self.first, rate, value=-1.0)
 
     def kept(self, keep: Tensor) -> tuple[Tensor, Tensor]:
-        """The state of the runs that stay."""
+        """The state (first and second moments) of the runs in these rows."""
         return self.first[keep], self.second[keep]

@@ -1,7 +1,8 @@
-"""Trains the runs it is given, rung by rung, in this process; and, as a program, serves them to a leader.
+"""The worker: it trains the runs that it is given, from rung to rung.
 
-`Worker` is all there is when a GPU trains in the leader's own process. On CPUs `serve` runs it in lasting
-single-threaded processes: the first imports torch once and forks the others, which share the data.
+If a single GPU trains, the `Worker` runs in the leader's own process. Otherwise there are training processes, and in
+each of them `serve` runs a `Worker` and answers the leader's messages. The first process imports torch once and forks
+the others, which share the data. `main` is the program of these processes.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from actsearch.training.trace import trace_layers
 
 
 class Serial:
-    """Some runs in flight, each by the plain loop. An index is the run's place in the generation."""
+    """Runs that are trained one by one, each by the plain loop. An index is the run's place in the generation."""
 
     def __init__(
         self, model: Model, data: Data, runs: Sequence[tuple[int, Run]], device: torch.device, channels_last: bool
@@ -58,7 +59,7 @@ class Serial:
         return x.contiguous(memory_format=torch.channels_last) if images else x
 
     def advance(self, stopped: set[int]) -> Iterator[tuple[int, Evaluation]]:
-        """Takes each live run to its next rung. A run that diverged repeats its last evaluation."""
+        """Trains each run to its next rung, yields (index, evaluation). A diverged run repeats its last evaluation."""
         for index in stopped & set(self._live):
             del self._live[index], self._nets[index]
         for index, run in self._live.items():
@@ -66,23 +67,23 @@ class Serial:
             yield index, self._last[index]
 
     def score(self, x: Tensor, y: Tensor) -> Iterator[tuple[int, tuple[float, float]]]:
-        """(metric, loss) of every live run's net on the test set; what guessing scores for those that diverged."""
+        """Yields (index, (metric, loss)) of every run's net on the test set; of a diverged run, the goal's guess."""
         x, y = self._laid(x.to(self.device)), y.to(self.device)
         for index, net in self._nets.items():
             yield index, self.goal.guess if self._last[index].diverged else score(net, x, y, self.goal)
 
 
 class Worker:
-    """Trains the runs it is given as the plan says."""
+    """Trains the runs that it is given, as the plan says: fused programs, and the plain loop for all other runs."""
 
     def __init__(self, model: Model, data: Data, device: torch.device) -> None:
         self.model, self.data, self.device = model, data, device
         if not data.resample:
-            data.split(0)  # here, before other processes are forked, which then share it
+            data.split(0)  # before other processes are forked, so that they share it
         self.plan = SERIAL
         self._rows: Rows | None = None
         self._runs: Sequence[tuple[int, Run]] = []
-        self._rungs: list[set[int]] = []  # what was stopped before each, so far
+        self._rungs: list[set[int]] = []  # for each rung so far, the runs that were stopped before it
         self._parts: list[Serial | Fused] = []
 
     def start(self, runs: Sequence[tuple[int, Run]], plan: Plan = SERIAL) -> None:
@@ -93,9 +94,10 @@ class Worker:
         self._in_memory(list)
 
     def _divide(self, runs: Sequence[tuple[int, Run]]) -> list[list[tuple[int, Run]]]:
-        """Runs that train together: of one optimizer and batch size, like activations side by side, at most k.
+        """Divides runs into parts that train together.
 
-        Those whose activations have no fused form come last, together.
+        A fused part has at most k runs, all with the same optimizer and batch size, and equal activations stand side by
+        side in it. Runs without a fused form are one last part.
         """
         alone = [(index, run) for index, run in runs if not self._fused(run)]
         programs: dict[tuple[str, int], list[tuple[int, Run]]] = {}
@@ -109,7 +111,10 @@ class Worker:
         return parts + ([alone] if alone else [])
 
     def _fused(self, run: Run) -> bool:
-        """A user's own function may do what cannot be captured: on a GPU it trains by the plain loop."""
+        """Whether a run is trained by the fused engine.
+
+        On a GPU a user's own function is not, because it may do things that a CUDA graph cannot capture.
+        """
         own = self.device.type == "cuda" and any(spec.activation.family == "own" for spec in run.specs)
         return self.plan.engine == "fused" and not own and all(spec.activation.fusable for spec in run.specs)
 
@@ -128,8 +133,9 @@ class Worker:
         return [answer for part in self._parts for answer in part.advance(stopped)]
 
     def _in_memory(self, work: Callable[[], list[Any]]) -> list[Any]:
-        """Works; with half of K if that takes more memory than there is, at last one by one. What was trained is then
-        trained again.
+        """Calls `work` and returns its result. If memory runs out, halves k, and at last trains the runs one by one.
+
+        The runs are then trained again from their start.
         """
         while True:
             try:
@@ -141,7 +147,7 @@ class Worker:
             except torch.OutOfMemoryError:
                 if self.plan.engine == "serial":
                     raise
-            # only here: in the block above its traceback holds the tensors
+            # outside of the except block, in which the traceback would keep the tensors alive
             if self.plan.k > 1:
                 self.plan = replace(self.plan, k=self.plan.k // 2, why="halved, out of memory")
             else:
@@ -158,7 +164,7 @@ class Worker:
 
 
 def serve(connection: Connection, worker: Worker) -> None:
-    """Answers ("start", runs), ("advance", stopped) and ("score", x, y) until the leader is gone."""
+    """Answers the messages ("start", runs, plan), ("advance", stopped), ("score", x, y) until the leader is gone."""
     while True:
         try:
             message = connection.recv_bytes()
@@ -169,7 +175,10 @@ def serve(connection: Connection, worker: Worker) -> None:
 
 
 def _answers(worker: Worker, message: bytes) -> Iterator[object]:
-    """Answers to one message and None, or the error of the user's code: apart from the connection's own errors."""
+    """Yields the answers to one message and then None.
+
+    If the user's code raises an exception, yields its type, message and traceback instead of None.
+    """
     try:
         command, *arguments = cloudpickle.loads(message)
         yield from getattr(worker, command)(*arguments) or ()
@@ -179,7 +188,7 @@ def _answers(worker: Worker, message: bytes) -> Iterator[object]:
 
 
 def exit_with(parent: int) -> None:
-    """Ends this process when its parent ends, also in the middle of a training: kill -9 leaves nobody behind."""
+    """Ends this process when its parent ends, even during a training, so that kill -9 leaves no process behind."""
 
     def watch() -> None:
         while os.getppid() == parent:
@@ -190,7 +199,10 @@ def exit_with(parent: int) -> None:
 
 
 def main(descriptors: Sequence[int]) -> None:
-    """A process per descriptor. The model and the data come on the first; the others are forked then."""
+    """The program of the training processes: one process for each socket's descriptor.
+
+    The model and the data arrive through the first socket. Then this process forks the others.
+    """
     leader = os.getppid()
     connections = [Connection(descriptor) for descriptor in descriptors]
     torch.set_num_threads(1)
@@ -203,7 +215,7 @@ def main(descriptors: Sequence[int]) -> None:
     try:
         model, data, devices = cloudpickle.loads(message)
         worker = Worker(model, data, devices[0])
-    except Exception as error:  # a user's class that cannot be made again here
+    except Exception as error:  # for instance a user's class that cannot be unpickled here
         for connection in connections:
             connection.send((type(error).__name__, str(error), traceback.format_exc()))
         return
