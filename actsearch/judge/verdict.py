@@ -121,7 +121,7 @@ def judge(metric: Metric, candidate: Arm, baseline: Arm, rules: Rules, margin: f
 
 
 def _decide(ci_low: float, ci_high: float, low: float, high: float, flips: bool, higher_is_better: bool) -> str:
-    """The verdict from an interval and a margin (low, high). flips: whether the sign-flip test finds a difference too."""
+    """The verdict from an interval and a margin (low, high). flips: whether the sign-flip test finds a difference."""
     differs = ci_low > 0 or ci_high < 0
     if differs != flips:
         return UNDECIDED
