@@ -4,8 +4,8 @@
 
 There are three rounds, each with the best of the one before. First, all functions train once for 300 steps. Second,
 the best 200 train on 3 seeds for 1,000 steps. Both rounds are scored on validation examples. Third, the best 10 are
-compared with gelu on 20 fresh seeds and the test set (actsearch.compare). The script writes functions.csv (one row for each
-combination) and runs/two_unaries/ (the report).
+compared with gelu on 20 fresh seeds and the test set (actsearch.compare). The script writes functions.csv (one row for
+each combination) and runs/two_unaries/ (the report).
 """
 
 from __future__ import annotations
