@@ -8,7 +8,7 @@ from actsearch.records import Event, GenerationStarted, RungReached
 
 
 class Clock:
-    """Where the time goes from `start` (seconds since the epoch), read off the stream of events."""
+    """Adds up where the time goes from `start` (seconds since the epoch), by the events of a search."""
 
     def __init__(self, start: float) -> None:
         self.start = start
@@ -19,6 +19,7 @@ class Clock:
         self._mark = self.start
 
     def lap(self, part: str) -> None:
+        """Adds the time since the last lap to a part."""
         now = time.time()
         self.spent[part] += now - self._mark
         self._mark = now

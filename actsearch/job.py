@@ -1,4 +1,4 @@
-"""A question, complete: the model, the data, what may be proposed, and where the answer goes."""
+"""A job: the complete question, with the model, the data, what may be proposed, and where the answer goes."""
 
 from __future__ import annotations
 
@@ -28,8 +28,10 @@ from actsearch.training.trainer import find_device
 
 @dataclass
 class Job:
-    """study, confirm: settled for the data's metric. identity: what the fingerprint covers; params: what MLflow shows
-    of the config.
+    """A complete question.
+
+    study, confirm: settled for the data's metric. identity: the part of the config that the fingerprint covers. folder:
+    where the results are written. params: the part of the config that MLflow shows.
     """
 
     model: Model
@@ -63,22 +65,22 @@ class Job:
 
     @property
     def everything(self) -> list[Candidate]:
-        """All candidates, the baseline among them, where all are compared."""
+        """All candidates and the baseline, for a job that compares all."""
         return with_baseline(self.space.nets(), self.confirm.baseline)
 
     @property
     def n_trials(self) -> int:
-        """Trials of the search in all; where their number is not given, as many as there are candidates."""
+        """The number of trials of the search; if none is given, as many as there are candidates."""
         return 0 if self.compares_all else self.study.n_trials or len(self.space.enumerate())
 
     @property
     def metric(self) -> Metric:
-        """What the nets are judged by."""
+        """The metric that the nets are judged by."""
         return self.data.goal.metric
 
     @property
     def directions(self) -> list[Direction]:
-        """Of the objectives."""
+        """The direction of each objective."""
         return [directions_of(self.metric)[objective] for objective in self.study.objectives]
 
     @property
@@ -88,7 +90,7 @@ class Job:
 
     @property
     def tells_speed(self) -> bool:
-        """Whether learning speed can be read off this job's curves."""
+        """Whether this job's curves show how fast a net learns."""
         return speed_is_told(self.recipe) and "schedule" not in dict(self.space.recipe)
 
     @property
@@ -99,7 +101,7 @@ class Job:
 
 
 def check(job: Job) -> None:
-    """Refuses, before anything is made, what the parts of a job cannot do together."""
+    """Raises ActSearchError, before anything is made, if the parts of a job do not fit together."""
     if job.largest_batch > job.data.n_train:
         raise ActSearchError(
             f"recipe.batch_size={job.largest_batch} is more than the {job.data.n_train} training examples. "
@@ -109,9 +111,9 @@ def check(job: Job) -> None:
         raise ActSearchError("recipe.precision=tf32: there is no NVIDIA GPU. Write recipe.precision=float32.")
     whole("worker", job.worker, least=0)
     if len(job.study.objectives) > 1 and not isinstance(job.pruner, optuna.pruners.NopPruner):
-        raise ActSearchError("pruner: Optuna prunes where there is one objective. Write pruner=none.")
+        raise ActSearchError("pruner: Optuna can prune only with one objective. Write pruner=none.")
     if job.compares_all:
-        job.space.nets()  # refuses an activation's ranges, in words; of a recipe's the tuning takes some values
+        job.space.nets()  # raises for a range of an activation; of a range in the recipe the tuning takes some values
     else:
         if isinstance(job.sampler(0, 0), optuna.samplers.GridSampler | optuna.samplers.BruteForceSampler):
             job.space.enumerate()

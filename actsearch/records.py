@@ -1,4 +1,4 @@
-"""What passes between the rooms: candidates, what their runs did, what they cost, and the events of a training."""
+"""The data that pass between the rooms: candidates, results of their runs, their costs, and events of a training."""
 
 from __future__ import annotations
 
@@ -15,13 +15,15 @@ from actsearch.question.metrics import Direction
 from actsearch.question.recipe import Recipe
 
 RunKey = tuple[str, str, int]
-"""activation, recipe as JSON, seed"""
+"""(activation, recipe values as JSON, seed)"""
 
 
 @dataclass
 class Curves:
-    """What the runs of one trial did, rung by rung: each list is [rung][seed]. diagnostics: at some rungs, the fields
-    of Diagnostics, means over the runs that have not diverged, with their `step`.
+    """The learning curves of one trial's runs. Each list is indexed [rung][seed]; steps: the step of each rung.
+
+    diagnostics: for some of the rungs, the `step` and the fields of Diagnostics, averaged over the runs that have not
+    diverged.
     """
 
     steps: list[int] = field(default_factory=list)
@@ -37,9 +39,11 @@ class Curves:
 
 @dataclass
 class TrialRecord:
-    """One trial as it ended. state: complete, pruned, or duplicate of the trial `same_as` (not trained again).
+    """A trial that has ended.
 
-    attrs: what the sampler and the pruner noted about it in Optuna's system attributes.
+    state: complete, pruned, or duplicate, which means that the trial `same_as` trained an equal candidate before and
+    this one was not trained. values: one for each objective. attrs: what the sampler and the pruner stored about the
+    trial in Optuna's system attributes.
     """
 
     number: int
@@ -76,7 +80,10 @@ class GenerationStarted:
 
 @dataclass(frozen=True)
 class RungReached:
-    """metrics: by trial number, those still live. run_steps: steps of single runs done since the last event."""
+    """The live trials reached a rung.
+
+    metrics: by trial number. run_steps: the steps since the last event, summed over all live runs.
+    """
 
     stage: str
     step: int
@@ -95,15 +102,17 @@ Event = GenerationStarted | RungReached | GenerationFinished
 
 
 def rank_key(direction: Direction):
-    """Sorts records best first; ties by number."""
+    """A sort key that puts the best records first, and equally good ones in the order of their numbers."""
     sign = -1 if direction == "maximize" else 1
     return lambda record: (sign * record.values[0], record.number)
 
 
 @dataclass
 class FinalistRun:
-    """One training of a finalist and its test score. rate: its learning rate in units of the tuned one. diverged: it
-    scored chance, and is counted as that. collapsed: it ended, but no better than an answer that is always the same.
+    """One training of a finalist and its test score.
+
+    rate: its learning rate as a multiple of the tuned one. diverged: the training diverged, and the scores are those of
+    chance. collapsed: the training ended, but the net is no better than one that always gives the same answer.
     """
 
     activation: str
@@ -118,7 +127,7 @@ class FinalistRun:
 
     @property
     def key(self) -> RunKey:
-        """What makes it this run and no other."""
+        """The key that tells this run from all others."""
         return (*candidate_key(self.activation, self.recipe), self.seed)
 
     @property
@@ -135,7 +144,7 @@ class FinalistRun:
 
 
 def by_candidate(runs: Sequence[FinalistRun]) -> list[list[FinalistRun]]:
-    """The runs of each candidate at each rate, in order of seed."""
+    """The runs in groups: one for each candidate at each rate, sorted by seed."""
     groups: dict[tuple[str, str], list[FinalistRun]] = {}
     for run in sorted(runs, key=lambda r: r.seed):
         groups.setdefault(candidate_key(run.activation, run.recipe), []).append(run)
@@ -144,19 +153,21 @@ def by_candidate(runs: Sequence[FinalistRun]) -> list[list[FinalistRun]]:
 
 @dataclass(frozen=True)
 class Cost:
-    """Times in µs, one per repetition. The nets measured together took turns: repetition i of one stands beside
-    repetition i of the other, and what else the machine did then met both. saved_mib: what the forward pass of a
-    training step keeps for its backward pass, parameters and the batch aside.
+    """The measured cost of a net: times in µs, one per repetition, and memory in MiB.
+
+    Nets that are measured together take turns, so that repetition i of one and repetition i of another meet the same
+    other load of the machine. saved_mib: what the forward pass of a training step keeps for its backward pass, without
+    the parameters and the batch.
     """
 
     training_step_us: list[float]
     latency_us: list[float]
-    saved_mib: float = math.nan  # of a study measured before this was
+    saved_mib: float = math.nan  # NaN in a study whose costs were measured before this field existed
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """specs: one for the net, or one per layer. recipe: the searched values, by name."""
+    """What a trial proposes. specs: one for the whole net, or one per slot. recipe: searched (name, value) pairs."""
 
     specs: tuple[Spec, ...]
     recipe: tuple[tuple[str, Any], ...] = ()
@@ -182,19 +193,21 @@ class Candidate:
 
 
 def candidate_key(activation: str, recipe: Mapping[str, Any]) -> tuple[str, str]:
-    """What a candidate is called, wherever it is stored."""
+    """The key under which a candidate is stored: its activation, and its recipe values as JSON."""
     return activation, json.dumps(recipe, sort_keys=True)
 
 
 def training_key(activation: str, recipe: Mapping[str, Any]) -> tuple[str, str]:
-    """What makes two candidates the same training: equal functions, whatever they are called."""
+    """The key of a training. Candidates with equal functions have the same one, whatever their functions are called."""
     return net_fingerprint(activation), json.dumps(recipe, sort_keys=True)
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """What verdicts are made from. runs: the finalists'. target: the accuracy that steps are counted to, if they are.
-    costs: by activation; empty if they were not measured.
+    """What verdicts are made from.
+
+    runs: the finalists' runs. target: the accuracy up to which steps are counted; None if they are not counted. costs:
+    by activation; empty if they were not measured.
     """
 
     runs: Sequence[FinalistRun] = ()

@@ -1,8 +1,8 @@
 """Everything MLflow: a study as a parent run, its trials and finalists as child runs below it.
 
-`Delivery` writes records and is idempotent: a run is found by its tags, a finished one is left alone. `Tracker`
-calls it from a thread while the search trains, and turns every failure into one warning: truth lives in
-Optuna's storage, from which `task=deliver` can deliver later what a dead server missed.
+`Delivery` writes records and is idempotent: it finds a run by its tags and does not write to a finished one. `Tracker`
+calls it from a thread while the search trains, and turns a failure into a warning, because nothing is lost: all results
+are in Optuna's storage, from which `task=deliver` delivers later what a server missed while it was down.
 """
 
 from __future__ import annotations
@@ -36,24 +36,24 @@ from actsearch.question.metrics import ACCURACY, Metric
 from actsearch.records import Curves, FinalistRun, TrialRecord
 from actsearch.study.storage import sqlite_path
 
-os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # before mlflow is imported; README says so
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # the default's 7 take minutes when a server is down
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # must be set before mlflow is imported; README mentions it
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # the default, 7, takes minutes when a server is down
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
 os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # the URL may hold a password
 
-LIVE_SECONDS = 10.0  # how often a trial in flight is written: batches, not a request a rung
+LIVE_SECONDS = 10.0  # between writes of a trial in flight: rungs go in batches, not each in a request of its own
 STUDY, TRIAL, FINALIST = "actsearch.study", "actsearch.trial", "actsearch.finalist"
 
 DIAGNOSTICS = "diagnostics.json"  # an artifact of each trial and finalist, which MLflow's UI shows as a table
-# by this tag MLflow's own log_table says which artifacts are tables
+# the tag by which MLflow knows that an artifact is a table; its own log_table sets it too
 TABLES = {"mlflow.loggedArtifacts": json.dumps([{"path": DIAGNOSTICS, "type": "table"}])}
 
-# its kind in MLflow's words; the sidebar keeps its own mode
+# the experiment's kind, in MLflow's words; MLflow's sidebar does not follow it
 EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
 
 
 def view_state(metric: Metric) -> dict[str, Any]:
-    """The table as it should open: one of MLflow's "shared views", kept as a tag of the experiment."""
+    """The look of the table of runs when it is opened: one of MLflow's "shared views", a tag of the experiment."""
     val, test = f"val_{metric.name}", f"test_{metric.name}"
     return {
         "orderByKey": f"metrics.`{val}`", "orderByAsc": not metric.higher_is_better, "startTime": "ALL",
@@ -70,7 +70,7 @@ STORES = ("sqlite", "postgresql", "mysql", "mssql", "http", "https", "databricks
 
 
 def check_tracking(uri: str, experiment: str) -> None:
-    """Raises ActSearchError for what is no address of a tracking store; says nothing of whether it answers."""
+    """Raises ActSearchError for a URI that MLflow has no store for. Does not check whether the store answers."""
     if uri.split(":", maxsplit=1)[0].split("+", maxsplit=1)[0] not in STORES:
         raise ActSearchError(
             f"tracking.uri={uri}: MLflow has no such store. Write sqlite:///mlflow.db, http://…, or null for none."
@@ -81,7 +81,7 @@ def check_tracking(uri: str, experiment: str) -> None:
 
 @dataclass(frozen=True)
 class StudyInfo:
-    """What the parent run says of the study. params: the config, flat. metric: the data set's."""
+    """What the parent run says about the study. params: the flattened config. metric: the data set's."""
 
     name: str
     fingerprint: str
@@ -92,28 +92,29 @@ class StudyInfo:
 
 @contextlib.contextmanager
 def _no_collections() -> Iterator[None]:
-    """Keeps Python's cycle collector away from an import, whose objects all stay.
+    """Turns Python's cycle collector off during an import, because all objects that an import makes stay alive.
 
-    Beside torch's objects a full collection takes 0.1 to 0.3 s and finds nothing. Importing MLflow and its SQL store
-    takes 1.5 s of CPU with them and 0.95 s without; the collection that is due afterwards takes 0.55 s if the new
-    objects are young then, and 0.3 s if they are old.
+    With torch's objects in memory a full collection takes 0.1 to 0.3 s and finds nothing. Importing MLflow and its SQL
+    store takes 1.5 s of CPU with collections and 0.95 s without; the collection that is due afterwards takes 0.55 s if
+    the new objects are young then, and 0.3 s if they are old.
     """
     enabled = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
-        if gc.get_freeze_count() == 0:  # else somebody else's objects would be unfrozen too
+        if gc.get_freeze_count() == 0:  # otherwise objects that other code froze would be unfrozen too
             gc.freeze()
-            gc.unfreeze()  # makes all objects old, without a look at them
+            gc.unfreeze()  # moves all objects to the oldest generation without scanning them
         if enabled:
             gc.enable()
 
 
 def _template() -> Path:
-    """Where an empty database with the tables of the installed MLflow is kept, whether it exists or not.
+    """The path of an empty database with the tables of the installed MLflow, whether the file exists or not.
 
-    The name has MLflow's version and, for versions under development, a fingerprint of its migrations' names.
+    The file's name contains MLflow's version and, to tell versions under development apart, a fingerprint of the names
+    of its migrations.
     """
     import mlflow
 
@@ -124,7 +125,7 @@ def _template() -> Path:
 
 
 def _is_sound(database: Path) -> bool:
-    """Whether SQLite finds the file whole and the migrations have run to an end: 2 ms."""
+    """Whether SQLite finds the file intact and all migrations have run. Takes 2 ms."""
     with contextlib.closing(sqlite3.connect(database)) as connection:
         try:
             (verdict,) = connection.execute("PRAGMA quick_check(1)").fetchone()
@@ -134,23 +135,24 @@ def _is_sound(database: Path) -> bool:
 
 
 def _keep_template(fresh: Path, template: Path) -> None:
-    """Copies a new database to where `make_store` finds it next time. Does nothing if the cache cannot be written."""
+    """Copies a new database into the cache, where `make_store` finds it next time, if the cache can be written."""
     with contextlib.suppress(OSError, sqlite3.Error):
         template.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".mlflow-", dir=template.parent) as folder:
             copy = Path(folder) / template.name
             shutil.copyfile(fresh, copy)
             with contextlib.closing(sqlite3.connect(copy)) as connection, connection:
-                # the default experiment keeps its artifacts below the current folder; MLflow makes it again if missing
+                # the default experiment has its artifacts below the current folder; MLflow makes it again if missing
                 connection.execute("DELETE FROM experiments")
             os.replace(copy, template)
 
 
 def make_store(path: Path) -> None:
-    """MLflow's tables in a new SQLite file, all or none: with half of them, after a kill, it could not be opened.
+    """Makes a new SQLite file with MLflow's tables, complete or not at all: with half of the tables, after a kill,
+    MLflow could not open it.
 
-    They are copied from a template in the cache folder, because MLflow itself runs its migrations one after the other:
-    0.9 s of CPU (9 s on the clock where the cores are busy with training); the copy and its check take 2 to 3 ms.
+    The tables are copied from a template in the cache folder, which takes 2 to 3 ms with its check. MLflow itself runs
+    its migrations one after the other: 0.9 s of CPU (9 s on the clock where the cores are busy with training).
     """
     import mlflow
 
@@ -170,7 +172,8 @@ def make_store(path: Path) -> None:
 
 
 def diagnostics_table(diagnostics: Sequence[Mapping[str, Any]]) -> str:
-    """The diagnostics as a table in MLflow's own format, a row for each step and layer, cells without a number empty.
+    """The diagnostics as a table in MLflow's own format: a row for each step and layer, empty cells where a number is
+    missing.
 
     A layer is an activation slot ("activation 0") or a layer with weights ("weights 0"), counted in the net's order.
     diagnostics: what `diagnostics.entry` made, by step.
@@ -203,15 +206,15 @@ class Delivery:
         self.info = info
         self.experiment_id = self._open_experiment(experiment, path)
         self.runs: dict[str, tuple[str, str]] = {}
-        self.written: dict[str, int] = {}  # by key: up to which step a run that goes on has its curves
-        self.places: dict[str, str] = {}  # where a run that was created here has its artifacts
+        self.written: dict[str, int] = {}  # by key, for runs that go on: the last step that was written
+        self.places: dict[str, str] = {}  # by id, for runs that were created here: the place of their artifacts
         params = {key: str(value)[:500] for key, value in info.params.items()}
         same = f"tags.`{STUDY}` = '{info.name}' and tags.fingerprint = '{info.fingerprint}'"
         runs = self._find(f"{same} and tags.kind = 'study'")
         if runs:
             self.parent = runs[0].info.run_id
             self.client.update_run(self.parent, status="RUNNING")
-            if not runs[0].data.params:  # killed between the run and its parameters
+            if not runs[0].data.params:  # killed after the run was created and before its parameters were written
                 self._log(self.parent, [], params)
             children = self._find(f"tags.`mlflow.parentRunId` = '{self.parent}'")
             self.runs = {self._key(run.data.tags): (run.info.run_id, run.info.status) for run in children}
@@ -222,18 +225,18 @@ class Delivery:
 
     @property
     def page(self) -> str:
-        """The table of the study's runs, below the server's address."""
+        """The path of the table of the study's runs, below the server's address."""
         return f"/#/experiments/{self.experiment_id}/runs?viewStateShareKey={self.info.fingerprint}"
 
     def _open_experiment(self, name: str, path: Path | None) -> str:
-        """The experiment's id. Its tags: this study's rows, their columns and order; that it is none with language
-        models.
+        """The experiment's id; it is created if it is new. Its tags hold the view of this study's runs (rows, columns,
+        order), and its kind: not one about language models.
         """
         state = json.dumps({**view_state(self.info.metric), "searchFilter": f"tags.`{STUDY}` = '{self.info.name}'"})
         tags = {**EXPERIMENT_TAGS, f"mlflow.sharedViewState.{self.info.fingerprint}": state}
         found = self.client.get_experiment_by_name(name)
         if found is None:
-            # artifacts beside the database, not in whatever folder the command was given
+            # artifacts go beside the database, not into the folder in which the command was given
             place = None if path is None else (path.absolute().parent / "mlartifacts").as_uri()
             return self.client.create_experiment(name, place, tags)
         for key, value in tags.items():
@@ -242,12 +245,12 @@ class Delivery:
         return found.experiment_id
 
     def trial(self, record: TrialRecord) -> None:
-        """A finished trial: mean curves, each seed's, parameters, the end. A duplicate was no training: no run."""
+        """Writes a finished trial: mean curves, each seed's curves, parameters, the end. A duplicate has no run."""
         if record.state == "duplicate":
             return
         tags = {"kind": "trial", TRIAL: str(record.number)}
         result = self._result({"state": record.state}, record.curves)
-        live = self._key(tags) in self.written  # then the run exists, and gets these tags with its last numbers
+        live = self._key(tags) in self.written  # then the run exists and gets `result` with its end
         run = self._child(f"#{record.number} {record.activation}", tags, {} if live else result)
         if run is None:
             return
@@ -255,7 +258,7 @@ class Delivery:
         self._end(run, tags, record.curves, metrics, self._params(record), result if live else {})
 
     def live(self, number: int, name: str, metrics: Sequence[tuple[int, Mapping[str, float]]]) -> None:
-        """Rungs of a trial in flight: (step, metrics)."""
+        """Writes rungs of a trial in flight. metrics: (step, values by name) of each rung."""
         tags = {"kind": "trial", TRIAL: str(number)}
         run = self._child(f"#{number} {name}", tags)
         if run is None:
@@ -264,7 +267,7 @@ class Delivery:
         self.written[self._key(tags)] = metrics[-1][0]
 
     def finalist(self, comparison: Comparison, runs: Sequence[FinalistRun], curves: Curves) -> None:
-        """A finalist: test score by seed (the step is the seed), mean curves, difference to the baseline."""
+        """Writes a finalist: test scores by seed (the step is the seed), mean curves, difference to the baseline."""
         verdict, test = comparison.verdict, f"test_{self.info.metric.name}"
         counts = f"n={comparison.n_seeds}" + ("" if verdict is None else f" {verdict.metric.name} {verdict.verdict}")
         key = f"{comparison.activation} {json.dumps(comparison.recipe, sort_keys=True)} {counts}"
@@ -298,7 +301,7 @@ class Delivery:
         self, run: str, tags: Mapping[str, str], curves: Curves, metrics: Sequence[tuple[str, float, int]],
         params: Mapping[str, str], result: Mapping[str, str],
     ) -> None:  # fmt: skip
-        """All of a child run; its status comes last, because a run that is finished is not written again."""
+        """Writes the rest of a child run. Its status comes last, because a finished run is not written again."""
         if curves.diagnostics:
             self._write_table(run, diagnostics_table(curves.diagnostics))
         self._log(run, metrics, params, result)
@@ -306,8 +309,9 @@ class Delivery:
         self.runs[self._key(tags)] = (run, "FINISHED")
 
     def _write_table(self, run: str, text: str) -> None:
-        """As text and not by MLflow's `log_table`, which goes through pandas, lists the run's artifacts and reads the
-        run twice. Beside a SQLite file artifacts are files: writing one takes 0.1 ms of CPU, `log_text` 3.3 ms.
+        """Writes the diagnostics as text and not by MLflow's `log_table`, which goes through pandas, lists the run's
+        artifacts and reads the run twice. With a SQLite store artifacts are files: writing one takes 0.1 ms of CPU,
+        `log_text` takes 3.3 ms.
         """
         if self.places[run].startswith("file:///"):
             folder = Path(url2pathname(urlsplit(self.places[run]).path))
@@ -352,8 +356,8 @@ class Delivery:
     def _child(self, name: str, tags: Mapping[str, str], result: Mapping[str, str] | None = None) -> str | None:
         """The id of the run to write to, or None if it was delivered before.
 
-        tags: those that identify it. result: further ones for a run that is created here; given with the run they
-        cost 0.2 ms of CPU, later 2 ms.
+        tags: those that identify the run. result: further tags, for a run that is created here: set when it is created
+        they cost 0.2 ms of CPU, set later 2 ms.
         """
         key = self._key(tags)
         if key in self.runs:
@@ -362,7 +366,7 @@ class Delivery:
                 return None
             if key in self.written:
                 return run
-            self.client.delete_run(run)  # of a search that was killed: it is trained, and written, again
+            self.client.delete_run(run)  # a killed search left it; the trial is trained and written again
         run = self._create(name, {**tags, **(result or {}), "mlflow.parentRunId": self.parent, STUDY: self.info.name})
         self.runs[key] = (run, "RUNNING")
         self.written.setdefault(key, 0)
@@ -390,7 +394,7 @@ class Delivery:
         self, run: str, metrics: Sequence[tuple[str, float, int]], params: Mapping[str, str],
         tags: Mapping[str, str] | None = None,
     ) -> None:  # fmt: skip
-        """In as few requests as MLflow allows: 1,000 numbers and texts, of which 100 params, each."""
+        """Writes in as few requests as MLflow allows: each may hold 1,000 numbers and texts, of which 100 params."""
         from mlflow.entities import Metric, Param, RunTag
 
         now = int(time.time() * 1000)
@@ -405,7 +409,7 @@ class Delivery:
 
 
 class Tracker:
-    """Delivers in a thread while the search goes on. A failure is a warning, once; then it only remembers."""
+    """Delivers in a thread while the search goes on. The first failure is a warning and ends the delivery."""
 
     def __init__(self, make: Callable[[], Delivery], warn: Callable[[str], None]) -> None:
         self._make, self._warn = make, warn
@@ -433,7 +437,7 @@ class Tracker:
             self._queue.put(lambda d, record=record: d.trial(record))
 
     def close(self, last: Callable[[Delivery], None] | None = None) -> None:
-        """Waits until all is delivered; `last` is what ends the study, if it ended."""
+        """Waits until all is delivered. last: writes the end of the study's run, if the study has ended."""
         if last is not None:
             self._queue.put(last)
         self._queue.put(None)
@@ -453,6 +457,6 @@ class Tracker:
                 self.failed = one_line(error)
                 self._warn(
                     f"MLflow could not be written ({self.failed}). The search goes on; "
-                    "'actsearch task=deliver' with the same words delivers what is missing."
+                    "'actsearch task=deliver' with the same overrides delivers what is missing."
                 )
             self.seconds += time.monotonic() - start

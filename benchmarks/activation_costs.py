@@ -4,7 +4,7 @@
     python benchmarks/activation_costs.py --no-compile   # two minutes
     python benchmarks/activation_costs.py --write        # also into cost.md
 
-The same as `actsearch task=cost`, for the activations that the article speaks of, in the training steps of two nets.
+It measures the same as `actsearch task=cost`, for the article's activations and for the training steps of two nets.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ TEXTS = [
     "relu", "leaky_relu", "relu6", "leaky_relu6", "elu", "gelu", "gelu(approximate=tanh)", "silu", "silu(beta=1.5)",
     "hardswish", "mish", "softplus", "tanh", "sigmoid", "prelu",
 ]  # fmt: skip
-MODELS = {"mlp": (mlp, (40,), 100), "cnn2d": (cnn2d, (1, 28, 28), 32)}  # input, batch
-BUDGET_S = 20.0  # of a setting, of a model
+MODELS = {"mlp": (mlp, (40,), 100), "cnn2d": (cnn2d, (1, 28, 28), 32)}  # function, shape of an input, batch size
+BUDGET_S = 20.0  # seconds spent on each setting and on each model
 
 
 def main() -> None:

@@ -1,8 +1,8 @@
 """The script that an able user would otherwise write: Optuna, DataLoader, AdamW, MLflow, one process.
 
-The yardstick of throughput.py, which calls `train`, and of search_vs_script.py, which gives it plan.json (the
-candidates and seeds that actsearch trained) and data.npz (the same split) in its working folder. Imports
-nothing of actsearch. All time is booked to a part.
+It is the yardstick of two benchmarks: throughput.py calls its `train`; search_vs_script.py runs it in a folder with
+plan.json (the candidates and seeds that actsearch trained) and data.npz (the same split). It imports nothing of
+actsearch. All of its time is assigned to a part, such as training or MLflow.
 """
 
 import time
@@ -96,7 +96,7 @@ def make_net(model: str, name: str, params: dict[str, float]) -> nn.Module:
 
 
 def evaluate(net: nn.Module, loader: DataLoader, device: str = "cpu") -> tuple[float, float]:
-    """(accuracy, mean loss)"""
+    """Returns (accuracy, mean loss)."""
     net.eval()
     right, total, n = 0, 0.0, 0
     with torch.no_grad():
@@ -112,7 +112,7 @@ def evaluate(net: nn.Module, loader: DataLoader, device: str = "cpu") -> tuple[f
 def train(
     plan: dict, name: str, params: dict[str, float], seed: int, train_set, val_loader, log=mlflow.log_metrics
 ) -> tuple[nn.Module, float]:
-    """One net, evaluated and logged every eval_every steps. Returns it with its last validation accuracy."""
+    """Trains one net, evaluated and logged every eval_every steps. Returns it and its last validation accuracy."""
     device = plan.get("device", "cpu")
     torch.manual_seed(seed)
     net = make_net(plan["model"], name, params).to(device)
@@ -165,7 +165,7 @@ def main(threads: int) -> None:
     watch.stage = "search_"
     trials = []
     study = optuna.create_study(direction="maximize", sampler=optuna.samplers.TPESampler(seed=0))
-    for wanted in plan["trials"]:  # TPE is asked as ever and then overruled: the trials are those of actsearch
+    for wanted in plan["trials"]:  # TPE is asked as usual, but must choose the candidates that actsearch chose
         name, own = wanted["activation"], RANGES.get(wanted["activation"])
         fixed = {f"{name}.{own[0]}": wanted["params"][own[0]]} if own else {}
         study.enqueue_trial({"activation": name, **fixed})

@@ -1,4 +1,4 @@
-"""Side by side: the actsearch command, and the script that a user would otherwise write (ordinary_script.py).
+"""Compares the actsearch command with the script that a user would otherwise write (ordinary_script.py).
 
     python benchmarks/search_vs_script.py --repeat 5
 
@@ -37,7 +37,9 @@ WARM = "import hydra, mlflow, optuna, psutil, rich, scipy.stats, sklearn, torch,
 
 @dataclass
 class Side:
-    """One side of one repeat. wall: from outside, start to exit. parts: seconds inside, by name.
+    """One side (actsearch or the script) of one repeat.
+
+    wall: seconds from the start of the process to its exit. parts: seconds by name, as the process measured them.
     trials: mean validation accuracy of each trial. finalists: test accuracy of each run.
     """
 
@@ -49,7 +51,7 @@ class Side:
 
 def main() -> None:
     options = read_options()
-    recipe = Recipe(steps=options.steps, init="torch")  # torch's own initial weights: those an ordinary script has
+    recipe = Recipe(steps=options.steps, init="torch")  # torch's own initial weights, as in an ordinary script
     environment = dict(os.environ, MLFLOW_DISABLE_TELEMETRY="true", PYTHONUNBUFFERED="1")
     home = str(Path(actsearch.__file__).resolve().parents[1])
     environment["PYTHONPATH"] = os.pathsep.join(p for p in (home, environment.get("PYTHONPATH")) if p)
@@ -62,7 +64,7 @@ def main() -> None:
     print(f"machine:   {os.cpu_count()} cores, torch {torch.__version__}, load {os.getloadavg()[0]:.1f} (best: near 0)")
 
     split, test = save_inputs()
-    subprocess.run([sys.executable, "-c", WARM], check=True, env=environment)  # neither side reads cold files
+    subprocess.run([sys.executable, "-c", WARM], check=True, env=environment)  # so neither side reads cold files
     plan, pairs = None, []
     for repeat in range(options.repeat):
         with tempfile.TemporaryDirectory() as name:
@@ -70,7 +72,7 @@ def main() -> None:
             ours.mkdir(), theirs.mkdir()
             np.savez(theirs / "data.npz", **split, **test)
             first = None
-            if plan is not None and repeat % 2:  # the order alternates, once it is known what to train
+            if plan is not None and repeat % 2:  # the order alternates once the plan is known
                 first = run_script(theirs, plan, options.threads, environment)
             left, found = run_actsearch(ours, command, environment, options.model, recipe)
             if plan not in (None, found):
@@ -88,9 +90,9 @@ def read_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", choices=["mlp", "cnn1d"], default="mlp")
     parser.add_argument("--trials", type=int, default=40)
-    parser.add_argument("--seeds", type=int, default=3, help="of each trial")
+    parser.add_argument("--seeds", type=int, default=3, help="seeds of each trial")
     parser.add_argument("--steps", type=int, default=1000)
-    parser.add_argument("--finalists", type=int, default=3, help="besides the baseline")
+    parser.add_argument("--finalists", type=int, default=3, help="finalists besides the baseline")
     parser.add_argument("--finalist-seeds", type=int, default=20)
     parser.add_argument("--repeat", type=int, default=1, help="pairs of runs, interleaved")
     parser.add_argument("--threads", type=int, default=1, help="the script's torch threads; 0: torch's default, slower")
@@ -98,7 +100,7 @@ def read_options() -> argparse.Namespace:
 
 
 def save_inputs() -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """actsearch's own split and test set for the script; makes the cache, so that neither side generates data."""
+    """Returns actsearch's own split and test set, for the script; fills the cache, so that neither side makes data."""
     source = mnist1d()
     split = Data(source, "mnist1d", n_validation=800).split(0)
     x_test, y_test = source.test()
@@ -118,7 +120,7 @@ def run_process(arguments: list[str], folder: Path, environment: dict[str, str])
 def run_actsearch(
     folder: Path, command: list[str], environment: dict[str, str], model: str, recipe: Recipe
 ) -> tuple[Side, dict]:
-    """The measurement, and the plan of what it trained. Candidates that TPE repeated are trained on neither side."""
+    """Runs actsearch; returns its side and the plan of what it trained, without the candidates that TPE repeated."""
     wall = run_process(command, folder, environment)
     results = folder / "runs" / "benchmark"
     rows = sorted(read_csv(results / "leaderboard.csv"), key=lambda row: int(row["trial"]))
@@ -156,7 +158,7 @@ def candidate(text: str) -> dict:
     return {"activation": spec.name, "params": {k: v for k, v in spec.params.items() if isinstance(v, float)}}
 
 
-# row: (actsearch's entries of timing.json, the script's parts). "above": actsearch counts it in the row above.
+# row: (actsearch's entries of timing.json, the script's parts). "above": actsearch counts it in the row above it.
 ROWS: dict[str, tuple[list[str] | str, list[str] | str]] = {
     "start-up: imports": (["startup_s"], ["imports"]),
     "start-up: data, MLflow's new store": ("above", ["setup", "mlflow_setup"]),
@@ -195,7 +197,7 @@ def report(plan: dict, pairs: list[tuple[Side, Side]]) -> None:
     left, right = pairs[0]
     ours, theirs = statistics.mean(left.trials), statistics.mean(right.trials)
     print(f"  validation, mean of trials:  actsearch {ours:.2%}, script {theirs:.2%}, difference {ours - theirs:+.2%}")
-    n = len(plan["finalists"])  # runs by finalist and seed: their means by seed are independent
+    n = len(plan["finalists"])  # the runs are sorted by finalist and seed; their means for each seed are independent
     a, b = (np.reshape(side.finalists, (n, -1)).mean(0) for side in (left, right))
     d = paired_difference(a, b)
     print(f"  test, mean of finalists:     actsearch {a.mean():.2%}, script {b.mean():.2%}, difference {d.mean:+.2%} "

@@ -1,9 +1,9 @@
-"""swap_activations over every classifier of torchvision and 40 nets of timm, each of another family.
+"""Applies swap_activations to every classifier of torchvision and to 40 nets of timm, each of another family.
 
-    python benchmarks/swap.py                          # all, into swap.md; a quarter of an hour on one core
-    python benchmarks/swap.py --only resnet18 vgg11    # some, printed
+    python benchmarks/swap.py                          # all nets, into swap.md; a quarter of an hour on one core
+    python benchmarks/swap.py --only resnet18 vgg11    # only these, printed
 
-Weights are random, so nothing is downloaded. What each column says stands above the table in swap.md.
+Weights are random, so nothing is downloaded. swap.md explains the columns above its table.
 """
 
 from __future__ import annotations
@@ -60,11 +60,11 @@ HEAD = "| net | activations | swapped | left | like for like | missed | changed 
 
 
 class Itself(nn.Module):
-    """What was there before, out of place."""
+    """The function that was there before, made to work out of place."""
 
     def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
-        self.function = (function,)  # a tuple hides a module: it is no child
+        self.function = (function,)  # in a tuple a module is not registered as a child
 
     def forward(self, x: Tensor) -> Tensor:
         return self.function[0](x.clone())
@@ -122,7 +122,7 @@ class Row:
 @torch.no_grad()
 def row(name: str, net: nn.Module, size: int) -> Row:
     net.eval()
-    for p in net.parameters():  # some begin with a head of zeros or branches scaled by 1e-6: nothing would show
+    for p in net.parameters():  # some nets start with zero heads or branches scaled by 1e-6, which would hide a swap
         if p.dim() > 1 and not p.any():
             nn.init.normal_(p, std=0.02)
         elif 0 < p.abs().max() < 1e-3:
@@ -149,7 +149,7 @@ def row(name: str, net: nn.Module, size: int) -> Row:
 
 def _same(f: Found) -> Callable[[], nn.Module]:
     if f.module is not None:
-        old = copy.copy(f.module)  # what stands in the net goes on writing in place until it is swapped
+        old = copy.copy(f.module)  # a copy: the original writes in place until it is swapped
         if hasattr(old, "inplace"):
             old.inplace = False  # pyright: ignore[reportArgumentType]
         return lambda: Itself(old)
@@ -164,7 +164,7 @@ def _short(text: str) -> str:
 
 
 def _apart(a: Tensor, b: Tensor) -> float:
-    """The largest difference, relative to the largest of b."""
+    """The largest absolute difference, relative to the largest absolute value of b."""
     return float((a - b).abs().max() / b.abs().max())
 
 
@@ -188,7 +188,7 @@ def timm_net(name: str) -> tuple[nn.Module, int]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--only", nargs="+", help="names of nets; the table is printed alone")
+    parser.add_argument("--only", nargs="+", help="names of nets; their rows are only printed")
     only = parser.parse_args().only
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore")

@@ -1,11 +1,11 @@
-"""Run-steps per second of training, side by side: the ordinary script, plain loops, and fused programs of K runs.
+"""Compares the training speed (run-steps/s) of the ordinary script, plain loops, and fused programs of K runs.
 
     python benchmarks/throughput.py                    # this machine's cores, or its GPU; ten minutes on 2 cores
     python benchmarks/throughput.py --models mlp --repeat 1 --steps 100          # does it work?
     python benchmarks/throughput.py --write            # also the table and the plot in README.md
 
-All sides train the article's activations on the same data, with one evaluation every 100 steps; nothing is asked or
-logged. Repeats are interleaved: each side once, then each again. README.md says what each side is.
+All sides train the article's activations on the same data, with one evaluation every 100 steps; no sampler is
+asked and nothing is logged. Repeats are interleaved: each side once, then each again. README.md describes the sides.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ for line in sys.stdin:
 
 @dataclass
 class Side:
-    """measure: trains some runs and returns (run-steps, seconds). rates: run-steps/s of each repeat."""
+    """One way of training. measure: trains some runs, returns (run-steps, seconds). rates: run-steps/s by repeat."""
 
     name: str
     measure: Callable[[], tuple[int, float]]
@@ -78,17 +78,17 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
     parser.add_argument("--k", nargs="+", type=int, default=None, help="runs fused into a program")
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--steps", type=int, default=300, help="of the mlp; the others take fewer")
+    parser.add_argument("--steps", type=int, default=300, help="steps of the mlp; the other models take fewer")
     parser.add_argument("--repeat", type=int, default=5)
     parser.add_argument("--profile", action="store_true", help="instead: where a step's time goes, plain and fused")
-    parser.add_argument("--write", action="store_true", help="the table and the plot into README.md")
+    parser.add_argument("--write", action="store_true", help="write the table and the plot into README.md")
     options = parser.parse_args()
     torch.set_num_threads(1)
     device = find_device(options.device)
     if device.type == "cuda" and device.index is None:
-        device = torch.device("cuda", 0)  # one against one, where there are several
+        device = torch.device("cuda", 0)  # with several GPUs, both sides use only one
     sizes = options.k or ([4, 8, 16, 32] if device.type == "cpu" else [32, 128, 256])
-    images = options.k or ([8] if device.type == "cpu" else sizes)  # on a CPU they are slow, and of no use
+    images = options.k or ([8] if device.type == "cpu" else sizes)  # of fused cnn2d; on a CPU it is slow
     print(machine(device), flush=True)
     if options.profile:
         for name in options.models:
@@ -113,7 +113,7 @@ def machine(device: torch.device) -> str:
 
 
 def compare(name: str, device: torch.device, sizes: list[int], steps: int, repeat: int) -> tuple[list[str], list[Side]]:
-    """Measures one model; returns its table and what was measured."""
+    """Measures one model; returns the lines of its table and its sides."""
     function, shape = MODELS[name]
     g = torch.Generator().manual_seed(0)
     x, y = torch.randn(4000, *shape, generator=g), torch.randint(10, (4000,), generator=g)
@@ -121,7 +121,7 @@ def compare(name: str, device: torch.device, sizes: list[int], steps: int, repea
     model = Model(function, name, shape, 10)
     steps = max(10, int(steps * SHARE_OF_STEPS[name]))
     recipe = Recipe(steps=steps, eval_every=min(100, steps))
-    n_runs = 38 if device.type == "cpu" else 256  # about
+    n_runs = 38 if device.type == "cpu" else 256  # about so many runs per measurement
 
     plan = {"model": name, "device": str(device), "shape": shape, "steps": steps, "lr": recipe.lr,
             "weight_decay": recipe.weight_decay, "batch_size": recipe.batch_size, "eval_every": recipe.eval_every,
@@ -140,7 +140,7 @@ def compare(name: str, device: torch.device, sizes: list[int], steps: int, repea
         trainer.load(model, data)
 
         def train_all(how: Plan) -> Callable[[], tuple[int, float]]:
-            """Plain, each activation once; fused, full programs of them and of further seeds in every process."""
+            """The plain loop trains each activation once; fused, further seeds fill the programs of every process."""
             at_once = trainer.cores * how.k
             n = len(TEXTS) if how.engine == "serial" else at_once * max(1, round(n_runs / at_once))
             runs = [Run((Spec.parse(TEXTS[i % len(TEXTS)]),), recipe, i // len(TEXTS)) for i in range(n)]
@@ -161,7 +161,7 @@ def compare(name: str, device: torch.device, sizes: list[int], steps: int, repea
             sides.append(Side("plain loop, channels last", train_all(Plan("serial", channels_last=True)), []))
         sides += [Side(f"fused, K = {k}", train_all(Plan("fused", k)), []) for k in sizes]
         for side in sides[1:]:
-            side.measure()  # first use of every kernel
+            side.measure()  # warm-up: the first use of every kernel
         for _ in range(repeat):
             for side in sides:
                 if device.type == "cuda":
@@ -195,7 +195,7 @@ PARTS = {
 
 
 def profile(name: str, device: torch.device) -> None:
-    """CPU time of a run-step by kind of operation, in this process: one rung of one run each, or of programs of 8."""
+    """Prints the CPU time of a run-step by kind of operation, for one rung of single runs and of programs of 8 runs."""
     function, shape = MODELS[name]
     x, y = torch.randn(4000, *shape), torch.randint(10, (4000,))
     data = Data(Source(x, y, lambda: (x, y)), "noise", n_validation=800)
@@ -204,7 +204,7 @@ def profile(name: str, device: torch.device) -> None:
     for plan in (Plan("serial"), Plan("serial", channels_last=True) if name == "cnn2d" else Plan("fused", 8)):
         worker = Worker(Model(function, name, shape, 10), data, device)
         worker.start(runs, plan)
-        worker.advance(set())  # first use of everything
+        worker.advance(set())  # warm-up
         start = time.process_time()
         worker.advance(set())
         whole = (time.process_time() - start) / len(runs) / 20
@@ -227,7 +227,7 @@ def ratio(ours: list[float], theirs: list[float]) -> str:
 
 
 def memory_mib(device: torch.device) -> float:
-    """Of the training processes together, as it stands; of the GPU, at most."""
+    """The present memory of all training processes together; for a GPU, the peak memory."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
     workers = [p for p in psutil.Process().children(recursive=True) if "training.worker" in " ".join(p.cmdline())]
@@ -235,7 +235,7 @@ def memory_mib(device: torch.device) -> float:
 
 
 def roofline(model: Model, data: Data, recipe: Recipe, device: torch.device, best: Side) -> str:
-    """What the fastest side reaches of what plain products of square matrices reach on all of this machine."""
+    """The fastest side's share of the speed at which the whole machine multiplies square matrices, as a sentence."""
     net, split = model.build((Spec.of("relu"),), 0, "torch"), data.split(0)
     with FlopCounterMode(display=False) as counter:
         split.goal.loss(net(split.x_train[: recipe.batch_size]), split.y_train[: recipe.batch_size]).backward()
@@ -257,7 +257,7 @@ def roofline(model: Model, data: Data, recipe: Recipe, device: torch.device, bes
 
 
 def write(machine: str, blocks: list[list[str]]) -> None:
-    """The tables into README.md, between its marks."""
+    """Writes the tables into README.md, between its marks."""
     path = HERE / "README.md"
     before, mark, rest = path.read_text().partition("<!-- throughput.py writes from here -->\n")
     _, end, after = rest.partition("<!-- to here -->\n")
@@ -267,7 +267,7 @@ def write(machine: str, blocks: list[list[str]]) -> None:
 
 
 def plot(machine: str, models: dict[str, list[Side]]) -> None:
-    """throughput.png: how many times the ordinary script's speed, with the spread of the repeats."""
+    """Draws throughput.png: speeds as multiples of the ordinary script's, with the spread of the repeats."""
     import matplotlib
 
     matplotlib.use("Agg")

@@ -264,5 +264,5 @@ def test_what_a_grammar_gave_that_was_of_no_use_is_told(fake, no_pictures, blobs
     assert {"constant", "not finite"} >= set(result.refused.values())
     assert result.refused
     result.report(Terminal())
-    assert f"turned away before training, in refused.csv: {len(rows) - 1} (" in capsys.readouterr().out
+    assert f"rejected before training, listed in refused.csv: {len(rows) - 1} (" in capsys.readouterr().out
     assert "refused.csv" in (tmp_path / "report.html").read_text()

@@ -210,9 +210,9 @@ def test_the_page_is_one_file_with_the_verdict_first(result):
     words = "".join(seen.text)
     order = [
         "Finalists",
-        "What the activations are like",
+        "Properties of the activations",
         "Every candidate",
-        "How to get it again",
+        "How to reproduce it",
         "What this does not say",
     ]
     places = [words.index(word) for word in (result.summary.split(". ")[0], *order)]
@@ -225,7 +225,7 @@ def test_the_page_is_one_file_with_the_verdict_first(result):
 
 def test_the_page_says_what_each_finalists_activation_is_like(tmp_path):
     text = write_page(made(SETS["layers"], tmp_path), []).read_text()
-    part = text[text.index("What the activations are like") : text.index("Every candidate")]
+    part = text[text.index("Properties of the activations") : text.index("Every candidate")]
     rows = [re.findall(r"<td[^>]*>([^<]*)</td>", row) for row in part.split("<tr>")]
     ranges = {row[0]: row[1] for row in rows if row and row[1][:1] in ("[", "(", "")}
     assert ranges == {

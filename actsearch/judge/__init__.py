@@ -1,1 +1,1 @@
-"""From the runs' numbers to verdicts. Knows neither training nor storage."""
+"""Verdicts from the numbers of finished runs. Nothing here depends on training or storage."""

@@ -1,6 +1,6 @@
-"""What the finalists' runs say: which numbers a metric compares, and the verdicts on them.
+"""The comparison of finalists with the baseline: which numbers each metric compares, and the verdicts on them.
 
-Knows runs as data; nothing of how they are trained or stored.
+This file reads runs as data; it does not depend on how they are trained or stored.
 """
 
 from __future__ import annotations
@@ -19,17 +19,20 @@ from actsearch.question.metrics import Metric
 from actsearch.question.options import COST, SPEED, Confirmation, Rules
 from actsearch.records import Curves, Evidence, FinalistRun, by_candidate
 
-TARGET = 0.95  # of the baseline's accuracy on the search seeds: what "steps to accuracy" waits for
+TARGET = 0.95  # the target of "steps to accuracy", as a share of the baseline's validation accuracy on the search seeds
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """A finalist on fresh seeds. recipe: its tuned values. mean, std: of the metric that counts, over n_seeds at the
-    tuned rate. verdict: by that metric; None for the baseline. at_rates: the same at other learning rates, by rate.
-    secondary: by the other metrics, corrected for the number of candidates but not for the number of metrics.
-    n_reached: how many runs reached the target accuracy, where steps to it are counted. training_step_us,
-    latency_us: geometric means over repetitions, of the plain PyTorch net on this machine; saved_mib: what its training
-    step keeps for the backward pass; NaN where not measured.
+    """A finalist on fresh seeds, compared with the baseline.
+
+    recipe: its tuned values. mean, std: of the primary metric over n_seeds, at the tuned learning rate. verdict: by the
+    primary metric; None for the baseline. at_rates: the verdicts at other learning rates, by multiple of the tuned
+    one. secondary: the verdicts by the other metrics, corrected for the number of candidates but not for the number of
+    metrics. n_reached: how many runs reached the target accuracy; None if steps to it are not counted.
+
+    training_step_us, latency_us: geometric means over repetitions, of the plain PyTorch net on this machine. saved_mib:
+    what its training step keeps for the backward pass. These three are NaN if they were not measured.
     """
 
     activation: str
@@ -52,7 +55,7 @@ class Comparison:
 
 
 def primary_verdicts(evidence: Evidence, options: Confirmation) -> dict[tuple[str, float], Verdict]:
-    """By options.metric, of each (activation, rate) but the baseline's."""
+    """The verdicts by options.metric, for each (activation, rate) except those of the baseline."""
     home = print_net(parse_net(options.baseline))
     groups = by_candidate(evidence.runs)
     base = {group[0].rate: group for group in groups if group[0].activation == home}
@@ -67,7 +70,7 @@ def primary_verdicts(evidence: Evidence, options: Confirmation) -> dict[tuple[st
 
 
 def compare_finalists(evidence: Evidence, options: Confirmation) -> list[Comparison]:
-    """Every finalist against the baseline, best first by options.metric."""
+    """Compares every finalist with the baseline. The best by options.metric comes first."""
     home = print_net(parse_net(options.baseline))
     main = [group for group in by_candidate(evidence.runs) if group[0].rate == 1.0]
     base = next(group for group in main if group[0].activation == home)
@@ -103,7 +106,7 @@ def compare_finalists(evidence: Evidence, options: Confirmation) -> list[Compari
 
 
 def _is_known(name: str, evidence: Evidence) -> bool:
-    """Whether these runs tell a metric. Speed is told where the target was set: see `speed_is_told`."""
+    """Whether a metric can be computed from these runs; for learning speed, if a target was set (`speed_is_told`)."""
     if name in COST:
         return bool(evidence.costs)
     if name == "time_to_accuracy_s":
@@ -123,11 +126,11 @@ def _verdict(
     metric = options.metrics[name]
     arms = (_arm(metric, group, evidence), _arm(metric, paired, evidence))
     found = judge(metric, *arms, rules, options.margin[name])
-    return replace(found, seeds_to_decide=None) if name in COST else found  # it would count repetitions
+    return replace(found, seeds_to_decide=None) if name in COST else found  # of a cost: repetitions, not seeds
 
 
 def _arm(metric: Metric, group: Sequence[FinalistRun], evidence: Evidence) -> Arm:
-    """The numbers by which a candidate is compared: one per seed, or per repetition of a measurement."""
+    """The numbers by which a candidate is compared: one per seed, or for a cost one per repetition."""
     cost, name = evidence.costs.get(group[0].activation), metric.name
     if name in COST:
         assert cost is not None
@@ -144,14 +147,17 @@ def _arm(metric: Metric, group: Sequence[FinalistRun], evidence: Evidence) -> Ar
         values = [steps_to(run.curves, evidence.target) for run in group]
         if name == "time_to_accuracy_s":
             assert cost is not None
-            # each seed with a repetition of its own, so that the timing's error is in the interval as well
+            # each seed gets another repetition, so that the interval also contains the error of the timing
             times = itertools.cycle(cost.training_step_us)
             values = [steps * us / 1e6 for steps, us in zip(values, times, strict=False)]
     return Arm(values, [run.failed for run in group])
 
 
 def steps_to(curves: Curves, target: float) -> float:
-    """Steps until the validation accuracy first reaches target, linear between evaluations; all, if it never does."""
+    """Steps until the validation accuracy first reaches `target`, interpolated linearly between evaluations.
+
+    If it never does, the number of all steps.
+    """
     step_before, value_before = 0, 0.0
     for step, (value,) in zip(curves.steps, curves.val_metric, strict=True):
         if value >= target > value_before:

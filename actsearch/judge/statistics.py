@@ -1,6 +1,6 @@
 """Statistics as pure functions: arrays in, numbers or a small frozen dataclass out.
 
-scipy is imported where it is needed: that takes a second, and is wanted only at the end of a search.
+scipy is imported inside the functions that use it: the import takes a second, and only the end of a search needs it.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ import numpy as np
 
 from actsearch.question.options import MOST_SEEDS
 
-EXACT_SIGN_FLIPS = 40  # pairs up to which all 2ⁿ signs are counted; above, 99,999 are drawn
+EXACT_SIGN_FLIPS = 40  # up to this many pairs all 2ⁿ sign patterns are counted; above, 99,999 are drawn
 DRAWN = 100_000
 POWER = 0.8
 
 
 def mean(values: Sequence[float]) -> float:
-    """The mean; NaN of nothing."""
+    """The mean; NaN if there are no values."""
     return sum(values) / len(values) if values else math.nan
 
 
@@ -34,8 +34,10 @@ def std(values: Sequence[float]) -> float:
 
 @dataclass(frozen=True)
 class PairedDifference:
-    """mean, std: of candidate − baseline over n pairs. ci_low, ci_high: two-sided interval of the mean by the
-    paired t. p_value: of the same test that the mean is 0. std, interval and p are NaN for one pair.
+    """The difference candidate − baseline over n pairs.
+
+    mean, std: of the differences. ci_low, ci_high: the two-sided t interval of their mean. p_value: of the t test that
+    their mean is 0. For one pair all but the mean are NaN.
     """
 
     mean: float
@@ -66,37 +68,38 @@ def paired_difference(
     spread = float(difference.std(ddof=1))
     error = spread / math.sqrt(n)
     half = float(stats.t.ppf((1 + confidence) / 2, n - 1)) * error
-    # without spread all differences are one number; NaN where one is not finite
+    # if error is 0, all differences are equal; if a difference is not finite, the p-value is NaN
     p_value = float(centre == 0) if error == 0 else float(2 * stats.t.sf(abs(centre) / error, n - 1))
     return PairedDifference(centre, spread, centre - half, centre + half, p_value, n)
 
 
 def sign_flip_p_value(differences: Sequence[float]) -> float:
-    """Two-sided p that paired differences are symmetric around 0 (Fisher 1935): the share of all sign patterns
-    whose sum is as far from 0 as the one seen. Needs no normal distribution.
+    """Two-sided p-value of the hypothesis that paired differences are symmetric around 0 (Fisher 1935): the share of
+    all sign patterns whose sum is at least as far from 0 as the observed one. Assumes no normal distribution.
 
-    Exact up to 40 pairs, by the sums of both halves; above, from 99,999 drawn patterns and the one seen.
-    NaN if a difference is not finite.
+    Up to 40 pairs it is exact: the differences are split into halves, and the sums of all sign patterns of both halves
+    are combined. Above, it is estimated from 99,999 drawn patterns and the observed one. NaN if a difference is not
+    finite.
     """
     d = np.asarray(differences, dtype=float)
     if not np.isfinite(d).all():
         return math.nan
     seen = abs(d.sum())
-    near = 1e-9 * np.abs(d).sum()  # sums in another order differ in their last digits
+    near = 1e-9 * np.abs(d).sum()  # a tolerance, because sums in another order differ in their last digits
     if seen <= near:
         return 1.0
     if d.size > EXACT_SIGN_FLIPS:
         signs = np.random.default_rng(0).integers(0, 2, (DRAWN - 1, d.size), dtype=np.int8) * 2 - 1
         return float(1 + (np.abs(signs @ d) >= seen - near).sum()) / DRAWN
     left, right = (_sums(half) for half in (d[: d.size // 2], d[d.size // 2 :]))
-    left.sort()  # not needed, but sorted questions are answered twice as fast
+    left.sort()  # not needed, but searchsorted is twice as fast if the values that it looks up are sorted
     right.sort()
     reached = right.size - np.searchsorted(right, seen - near - left)
     return float(2 * reached.sum() / 2.0**d.size)
 
 
 def smallest_sign_flip_p(n: int) -> float:
-    """What `sign_flip_p_value` can say at the least of n pairs."""
+    """The smallest p-value that `sign_flip_p_value` can return for n pairs."""
     return 2 / 2.0**n if n <= EXACT_SIGN_FLIPS else 1 / DRAWN
 
 
@@ -109,7 +112,9 @@ def _sums(d: np.ndarray) -> np.ndarray:
 
 
 def mcnemar_p_value(a_failed: Sequence[bool], b_failed: Sequence[bool]) -> float:
-    """Exact two-sided p that both arms fail equally often (McNemar 1947): a fair coin on the pairs in which one did."""
+    """Exact two-sided p-value of the hypothesis that both arms fail equally often (McNemar 1947): a binomial test on
+    the pairs in which only one arm failed.
+    """
     from scipy import stats
 
     only_a = sum(a and not b for a, b in zip(a_failed, b_failed, strict=True))
@@ -118,7 +123,10 @@ def mcnemar_p_value(a_failed: Sequence[bool], b_failed: Sequence[bool]) -> float
 
 
 def power_of_paired_t(effect: float, std: float, n: int, alpha: float) -> float:
-    """How often a two-sided paired t at level alpha finds a true mean difference `effect` in n pairs (noncentral t)."""
+    """The probability that a two-sided paired t test at level alpha detects a true mean difference `effect` in n pairs.
+
+    From the noncentral t distribution.
+    """
     from scipy import stats
 
     if n < 2:
@@ -129,12 +137,12 @@ def power_of_paired_t(effect: float, std: float, n: int, alpha: float) -> float:
     shift = abs(effect) / std * math.sqrt(n)
     if shift > 10 * critical + 40:  # certain, even for two pairs; scipy's noncentral t is slow and inexact out there
         return 1.0
-    wrong_side = float(stats.nct.cdf(-critical, n - 1, shift))  # scipy says NaN where this is below 1e-13
+    wrong_side = float(stats.nct.cdf(-critical, n - 1, shift))  # scipy returns NaN where this is below 1e-13
     return float(stats.nct.sf(critical, n - 1, shift)) + (0.0 if math.isnan(wrong_side) else wrong_side)
 
 
 def minimum_detectable_effect(std: float, n: int, alpha: float, power: float = POWER) -> float:
-    """The true mean difference that a two-sided paired t at level alpha finds with this power; NaN for n < 2."""
+    """The true mean difference that a two-sided paired t test at level alpha detects with this power; NaN for n < 2."""
     from scipy import optimize
 
     if n < 2 or math.isnan(std):
@@ -149,15 +157,15 @@ def minimum_detectable_effect(std: float, n: int, alpha: float, power: float = P
 
 
 def upper_std(std: float, n: int, level: float = 0.8) -> float:
-    """The upper confidence limit of a standard deviation seen in n pairs (chi-square)."""
+    """The upper confidence limit of a standard deviation that was observed in n pairs (chi-square)."""
     from scipy import stats
 
     return std * math.sqrt((n - 1) / float(stats.chi2.ppf(1 - level, n - 1)))
 
 
 def seeds_for_difference(effect: float, std: float, alpha: float, power: float = POWER) -> int | None:
-    """The fewest pairs with which a paired t and a sign-flip test at level alpha find a true mean difference
-    `effect`; None if that takes over a million.
+    """The fewest pairs with which a paired t test and a sign-flip test at level alpha detect a true mean difference
+    `effect`; None if more than a million pairs are needed.
     """
     if effect == 0:
         return None
@@ -166,15 +174,15 @@ def seeds_for_difference(effect: float, std: float, alpha: float, power: float =
 
 
 def fewest_for_sign_flips(alpha: float) -> int:
-    """The fewest pairs with which a two-sided sign-flip test can reach level alpha: its p is 2 / 2ⁿ at least."""
+    """The fewest pairs with which a two-sided sign-flip test can reach level alpha: its p-value is at least 2 / 2ⁿ."""
     return math.ceil(1 - math.log2(alpha))
 
 
 def seeds_for_equivalence(
     effect: float, std: float, low: float, high: float, alpha: float, power: float = POWER
 ) -> int | None:
-    """The fewest pairs whose 1 − alpha interval lies within (low, high) with this power, if the true mean difference
-    is `effect`; None if it is outside, or that takes over a million.
+    """The fewest pairs with which the 1 − alpha interval lies within (low, high) with this power, if the true mean
+    difference is `effect`; None if `effect` is outside (low, high) or more than a million pairs are needed.
     """
     from scipy import stats
 
@@ -193,7 +201,7 @@ def seeds_for_equivalence(
 
 
 def _fewest(enough: Callable[[int], bool]) -> int | None:
-    """The smallest n ≥ 2 that is enough; `enough` stays true once it is."""
+    """The smallest n ≥ 2 for which `enough` is true; it must stay true for larger n. None above a million."""
     high = 2
     while not enough(high):
         high *= 2

@@ -1,8 +1,9 @@
 """Verdicts: from paired runs to better, worse, equivalent or undecided, and how many seeds would decide it.
 
-One interval decides: the paired t at level 1 − α/(m·looks), m comparisons with one baseline, so that the interval
-and the corrected p always agree (Bonferroni). An exact sign-flip test stands beside it; where the two disagree
-nothing is decided. Knows arrays of numbers, nothing of runs, studies or files.
+One interval decides: the paired t interval at confidence 1 − α/(m·looks), for m comparisons with one baseline
+(Bonferroni), so that the interval and the corrected p-value always agree. An exact sign-flip test is made as well;
+where the two disagree, the verdict is undecided. This file works on arrays of numbers; it knows nothing of runs,
+studies or files.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ BY_LESS = ", by less than the margin"
 
 @dataclass(frozen=True)
 class Arm:
-    """One candidate's runs. values: (n,), by seed. failed: (n,), whether it diverged or stayed at chance."""
+    """One candidate's runs. values: (n,), ordered by seed. failed: (n,), whether a run diverged or stayed at chance."""
 
     values: Sequence[float]
     failed: Sequence[bool]
@@ -41,13 +42,14 @@ class Arm:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the runs say of a candidate against the baseline by one metric.
+    """The result of comparing a candidate with the baseline by one metric.
 
-    mean, std, baseline_mean: over n_seeds (of a cost: repetitions). difference, ci_low, ci_high and
-    minimum_detectable_effect: candidate − baseline, or for ratios the relative change (−0.03: 3 % less). confidence:
-    of the interval. p_corrected: for all comparisons and looks. seeds_to_decide: the whole number of seeds that should
-    settle it; None once decided, or where a million would not do. p_failed: McNemar's, of n_failed against
-    n_failed_baseline. warning: empty, or what to know before believing it.
+    verdict: better, worse, equivalent or undecided. mean, std, baseline_mean: over n_seeds (for a cost, over as many
+    repetitions). difference, ci_low, ci_high and minimum_detectable_effect: candidate − baseline, or for ratios the
+    relative change (−0.03 is 3 % less). confidence: of the interval. p_corrected: corrected for all comparisons and
+    looks. seeds_to_decide: how many seeds in all should decide it; None if it is decided, or if a million would not be
+    enough. p_failed: McNemar's p-value of n_failed against n_failed_baseline. warning: empty, or what to know before
+    believing the verdict.
     """
 
     metric: Metric
@@ -79,7 +81,7 @@ class Verdict:
 def judge(metric: Metric, candidate: Arm, baseline: Arm, rules: Rules, margin: float | None = None) -> Verdict:
     """The verdict on one candidate. candidate, baseline: the same seeds at the same indices.
 
-    margin: the metric's own, if None. Raises ValueError for arms of different lengths, or none.
+    margin: if None, the metric's own. Raises ValueError if the arms are empty or of different lengths.
     """
     margin = metric.margin if margin is None else margin
     a, b = list(candidate.values), list(baseline.values)
@@ -94,7 +96,7 @@ def judge(metric: Metric, candidate: Arm, baseline: Arm, rules: Rules, margin: f
         x, y = a, b
     d = paired_difference(x, y, 1 - rules.level)
     low, high = (-math.log1p(margin), math.log1p(margin)) if metric.ratio else (-margin, margin)
-    least = fewest_for_sign_flips(rules.level)  # with fewer, no verdict: a spread of three seeds may be luck
+    least = fewest_for_sign_flips(rules.level)  # with fewer seeds there is no verdict: three may agree closely by luck
     if d.n < 2:
         verdict, p_sign_flip, seeds = UNDECIDED, math.nan, None
     else:
@@ -119,7 +121,7 @@ def judge(metric: Metric, candidate: Arm, baseline: Arm, rules: Rules, margin: f
 
 
 def _decide(ci_low: float, ci_high: float, low: float, high: float, flips: bool, higher_is_better: bool) -> str:
-    """flips: whether the sign-flip test, too, sees a difference."""
+    """The verdict from an interval and a margin (low, high). flips: whether the sign-flip test finds a difference."""
     differs = ci_low > 0 or ci_high < 0
     if differs != flips:
         return UNDECIDED
@@ -130,8 +132,9 @@ def _decide(ci_low: float, ci_high: float, low: float, high: float, flips: bool,
 
 
 def seeds_to_decide(centre: float, spread: float, n: int, low: float, high: float, level: float) -> int | None:
-    """The smaller of the seeds that find a true difference `centre` and those that show it within (low, high), at
-    80 % power, from the upper 80 % limit of the standard deviation; more than n, and enough for any verdict.
+    """How many seeds in all should decide, at 80 % power: as many as detect a true difference `centre`, or as many as
+    show that it lies within (low, high), whichever are fewer. It is computed from the upper 80 % limit of the standard
+    deviation, and is more than n and enough for any verdict. None if neither is possible with a million.
     """
     spread = upper_std(spread, n)
     found = [
@@ -145,13 +148,13 @@ def seeds_to_decide(centre: float, spread: float, n: int, low: float, high: floa
 def _warning(n_failed: int, n_failed_baseline: int, p_failed: float, n: int, usable: bool, level: float) -> str:
     found = []
     if not usable:
-        found.append("values that are not finite and positive: nothing can be compared")
+        found.append("some values are not finite and positive, so nothing can be compared")
     if n_failed == n_failed_baseline == n:
         found.append("no run of either learned anything: all diverged or stayed at chance")
     elif n_failed or n_failed_baseline:
         how = "more than can be chance" if p_failed <= level else "which may be chance"
         found.append(
             f"{n_failed} of {n} runs diverged or stayed at chance, the baseline's {n_failed_baseline} ({how}, McNemar "
-            f"p = {p_failed:.2g}); means mix those, counted as chance, with the others"
+            f"p = {p_failed:.2g}); the means include those runs, counted at chance level"
         )
     return "; ".join(found)

@@ -1,1 +1,1 @@
-"""What is asked, as plain values: metrics, recipe, options, identity. Imports no torch."""
+"""The question that a study answers, as plain values: metrics, recipe, options, identity. Imports no torch."""

@@ -1,4 +1,4 @@
-"""What a study is called, and what makes two questions the same. Imports no torch."""
+"""Names of studies, and fingerprints that tell whether two questions are the same. Imports no torch."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from actsearch.errors import ActSearchError
 
 
 def check_name(key: str, name: str) -> None:
-    """A name becomes a folder's: raises ActSearchError if it cannot."""
+    """Checks a name that also becomes the name of a folder. Raises ActSearchError if it cannot be one."""
     if not name.strip() or set(name) & set("/\\\0\n'\"`") or not name.strip("."):
         raise ActSearchError(f"{key}={name!r}: write a name without slashes and quotes, e.g. {key}=mine.")
 
 
 def fingerprint(config: Mapping[str, Any]) -> str:
-    """Eight hex digits of what a result depends on."""
+    """Eight hexadecimal digits of a hash of `config`, which holds all that a result depends on."""
     return hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode()).hexdigest()[:8]
 
 
 def digest(*contents: str | bytes) -> str:
-    """Sixteen hex digits of texts and bytes."""
+    """Sixteen hexadecimal digits of one hash of all the texts and bytes, in their order."""
     hashed = hashlib.sha256()
     for part in contents:
         hashed.update(part.encode() if isinstance(part, str) else part)
@@ -30,12 +30,12 @@ def digest(*contents: str | bytes) -> str:
 
 
 def study_name(data: str, model: str, identity: Mapping[str, Any]) -> str:
-    """The name of a study that was given none: each config has its own."""
+    """The name of a study that the user gave no name. Every config has a name of its own."""
     return f"{data}-{model}-{fingerprint(identity)}"
 
 
 def flatten(nested: Any, prefix: str = "") -> dict[str, Any]:
-    """{"a": {"b": 1}} → {"a.b": 1}."""
+    """A nested mapping as a flat one with dotted keys: {"a": {"b": 1}} → {"a.b": 1}."""
     if not isinstance(nested, Mapping):
         return {prefix: nested}
     flat: dict[str, Any] = {}

@@ -1,4 +1,7 @@
-"""The metrics that nets are judged by, and what searches and verdicts can be about. Imports no torch."""
+"""The metrics that nets are judged by: those that a search optimises, and those that verdicts are about.
+
+Imports no torch.
+"""
 
 from __future__ import annotations
 
@@ -10,23 +13,23 @@ from actsearch.errors import ActSearchError
 
 
 def not_of(own: Metric, key: str, name: str, known: Iterable[str]) -> ActSearchError:
-    """An error for a metric that other data sets have."""
+    """The error for a metric that these data do not have, but other data sets do. key, name: as the config has them."""
     return ActSearchError(f"{key}={name}: the metric of these data is {own.name}. Choose one of: {', '.join(known)}.")
 
 
 def directions_of(own: Metric) -> dict[str, Direction]:
-    """What a search can be for where nets are judged by `own`, and which way."""
+    """The objectives of a search where nets are judged by the metric `own`, each with its direction."""
     return {f"val_{own.name}": own.direction, "val_loss": "minimize", "latency_us": "minimize"}
 
 
 def metrics_of(own: Metric) -> dict[str, Metric]:
-    """What a verdict can be about where nets are judged by `own`, by name."""
+    """The metrics that a verdict can be about where nets are judged by the metric `own`, by name."""
     found = [
         replace(own, name=f"test_{own.name}", words=f"test {own.words}"),
         Metric("test_loss", "test loss"),
         Metric("learning_speed", "mean validation loss over the budget"),
     ]
-    if own.name == "accuracy":  # of other metrics nobody has said what a good target would be
+    if own.name == "accuracy":  # for other metrics no good target is known
         found.append(Metric("steps_to_accuracy", "steps to the target accuracy", decimals=0))
         found.append(Metric("time_to_accuracy_s", "seconds to the target accuracy", unit="s"))
     found.append(Metric("training_step_us", "time of a training step", unit="µs"))
@@ -39,11 +42,13 @@ Direction = Literal["maximize", "minimize"]
 
 @dataclass(frozen=True)
 class Metric:
-    """A number that nets are judged by. words: what it is, for people. unit: "%" is shown of a share, as 100 times it,
-    and its differences in points. decimals: as it is shown.
+    """A number that nets are judged by.
 
-    ratio: two nets are compared by the log of candidate / baseline, shown as a relative change; else by the
-    difference. margin: differences below it do not matter (of a ratio: 0.05 is 5 %).
+    words: the name that people read. unit: with "%" the value is a share, which is shown times 100, and its differences
+    are shown in points. decimals: digits that are shown after the decimal point.
+
+    ratio: if true, two nets are compared by the log of candidate / baseline, which is shown as a relative change;
+    otherwise by the difference. margin: differences below it do not matter (for a ratio, 0.05 means 5 %).
     """
 
     name: str
@@ -60,7 +65,7 @@ class Metric:
 
     @property
     def scale(self) -> float:
-        """What a value is multiplied with to be shown."""
+        """The factor by which a value is multiplied before it is shown."""
         return 100.0 if self.unit == "%" else 1.0
 
     def better(self, a: float, b: float) -> bool:
@@ -70,6 +75,6 @@ class Metric:
 ACCURACY = Metric("accuracy", "accuracy", higher_is_better=True, ratio=False, margin=0.005, unit="%", decimals=2)
 
 
-# 5 %, as of a loss, would be the whole of what gated pairs bring a language model: 4.4 % in Shazeer 2020
+# a margin of 5 %, as for a loss, would exceed all that gated pairs gain in a language model: 4.4 % in Shazeer 2020
 PERPLEXITY = Metric("perplexity", "perplexity", margin=0.01, decimals=3)
 PSNR = Metric("psnr", "PSNR", higher_is_better=True, ratio=False, margin=0.1, unit="dB", decimals=2)

@@ -1,4 +1,4 @@
-"""How a search and a comparison are done, as plain values. Imports no torch."""
+"""The options of a search and of a comparison, as plain values. Imports no torch."""
 
 from __future__ import annotations
 
@@ -11,14 +11,17 @@ from actsearch.question.metrics import ACCURACY, PERPLEXITY, PSNR, Metric, direc
 from actsearch.question.recipe import Recipe
 
 OF_OTHERS = tuple(f"val_{metric.name}" for metric in (ACCURACY, PERPLEXITY, PSNR))
-OWN_VAL = "val_metric"  # stands for the data set's own metric, on the validation examples
-FRESH_SEED = 1000  # finalists' seeds start here; the search's at 0
+OWN_VAL = "val_metric"  # stands for the data set's own metric, measured on the validation examples
+FRESH_SEED = 1000  # the finalists' seeds start here, the search's seeds start at 0
 
 
 @dataclass
 class StudyOptions:
-    """seeds: runs per trial. seed: the sampler's. generation: trials asked at once and trained together. objectives:
-    names, of which `settled` knows the data set's.
+    """The options of a search.
+
+    name: the study's; if None, it is made from the config. n_trials: if None, as many as there are candidates. seeds:
+    runs per trial. seed: the sampler's. generation: how many trials are asked for at once and trained together.
+    objectives: names; `settled` replaces `val_metric` by the name of the data set's own metric.
     """
 
     name: str | None = None
@@ -34,17 +37,20 @@ class StudyOptions:
             if value is not None:
                 whole(f"study.{key}", value)
         if self.seeds > FRESH_SEED:
-            raise ActSearchError(f"study.seeds={self.seeds}: at most {FRESH_SEED}; the seeds after are the finalists'.")
+            raise ActSearchError(
+                f"study.seeds={self.seeds}: write at most {FRESH_SEED}; seeds from {FRESH_SEED} on are kept for the "
+                "finalists."
+            )
         whole("study.seed", self.seed, least=0)
         if not self.objectives:
             raise ActSearchError("study.objectives is empty. Write e.g. study.objectives=[val_metric].")
         if len(set(self.objectives)) < len(self.objectives):
-            raise ActSearchError(f"study.objectives={list(self.objectives)}: one stands there twice. Remove it.")
+            raise ActSearchError(f"study.objectives={list(self.objectives)}: an objective occurs twice. Remove one.")
         if self.name is not None:
             check_name("study.name", self.name)
 
     def settled(self, own: Metric) -> StudyOptions:
-        """For nets that are judged by `own`. Raises ActSearchError for an objective that they do not have."""
+        """These options for nets that are judged by the metric `own`. Raises ActSearchError for unknown objectives."""
         known = directions_of(own)
         names = [f"val_{own.name}" if name == OWN_VAL else name for name in self.objectives]
         for name in names:
@@ -56,23 +62,24 @@ class StudyOptions:
 
 
 LOOKS = (10, 20, 40, 80, 160)
-OWN_TEST = "test_metric"  # stands for the data set's own metric, on the test set
+OWN_TEST = "test_metric"  # stands for the data set's own metric, measured on the test set
 KNOWN = {name: m for own in (ACCURACY, PERPLEXITY, PSNR) for name, m in metrics_of(own).items()}
-SPEED = ("learning_speed", "steps_to_accuracy", "time_to_accuracy_s")  # read off the validation curve
-COST = ("training_step_us", "latency_us")  # measured, not trained
-SPEED_RUNGS = 50  # evaluations that a curve needs to tell speed
-RATES = (1.0, 1 / 3, 3.0)  # times the tuned learning rate, at which learning speed is judged
+SPEED = ("learning_speed", "steps_to_accuracy", "time_to_accuracy_s")  # computed from the validation curve
+COST = ("training_step_us", "latency_us")  # times, which are measured once and do not depend on training
+SPEED_RUNGS = 50  # evaluations that a validation curve needs to show how fast a net learns
+RATES = (1.0, 1 / 3, 3.0)  # learning speed is judged at these multiples of the tuned learning rate
 
 
 @dataclass
 class ConfirmOptions:
-    """How finalists are compared, as it is asked for; `settled` makes of it what a data set's metric has to it.
+    """How finalists are compared, as the user asks for it. `settled` fits these options to a data set's metric.
 
-    finalists: how many, or `all`: no search, every candidate of the space is compared. seeds: fresh ones.
-    baseline: what all are compared with. tune_trials: recipe values tried for each, where they are searched.
-    metric: the one that the verdict is about. margin: by metric, differences that do not matter; those of metrics that
-    a data set does not have are not looked at. alpha: the chance of any false better or worse. until_decided: more
-    seeds, up to the last of `looks`, while something is undecided.
+    finalists: how many, or `all`: nothing is searched, and every candidate of the space is compared. seeds: how many
+    fresh seeds each finalist gets. baseline: the spec that all are compared with. tune_trials: how many recipe values
+    are tried for each finalist, where the space searches recipe values. metric: the one that the verdict is about.
+    margin: by metric, the difference that does not matter; metrics that a data set does not have are ignored. alpha:
+    the chance of any false better or worse. until_decided: whether seeds are added while a verdict is undecided.
+    looks: the numbers of seeds after which verdicts are then taken.
     """
 
     finalists: int | str = 3
@@ -101,32 +108,32 @@ class ConfirmOptions:
             )
         if self.until_decided and self.metric in COST:
             raise ActSearchError(
-                f"confirm.until_decided=true: confirm.metric={self.metric} is measured, and more seeds do not change "
-                "it. Write confirm.until_decided=false."
+                f"confirm.until_decided=true: confirm.metric={self.metric} is measured, not trained, so more seeds "
+                "do not change it. Write confirm.until_decided=false."
             )
 
     def settled(self, own: Metric) -> Confirmation:
-        """For nets that are judged by `own`. Raises ActSearchError for a metric that they do not have."""
+        """These options for nets that are judged by the metric `own`. Raises ActSearchError for unknown metrics."""
         return Confirmation(**{field.name: getattr(self, field.name) for field in fields(ConfirmOptions)}, own=own)
 
     @property
     def seeds_at_looks(self) -> list[int]:
-        """After how many seeds the verdicts are taken."""
+        """The numbers of seeds after which verdicts are taken."""
         return list(self.looks) if self.until_decided else [self.seeds]
 
     @property
     def rates(self) -> tuple[float, ...]:
-        """Times its tuned learning rate, at which each finalist is trained."""
+        """The multiples of its tuned learning rate at which each finalist is trained."""
         return RATES if self.metric in SPEED else RATES[:1]
 
     def rules(self, n_candidates: int) -> Rules:
-        """For the metric that counts: each candidate, at each rate, at each look."""
+        """The correction of verdicts by `metric`: one comparison for each candidate at each rate, at each look."""
         return Rules(self.alpha, max(1, n_candidates) * len(self.rates), len(self.seeds_at_looks))
 
 
 @dataclass
 class Confirmation(ConfirmOptions):
-    """The options for one data set: `metric` and `margin` name only what its nets are judged by. own: its metric."""
+    """The options for one data set: `metric` and `margin` name only metrics that it has. own: the data set's metric."""
 
     own: Metric = ACCURACY
 
@@ -157,27 +164,29 @@ class Confirmation(ConfirmOptions):
 
     @property
     def metrics(self) -> dict[str, Metric]:
-        """All that verdicts can be about, by name."""
+        """All metrics that verdicts can be about, by name."""
         return metrics_of(self.own)
 
     @property
     def primary(self) -> Metric:
-        """What the verdict is about."""
+        """The metric that the verdict is about."""
         return self.metrics[self.metric]
 
 
 def speed_is_told(recipe: Recipe) -> bool:
-    """Whether a validation curve tells how fast a net learns: the rate is constant, and it is evaluated often."""
+    """Whether a validation curve shows how fast a net learns: its learning rate is constant and it has enough rungs."""
     return recipe.schedule == "constant" and len(recipe.rungs()) >= SPEED_RUNGS
 
 
-MOST_SEEDS = 1_000_000  # beyond it nobody trains
+MOST_SEEDS = 1_000_000  # nobody trains more
 
 
 @dataclass(frozen=True)
 class Rules:
-    """alpha: the chance of any wrong better or worse among all `comparisons` with the baseline. looks: how often the
-    runs may be looked at before there are all (repeated confidence intervals, Jennison & Turnbull 1989).
+    """How verdicts are corrected for the number of comparisons and of looks.
+
+    alpha: the chance of any wrong better or worse among all `comparisons` with the baseline. looks: how many times
+    verdicts are taken, the last time on all runs (repeated confidence intervals, Jennison & Turnbull 1989).
     """
 
     alpha: float = 0.05
@@ -191,5 +200,5 @@ class Rules:
 
     @property
     def level(self) -> float:
-        """The two-sided level of each single test."""
+        """The two-sided significance level of each single test."""
         return self.alpha / (self.comparisons * self.looks)

@@ -1,4 +1,4 @@
-"""How a net is trained, as plain values. Imports no torch."""
+"""The recipe: how a net is trained, as plain values. Imports no torch."""
 
 from __future__ import annotations
 
@@ -9,16 +9,19 @@ from actsearch.errors import ActSearchError, unknown, whole
 OPTIMIZERS = ("sgd", "adam", "adamw", "rmsprop")
 SCHEDULES = ("constant", "cosine", "one_cycle")
 INITS = ("gain", "kaiming_relu", "torch")
-MOST = 1_000_000_000  # steps; beyond it their list alone would not fit into memory
+MOST = 1_000_000_000  # steps; a list of more would not fit into memory
 PRECISIONS = ("float32", "tf32", "bf16")
 
 
 @dataclass
 class Recipe:
-    """lr: the peak of the schedule. steps: batches in all. eval_every: steps from rung to rung.
-    momentum: SGD's and RMSprop's. grad_clip: largest norm of a run's gradient, None for no clipping.
-    init: of the weights, see models/initialise.py. precision: of products and convolutions: float32; tf32, on NVIDIA
-    GPUs; bf16, by autocast, one run after the other. Both others change results more than some activations do.
+    """How a net is trained.
+
+    lr: the peak of the schedule. steps: the number of batches. eval_every: steps from one rung to the next. momentum:
+    of SGD and RMSprop. grad_clip: the largest norm of a run's gradient; None for no clipping. init: how the initial
+    weights are drawn, see models/initialise.py. precision: of matrix products and convolutions: float32; tf32, on
+    NVIDIA GPUs; bf16, by autocast, with which runs are trained one after the other. tf32 and bf16 change results more
+    than some activations do.
     """
 
     optimizer: str = "adamw"
@@ -51,6 +54,6 @@ class Recipe:
             raise ActSearchError(f"recipe.grad_clip={self.grad_clip}: it must be above 0, or null for none.")
 
     def rungs(self) -> list[int]:
-        """The steps after which runs are evaluated: every `eval_every`, and the last."""
+        """The steps after which runs are evaluated: every `eval_every` steps, and after the last step."""
         steps = list(range(self.eval_every, self.steps + 1, self.eval_every))
         return steps if steps and steps[-1] == self.steps else [*steps, self.steps]

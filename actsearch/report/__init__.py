@@ -1,1 +1,1 @@
-"""What a search leaves behind for people: the terminal, tables, sentences."""
+"""The results of a search as people see them: on the terminal, in tables and figures, and as report.html."""

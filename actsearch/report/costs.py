@@ -1,4 +1,4 @@
-"""What activations cost by themselves and in a training step: tables, rows of CSV, a picture."""
+"""What activations cost by themselves and in a training step: tables, rows of CSV, a figure."""
 
 from __future__ import annotations
 
@@ -16,35 +16,35 @@ from actsearch.report.tables import Row
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-HOME = "relu"  # what all are compared with
+HOME = "relu"  # the activation that all are compared with
 NOTHING = "identity"  # a net with it has no activations
 TIMES = (
-    "In times of a plain relu, not compiled, on the same tensors: measured in turns, on one thread of a CPU, median ± "
-    "half the distance of the quartiles."
+    "Multiples of the time of a plain relu, not compiled, on the same tensors. The two are measured in turns, on a CPU "
+    "with one thread. Median ± half the interquartile range."
 )
 PLAIN = "plain relu, µs"
-SAVED = "What the forward pass keeps for the backward pass. (y): the output alone, which the next layer keeps anyway."
+SAVED = "What the forward pass keeps for the backward pass. (y): only the output, which the next layer keeps anyway."
 STEP = (
-    "A training step of the whole net, plain PyTorch. Share: what is more than with the identity in its place. "
-    "Saved: what the whole forward pass keeps for the backward pass, parameters aside."
+    "A training step of the whole net, in plain PyTorch. Share: the part of its time that the identity in place of the "
+    "activation would save. Saved: what the whole forward pass keeps for the backward pass, without the parameters."
 )
 Table = tuple[str, Row, list[Row], str]
-"""Title, headings, rows, legend."""
+"""(title, headings, rows, legend)"""
 
 
 def middle(values: Sequence[float]) -> tuple[float, float, float]:
-    """The median and the quartiles."""
+    """The median, the lower and the upper quartile."""
     low, centre, high = statistics.quantiles(values, method="inclusive") if len(values) > 1 else [values[0]] * 3
     return centre, low, high
 
 
 def ratios(mine: Sequence[float], others: Sequence[float]) -> list[float]:
-    """Repetition by repetition."""
+    """mine / others, repetition by repetition."""
     return [a / b for a, b in zip(mine, others, strict=True)]
 
 
 def cost_tables(costs: Sequence[ActivationCost]) -> list[Table]:
-    """Of activations by themselves: forward, backward, memory, compiling; a column for each setting."""
+    """Tables of activations by themselves: forward, backward, saved memory, compiling. Each setting has a column."""
     settings = list(dict.fromkeys(c.setting for c in costs))
     names = list(dict.fromkeys(c.activation for c in costs))
     found = {(c.activation, c.setting): c for c in costs}
@@ -70,7 +70,7 @@ def _time(cost: ActivationCost, part: str) -> str:
 
 
 def in_relus(cost: ActivationCost, part: str) -> list[float]:
-    """part: forward_us or backward_us."""
+    """The times of an activation as multiples of plain relu's. part: forward_us or backward_us."""
     return ratios(getattr(cost, part), getattr(cost, f"relu_{part}"))
 
 
@@ -89,7 +89,7 @@ def _compiling(cost: ActivationCost) -> str:
 
 
 def failures(costs: Sequence[ActivationCost]) -> list[str]:
-    """What could not be measured, and why: one line for each reason."""
+    """One line for each reason why something could not be measured: what it concerns, and the reason."""
     reasons: dict[str, dict[str, None]] = {}
     for c in costs:
         if c.failure:
@@ -101,7 +101,7 @@ def failures(costs: Sequence[ActivationCost]) -> list[str]:
 
 
 def step_shares(steps: Mapping[str, Cost]) -> dict[str, list[float]]:
-    """By activation, the share of a training step that it takes: one per repetition."""
+    """By activation, the share of a training step's time that it takes: one value per repetition."""
     nothing = steps[NOTHING].training_step_us
     return {
         name: [1 - share for share in ratios(nothing, cost.training_step_us)] for name, cost in steps.items()
@@ -109,7 +109,7 @@ def step_shares(steps: Mapping[str, Cost]) -> dict[str, list[float]]:
 
 
 def step_table(steps: Mapping[str, Cost], model: str) -> Table:
-    """steps: by activation, measured in turns, the identity and relu among them."""
+    """The table of training steps. steps: by activation, measured in turns, with the identity and relu among them."""
     heads = ["activation", "training step", "in relu's", "share of it (%)", "saved, MiB"]
     shares, rows = step_shares(steps), []
     for name, cost in steps.items():
@@ -124,7 +124,7 @@ def step_table(steps: Mapping[str, Cost], model: str) -> Table:
 
 
 def cost_rows(costs: Sequence[ActivationCost]) -> list[dict[str, Any]]:
-    """Rows of cost.csv: one an activation and setting."""
+    """Rows of cost.csv: one for each activation and setting."""
     rows = []
     for c in costs:
         row: dict[str, Any] = {"activation": c.activation, **_setting_cells(c.setting)}
@@ -142,7 +142,7 @@ def cost_rows(costs: Sequence[ActivationCost]) -> list[dict[str, Any]]:
 
 
 def step_rows(steps: Mapping[str, Cost]) -> list[dict[str, Any]]:
-    """Rows of training_step.csv."""
+    """Rows of training_step.csv: one for each activation."""
     shares, rows = step_shares(steps), []
     for name, cost in steps.items():
         row: dict[str, Any] = {"activation": name}
@@ -166,7 +166,7 @@ def _cell(number: Any) -> str:
 
 
 def cost_figure(costs: Sequence[ActivationCost], steps: Mapping[str, Cost]) -> Figure:
-    """Forward and backward against relu for the last shape measured, and the share of a training step."""
+    """Forward and backward times relative to relu for the last shape measured, and shares of a training step."""
     shape = costs[-1].setting.shape
     here = [c for c in costs if c.setting.shape == shape and not c.failure]
     names = list(dict.fromkeys(c.activation for c in costs if c.activation != NOTHING))

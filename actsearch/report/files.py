@@ -1,4 +1,4 @@
-"""The output folder's tables: leaderboard.csv and finalists.csv, the same digits for the same search; verdict.json."""
+"""The output folder's tables: leaderboard.csv, finalists.csv, verdict.json. The same search gives the same digits."""
 
 from __future__ import annotations
 
@@ -20,9 +20,10 @@ from actsearch.records import FinalistRun, TrialRecord, rank_key
 
 
 def leaderboard_rows(records: Sequence[TrialRecord], objectives: Sequence[str], own: Metric) -> list[dict[str, Any]]:
-    """One row a trial, best first. Only completed trials have a rank; then the pruned, then the duplicates.
+    """One row for each trial. Completed trials come first, the best at the top, and only they have a rank; the pruned
+    and then the duplicates follow.
 
-    own: what the nets are judged by.
+    own: the metric that the nets are judged by.
     """
     order = {"complete": 0, "pruned": 1, "duplicate": 2}
     by_rank = rank_key(directions_of(own)[objectives[0]])
@@ -50,7 +51,7 @@ def leaderboard_rows(records: Sequence[TrialRecord], objectives: Sequence[str], 
 
 
 def finalist_rows(runs: Iterable[FinalistRun], own: Metric) -> list[dict[str, Any]]:
-    """One row a run. own: what the nets are judged by."""
+    """One row for each run. own: the metric that the nets are judged by."""
     return [
         {
             "activation": r.activation,
@@ -69,7 +70,7 @@ def finalist_rows(runs: Iterable[FinalistRun], own: Metric) -> list[dict[str, An
 
 
 def verdict_rows(comparisons: Sequence[Comparison]) -> list[dict[str, Any]]:
-    """Every verdict as verdict.json has it: first by the metric that counts, then at other rates, then by others."""
+    """Every verdict as a row of verdict.json: by the primary metric, then at other rates, then by other metrics."""
     base = next(c for c in comparisons if c.is_baseline)
     rows = []
     for kind in ("primary", "at_rate", "secondary"):
@@ -91,7 +92,7 @@ def _is_nan(value: Any) -> bool:
 
 
 def output_files(folder: Path) -> list[Path]:
-    """What a finished study leaves that is worth handing on, as far as it is there."""
+    """The files of a finished study that are worth passing on, as far as they exist."""
     names = ("report.html", "leaderboard.csv", "finalists.csv", "verdict.json", "finalists.md", "finalists.tex",
              "refused.csv", "config.yaml")  # fmt: skip
     files = [folder / name for name in names]

@@ -1,4 +1,4 @@
-"""report.html: one self-contained file for a person, the verdict first."""
+"""report.html: one self-contained file for people to read, with the verdict first."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def write_page(result: Result, plots: Sequence[Plot]) -> Path:
 
 
 def _contents(result: Result, plots: Sequence[Plot]) -> dict[str, Any]:
-    """What the template's names stand for."""
+    """The values of the template's variables, by name."""
     heads, rows = finalist_table(result.comparisons, result.options)
     lead, _, rest = result.summary.partition(". ")
     board_heads, board = _leaderboard(result)
@@ -55,14 +55,14 @@ def _contents(result: Result, plots: Sequence[Plot]) -> dict[str, Any]:
         "plots": plots,
         "secondary": _secondary(result),
         "secondary_caption": "The same runs by other metrics. Intervals and p are corrected for the number of "
-        "finalists, not of metrics: take these as hints. Times are geometric means over repeated "
-        "measurements, not seeds.",
+        "finalists, not for the number of metrics, so take these verdicts as hints. Times are geometric means over "
+        "repeated measurements, not seeds.",
         "properties": _properties(result),
         "property_text": TEXT,
         "board_heads": board_heads,
         "board": board,
-        "leaderboard_caption": f"Validation, selected from {len(result.rows)} trials, so the best are "
-        "optimistic: judge by the finalists. Click a heading to sort."
+        "leaderboard_caption": f"Validation scores of {len(result.rows)} trials. The best were selected by them and "
+        "are therefore optimistic: judge by the finalists. Click a heading to sort."
         if result.searched
         else f"Validation {result.options.own.words} of the runs above. Click a heading to sort.",
         "about": result.about,
@@ -90,12 +90,12 @@ def _table_caption(result: Result) -> str:
     base = next(c.activation for c in result.comparisons if c.is_baseline)
     rules = result.options.rules(len(verdicts))
     text = (
-        f"Differences to {base}, paired by seed. The {confidence(v)} intervals and the p are corrected for "
-        f"{rules.words} (Bonferroni). Better or worse: the interval leaves out 0, and an exact sign-flip test agrees. "
-        f"Equivalent: it lies within ±{margin(v)}."
+        f"Differences to {base}, paired by seed. The {confidence(v)} intervals and the p-values are corrected for "
+        f"{rules.words} (Bonferroni). Better or worse: the interval excludes 0, and an exact sign-flip test agrees. "
+        f"Equivalent: the interval lies within ±{margin(v)}."
     )
     if any(not math.isnan(c.saved_mib) for c in result.comparisons):
-        text += " Memory kept: by a training step, for its backward pass."
+        text += " Memory kept: what a training step keeps for its backward pass."
     waiting = [
         f"{c.activation} about {c.verdict.seeds_to_decide}"
         for c in result.comparisons
@@ -103,7 +103,7 @@ def _table_caption(result: Result) -> str:
     ]
     more = f" and {len(waiting) - MOST_NAMED} more" if len(waiting) > MOST_NAMED else ""
     named = ", ".join(waiting[:MOST_NAMED])
-    return text + (f" Seeds that would decide what is undecided: {named}{more}." if waiting else "")
+    return text + (f" Number of seeds that would decide an undecided comparison: {named}{more}." if waiting else "")
 
 
 def _secondary(result: Result) -> list[list[str]]:
@@ -126,13 +126,13 @@ def _secondary(result: Result) -> list[list[str]]:
 
 
 def _properties(result: Result) -> list[Table]:
-    """What the finalists' activations are like."""
+    """Tables of the properties of the finalists' activations."""
     specs = dict.fromkeys(spec for c in result.comparisons for spec in parse_net(c.activation))
     return property_tables([properties_of(spec) for spec in specs])
 
 
 def _leaderboard(result: Result) -> tuple[list[str], list[list[str]]]:
-    """The leaderboard's columns that say something, with shares in per cent."""
+    """The leaderboard without its empty columns, and with shares in per cent."""
     rows, own = result.rows, result.options.own
     names = list(dict.fromkeys(name for row in rows for name in row))
     names = [name for name in names if any(row.get(name, "") not in ("", 0) for row in rows)]
@@ -150,14 +150,14 @@ def _leaderboard(result: Result) -> tuple[list[str], list[list[str]]]:
 
 def second_look(result: Result) -> str:
     return (
-        f"Other verdicts of this study were seen before: {'; '.join(result.earlier_looks)}. To ask again because of "
-        "what was seen is a further chance to err, which nothing here corrects for. confirm.until_decided=true from "
-        "the start, in another study, corrects for its looks."
+        f"Other verdicts of this study were seen before: {'; '.join(result.earlier_looks)}. Asking again because "
+        "of what was seen is a further chance to err, for which nothing here is corrected. A new study with "
+        "confirm.until_decided=true from the start corrects for its looks."
     )
 
 
 def limits(result: Result) -> list[str]:
-    """What a sceptic should hold against these verdicts."""
+    """What these verdicts do not show: sentences for a sceptical reader."""
     out = []
     verdicts = [c.verdict for c in result.comparisons if c.verdict is not None]
     base = next(c for c in result.comparisons if c.is_baseline)
@@ -167,29 +167,29 @@ def limits(result: Result) -> list[str]:
     if result.searched:
         out.append(
             f"{result.n_tried} candidates were tried. Those not among the finalists were only ranked, on validation "
-            "data and few seeds; nothing is said of them."
+            "data and few seeds; there is no verdict on them."
         )
     if result.refused:
-        out.append(f"Functions that were turned away before training, in refused.csv: {result.refusals}.")
+        out.append(f"Functions that were rejected before training, listed in refused.csv: {result.refusals}.")
     if not any(c.recipe for c in result.comparisons):
         out.append(
-            "All were trained with one and the same recipe. An activation that wants another learning rate is "
-            "undersold: search_space=article_tuned tunes it for each."
+            "All were trained with one and the same recipe. An activation that needs another learning rate is "
+            "underrated: search_space=article_tuned tunes the learning rate for each."
         )
     if result.n_test is not None:
-        text = f"On this test set: its {result.n_test:,} examples are a sample too. Seeds do not lessen that error"
+        text = f"The {result.n_test:,} test examples are a sample too, and more seeds do not reduce its sampling error"
         if result.options.own.name == "accuracy" and 0 < base.test_metric < 1:
             error = math.sqrt(base.test_metric * (1 - base.test_metric) / result.n_test)
-            text += f": a single accuracy's standard error from it is {100 * error:.2f} points"
-            text += "; of a difference between nets that mostly agree it is smaller"
+            text += f": it gives a single accuracy a standard error of {100 * error:.2f} points"
+            text += "; that of a difference between nets that mostly agree is smaller"
         out.append(f"{text}.")
     if result.earlier_looks:
         out.append(second_look(result))
     elif any(not v.decided for v in verdicts) and not result.options.until_decided:
         out.append(
-            "To go on with more seeds because something is undecided is a second look, and a further chance to err: on "
-            "real noise equals were then called different in 8.6 % of studies, not 5 % (experiments/calibration). "
-            "confirm.until_decided=true, asked for from the start, corrects for its looks."
+            "Adding seeds because something is undecided is a second look, and a further chance to err: with the noise "
+            "of real trainings, equal activations were then called different in 8.6 % of studies instead of 5 % "
+            "(experiments/calibration). confirm.until_decided=true, set from the start, corrects for its looks."
         )
     known = [v for v in verdicts if not math.isnan(v.minimum_detectable_effect)]
     if known:

@@ -1,6 +1,7 @@
-"""The report's pictures, each a function from a Result to a figure, or None where it has nothing to show.
+"""The report's figures. Each is drawn by a function that takes a Result; it returns None if there is nothing to show.
 
-Colours are Okabe & Ito's (2008), which the colour-blind tell apart; markers and line styles tell the same in grey.
+The colours are those of Okabe & Ito (2008), which colour-blind people can tell apart; in print without colours, markers
+and line styles do.
 """
 
 from __future__ import annotations
@@ -33,8 +34,8 @@ MARKERS = ("o", "s", "^", "D", "v", "P")
 LINES: tuple[Any, ...] = ("-", (0, (6, 2)), (0, (2, 1.5)), (0, (6, 2, 1.5, 2)), (0, (9, 3)), (0, (1, 1)))
 BASELINE = {"color": "black", "linestyle": (0, (4, 1.5)), "marker": "X"}
 MARKS = ("Pareto front", "target accuracy")
-MOST_LINES = 6  # curves that one panel can show apart: the best, and the baseline
-MOST_ROWS = 30  # of a forest plot
+MOST_LINES = 6  # as many curves as can be told apart in one panel: the best, and the baseline
+MOST_ROWS = 30  # rows that a forest plot shows
 DIAGNOSTICS = {
     "dead": "dead units (share)",
     "saturated": "saturated inputs (share)",
@@ -46,7 +47,7 @@ DIAGNOSTICS = {
 
 @dataclass(frozen=True)
 class Plot:
-    """name: of its file. title, caption: for the page. svg: inline. png: where it lies."""
+    """A figure that has been drawn. name: of its file. title, caption: for the page. svg: its text. png: its file."""
 
     name: str
     title: str
@@ -56,7 +57,7 @@ class Plot:
 
 
 def write_plots(result: Result) -> list[Plot]:
-    """Draws every figure that has something to show, into plots/*.png; the same as SVG for the page."""
+    """Draws every figure that has something to show, as plots/*.png and as SVG for the page."""
     folder = result.folder / "plots"
     plots = []
     for name, title, draw in FIGURES:
@@ -75,7 +76,7 @@ def write_plots(result: Result) -> list[Plot]:
 
 
 def _inline(svg: str, name: str) -> str:
-    """An SVG that may stand in a page beside others: its own ids, the page's width."""
+    """The SVG for a page that has several: its ids get a prefix, so that they differ from those of the others."""
     svg = svg[svg.index("<svg") :]
     for mark in ('id="', 'xlink:href="#', "url(#"):
         svg = svg.replace(mark, f"{mark}{name}-")
@@ -95,14 +96,14 @@ def new_figure(width: float, height: float) -> Figure:
 
 
 def _shown(comparisons: Sequence[Comparison]) -> list[Comparison]:
-    """The best, and the baseline, as many as one panel can show."""
+    """The best finalists and the baseline, as many as one panel can show."""
     base = [c for c in comparisons if c.is_baseline]
     others = [c for c in comparisons if not c.is_baseline]
     return [c for c in comparisons if c in (*others[: MOST_LINES - 1], *base)]
 
 
 def _styles(result: Result) -> dict[str, dict[str, Any]]:
-    """The look of each shown finalist, the same in all pictures."""
+    """The colour, line and marker of each shown finalist, the same in all figures."""
     others = [c.activation for c in _shown(result.comparisons) if not c.is_baseline]
     looks = {name: {"color": COLOURS[i], "linestyle": LINES[i], "marker": MARKERS[i]} for i, name in enumerate(others)}
     return {c.activation: looks.get(c.activation, BASELINE) for c in _shown(result.comparisons)}
@@ -114,7 +115,7 @@ def _note(result: Result) -> str:
 
 
 def log_ticks(axis: Any, low: float, high: float) -> None:
-    """Plain numbers, as many as fit: matplotlib's own overlap where an axis spans less than two decades."""
+    """Labels a logarithmic axis with plain numbers, as many as fit: matplotlib's own overlap below two decades."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
     decades = math.log10(high / low)
@@ -125,7 +126,7 @@ def log_ticks(axis: Any, low: float, high: float) -> None:
 
 
 def _legend(figure: Figure, axes: Axes) -> None:
-    """Above the panels: the nets in their order, then lines that mark something."""
+    """Puts a legend above the panels: the nets in their order, then marked lines such as the Pareto front."""
     pairs = list(zip(*axes.get_legend_handles_labels(), strict=True))
     pairs.sort(key=lambda pair: pair[1] in MARKS)
     handles, labels = zip(*pairs, strict=True)
@@ -133,12 +134,12 @@ def _legend(figure: Figure, axes: Axes) -> None:
 
 
 def _axis(where: str, own: Metric) -> str:
-    """The data set's metric with its unit, for an axis."""
+    """The label of an axis: the data set's metric with its unit."""
     return f"{where} {own.words}" + (f" ({own.unit})" if own.unit else "")
 
 
 def _name(activation: str, width: int = 34) -> str:
-    """A net's name in at most three lines: one for each layer is long."""
+    """A net's name, broken into lines: the names of nets with one activation per layer are long."""
     lines, line = [], ""
     for part in activation.split(" | "):
         if line and len(line) + len(part) + 3 > width:
@@ -239,14 +240,14 @@ def cost(result: Result) -> tuple[Figure, str] | None:
     panels[0].set_ylabel(_axis("test", own))
     _legend(figure, panels[0])
     return figure, (
-        f"Left and {'up' if own.higher_is_better else 'down'} is better. On the grey line nothing is both cheaper and "
-        f"better. Bars: standard error over seeds. Times: of the plain PyTorch net on this machine, a "
-        f"batch at a time.{_note(result)}"
+        f"Left and {'up' if own.higher_is_better else 'down'} is better. No other net is both cheaper "
+        f"and better than one on the grey line. Bars: standard error over seeds. Times: of the plain PyTorch net on "
+        f"this machine, for one batch.{_note(result)}"
     )
 
 
 def pareto(at: Sequence[tuple[float, float]], higher_is_better: bool = True) -> list[tuple[float, float]]:
-    """Of (cost, quality) those that no other beats in both, by cost."""
+    """Those of the points (cost, quality) that no other point beats in both, sorted by cost."""
     front: list[tuple[float, float]] = []
     sign = 1 if higher_is_better else -1
     for x, y in sorted(at, key=lambda p: (p[0], -sign * p[1])):
@@ -282,7 +283,7 @@ def curves(result: Result) -> tuple[Figure, str] | None:
 
 
 def _runs(result: Result, activation: str) -> list[FinalistRun]:
-    """A finalist's runs at its tuned rate."""
+    """A finalist's runs at its tuned learning rate."""
     return [run for run in result.runs if run.activation == activation and run.rate == 1.0]
 
 
@@ -328,11 +329,11 @@ def parameters(result: Result) -> tuple[Figure, str] | None:
         if place % n_columns == 0:
             axes.set_ylabel(_axis("val.", own))
     line = f" Dashed: {base}." if home else ""
-    return figure, f"One point a trial, the bar its standard deviation over the search's seeds.{line}"
+    return figure, f"Each point is a trial, and its bar the standard deviation over the search's seeds.{line}"
 
 
 def diagnostics(result: Result) -> tuple[Figure, str] | None:
-    """How the finalists' nets look inside at the end of training, layer by layer."""
+    """Statistics of the finalists' nets after training, by layer: dead units, saturation, outputs, gradient norms."""
     styles = _styles(result)
     last: dict[str, dict[str, list[float]]] = {}
     for activation in styles:
@@ -403,7 +404,7 @@ def shapes(result: Result) -> tuple[Figure, str] | None:
 
 
 def layers(result: Result) -> tuple[Figure, str] | None:
-    """Where each layer chose for itself: how good the trials were that had an activation in a layer."""
+    """For a search by layer: the mean score of the trials that had a certain activation in a certain layer."""
     cells: dict[tuple[str, int], list[float]] = {}
     own = result.options.own
     sign = 1 if own.higher_is_better else -1

@@ -1,4 +1,4 @@
-"""What activations are like, as a table of the terminal and of the page."""
+"""The properties of activations as tables, for the terminal and the page."""
 
 from __future__ import annotations
 
@@ -10,26 +10,26 @@ from actsearch.measure.shape import Bound, Shape, Step, Tail
 from actsearch.report.tables import Row
 
 TEXT = ("activation", "range", "monotone", "symmetry", "class", "kinks", "far left", "far right")
-MOST_KINKS = 3  # that a cell can list
+MOST_KINKS = 3  # kinks and jumps that a cell lists; of more it only shows the number
 SHAPE = (
     "class: jumps, C0 (it has kinks), C1 (its second derivative jumps or is unbounded) or C2+. kinks: where, and by "
-    "how much the slope changes. Both are judged within ±25. far left, far right: the value at which it levels out, "
-    "and whether the slope there dies (is 0 on a half-line) or vanishes (tends to 0); else its slope. Undefined: "
-    "from there on it or its slope is not, and nothing is said of it."
+    "how much the slope changes. Both are judged within ±25. far left, far right: the value that f approaches, "
+    "and whether its slope dies (is 0 on a half-line) or vanishes (tends to 0); otherwise the slope. Undefined: beyond "
+    "this point f or its slope is not defined, and the table says nothing about it."
 )
 NORMAL = (
-    "Lipschitz: the largest |slope|. The rest for inputs z from N(0, 1). mean, variance: of f(z). gain: "
+    "Lipschitz: the largest |slope|. The other columns are for inputs z from N(0, 1). mean, variance: of f(z). gain: "
     "g = 1/√E[f(z)²]; weights N(0, g²/fan_in) keep the mean square of a layer's inputs at 1. χ = g² E[f′(z)²]: a "
     "layer multiplies the mean square of a gradient by it; above 1 gradients grow with depth, below 1 they vanish. "
-    "size slope: below 1, a mean square that is off comes back to 1 from layer to layer. fixed q: the mean square to "
-    "which weights N(0, 1/fan_in) lead. saturated: the share of z with |f′| < 0.01."
+    "size slope: if it is below 1, a mean square other than 1 returns to 1 from layer to layer. fixed q: the mean "
+    "square to which signals converge with weights N(0, 1/fan_in). saturated: the share of z with |f′| < 0.01."
 )
 Table = tuple[Row, list[Row], str]
 
 
 def property_tables(measured: Sequence[Properties]) -> list[Table]:
-    """Headings, rows and legend of two tables: of the activations that have a shape, this; of all, what they do to
-    normal inputs. What has no meaning for one of them is empty.
+    """Two tables, each as (headings, rows, legend): the shapes of those activations that have one, and what all of them
+    do to normally distributed inputs. A cell is empty if its property has no meaning for the activation.
     """
     shape = ["activation", "range", "monotone", "symmetry", "class", "kinks", "slope at 0", "far left", "far right"]
     normal = ["activation", "Lipschitz", "mean", "variance", "gain", "χ", "size slope", "fixed q", "saturated"]
@@ -49,7 +49,7 @@ def _of_shape(shape: Shape) -> Row:
 
 def _of_normal(p: Properties) -> Row:
     steepest = "" if p.shape is None else _number(p.shape.lipschitz)
-    if math.isnan(p.mean):  # of a function that is not defined for all inputs
+    if math.isnan(p.mean):  # the function is not defined for all inputs
         return [steepest, *[""] * 7]
     share = "" if p.saturated_share is None else f"{100 * p.saturated_share:.1f} %"
     mean = "0" if p.zero_centred else f"{p.mean:.3f}"

@@ -1,4 +1,4 @@
-"""A finished search as data: what the terminal, the tables, the plots, the page and a notebook show."""
+"""The result of a finished search: the data that the terminal, the tables, the plots, the page and a notebook show."""
 
 from __future__ import annotations
 
@@ -23,13 +23,15 @@ if TYPE_CHECKING:
 
 @dataclass(repr=False)
 class Result:
-    """name: the study's. rows: as in leaderboard.csv, numbers as text. records: its trials, empty where all were
-    compared. comparisons: finalists against the baseline, best first. runs: one per finalist, rate and seed. summary:
-    the verdict in words. searched: the finalists were selected from trials. objective: what ranked those. n_test: test
-    examples, if known. target: the accuracy that steps were counted to, if they were. earlier_looks: other verdicts
-    of this study that were seen before, in words. refused: functions of a grammar that were turned away before
-    training, and why. about: how it was made, by heading. config_yaml: the whole config. page: the study's table in
-    MLflow, below its server's address.
+    """A finished search.
+
+    name: the study's. rows: as in leaderboard.csv, with numbers as text. records: the search's trials; empty if every
+    candidate was a finalist. comparisons: finalists against the baseline, best first. runs: one per finalist, rate and
+    seed. summary: the verdict in words. searched: whether the finalists were selected from trials. objective: what
+    ranked those trials. n_test: the number of test examples, if known. target: the accuracy up to which steps were
+    counted; None if they were not. earlier_looks: other verdicts of this study that were seen before, in words.
+    refused: functions of a grammar that were rejected before training, and why. about: how the result was made, by
+    heading. config_yaml: the whole config. page: the study's table in MLflow, as a path below its server's address.
     """
 
     name: str
@@ -55,7 +57,7 @@ class Result:
         return f"<Result of {self.name}: {self.summary}>"
 
     def _repr_html_(self) -> str:
-        """What a notebook shows: the verdict and the finalists' table."""
+        """The HTML that a notebook shows: the verdict and the finalists' table."""
         heads, rows = finalist_table(self.comparisons, self.options)
         cells = ["".join(f"<td>{escape(cell)}</td>" for cell in row) for row in rows]
         table = "".join(f"<th>{escape(head)}</th>" for head in heads)
@@ -68,7 +70,7 @@ class Result:
         import pandas
 
         frame = pandas.read_csv(io.StringIO(csv_text(self.rows)), keep_default_na=False, na_values=[""])
-        return frame.astype({"rank": "Int64", "same_as": "Int64"})  # whole numbers, of which some are missing
+        return frame.astype({"rank": "Int64", "same_as": "Int64"})  # columns of whole numbers with empty cells
 
     @property
     def best(self) -> str:
@@ -81,12 +83,12 @@ class Result:
 
     @property
     def n_tried(self) -> int:
-        """Candidates that were trained at all."""
+        """The number of candidates that were trained."""
         return sum(r.state != "duplicate" for r in self.records) if self.searched else len(self.comparisons)
 
     @property
     def refusals(self) -> str:
-        """How many functions were turned away before training, by reason."""
+        """How many functions were rejected before training, in all and by reason."""
         counts = Counter(self.refused.values()).most_common()
         return f"{len(self.refused)} ({', '.join(f'{reason} {n}' for reason, n in counts)})"
 
@@ -95,6 +97,6 @@ class Result:
         terminal = terminal or Terminal()
         terminal.leaderboard(self.rows, self.options.own, self.searched)
         if self.refused:
-            terminal.line(f"turned away before training, in refused.csv: {self.refusals}")
+            terminal.line(f"rejected before training, listed in refused.csv: {self.refusals}")
         terminal.finalists(self.comparisons, self.test_name, self.options)
         terminal.line(f"\n{self.summary}")

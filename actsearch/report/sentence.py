@@ -1,4 +1,4 @@
-"""Verdicts in words: a sentence for a person, and the numbers in it, formatted the same everywhere."""
+"""Verdicts in words: sentences for people, and numbers that are formatted in the same way everywhere."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MOST_NAMED = 6  # candidates that a sentence can name
 
 
 def sentence(comparisons: Sequence[Comparison], test_name: str, options: Confirmation) -> str:
-    """What was found, in words. comparisons: best first, the baseline among them."""
+    """The verdicts in words. comparisons: best first, the baseline among them."""
     base = next(c for c in comparisons if c.is_baseline)
     others = [c for c in comparisons if not c.is_baseline]
     if not others:
@@ -35,12 +35,12 @@ def sentence(comparisons: Sequence[Comparison], test_name: str, options: Confirm
         text += f" The target accuracy was reached in {reached(comparisons)}."
     warned = [f"{c.activation}: {c.verdict.warning}" for c in others if c.verdict is not None and c.verdict.warning]
     if warned:
-        text += f" Mind: {'. '.join(warned)}."
+        text += f" Note: {'. '.join(warned)}."
     return text
 
 
 def claim(c: Comparison, base: Comparison, verdict: Verdict, test_name: str) -> str:
-    """Who is what against whom, with the two numbers."""
+    """The verdict on a finalist as a sentence, with its value of the metric and the baseline's."""
     metric = verdict.metric
     where = f" on {test_name}" if metric.name.startswith("test_") else ""
     numbers = f"{metric.words} {value(metric, verdict.mean)} against {value(metric, verdict.baseline_mean)}"
@@ -57,7 +57,7 @@ def claim(c: Comparison, base: Comparison, verdict: Verdict, test_name: str) -> 
 
 
 def evidence(verdict: Verdict) -> str:
-    """The difference, its interval, the p, and what would decide it."""
+    """The difference, its interval and its p-value; for an undecided verdict also what would decide it."""
     if math.isnan(verdict.ci_low):
         return "One seed shows no spread, so nothing can be said of chance."
     pairs = "paired repetitions" if verdict.metric.name in COST else "paired seeds"
@@ -82,7 +82,7 @@ def reached(comparisons: Sequence[Comparison]) -> str:
 
 
 def span(numbers: Sequence[int]) -> str:
-    """The least to the most of them; one number, if they are alike."""
+    """The smallest and the largest of the numbers as text; one number if they are equal."""
     return " to ".join(str(n) for n in sorted({min(numbers), max(numbers)}))
 
 
@@ -104,7 +104,7 @@ def microseconds(number: float) -> str:
 
 
 def mebibytes(number: float) -> str:
-    """Empty for a study measured before this was."""
+    """A size with its unit; empty for NaN, in studies whose costs were measured before sizes were."""
     return "" if math.isnan(number) else f"{number:.3g} MiB"
 
 
@@ -113,17 +113,17 @@ def percent(value: float) -> str:
 
 
 def factor(metric: Metric) -> float:
-    """What a difference, or a margin, is multiplied with to be shown."""
+    """The factor by which a difference or a margin is multiplied before it is shown."""
     return 100.0 if metric.ratio else metric.scale
 
 
 def points(metric: Metric, change: float) -> str:
-    """A difference without its unit: percentage points, the relative change in per cent, or as it is."""
+    """A difference without its unit: in percentage points, as relative change in per cent, or unchanged."""
     return f"{factor(metric) * change:+.{1 if metric.ratio else metric.decimals}f}"
 
 
 def unit(metric: Metric) -> str:
-    """Of differences."""
+    """The unit of a metric's differences."""
     if metric.ratio:
         return "%"
     return "points" if metric.unit == "%" else metric.unit

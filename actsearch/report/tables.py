@@ -1,4 +1,4 @@
-"""The table that a paper needs, of the finalists: as rows, Markdown and LaTeX."""
+"""The table of finalists that a paper needs: as rows, as Markdown and as LaTeX."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def markdown_table(heads: Row, rows: Sequence[Row]) -> str:
 
 
 def latex_table(heads: Row, rows: Sequence[Row]) -> str:
-    """A tabular for LaTeX with the package booktabs."""
+    """A LaTeX tabular; it needs the package booktabs."""
     columns = "".join("l" if head in ("activation", "verdict") else "r" for head in heads)
     lines = [rf"\begin{{tabular}}{{{columns}}}", r"\toprule", _latex_row(heads), r"\midrule"]
     lines += [*(_latex_row(row) for row in rows), r"\bottomrule", r"\end{tabular}"]

@@ -1,4 +1,4 @@
-"""What a person sees in the terminal: header, progress, leaderboard, result. Plain lines where it is no terminal."""
+"""The output in the terminal: header, progress, leaderboard, result. Plain lines if the output is no terminal."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ from actsearch.records import Event, GenerationFinished, GenerationStarted, Rung
 from actsearch.report.sentence import value
 from actsearch.report.tables import finalist_table
 
-WIDE = 152  # columns that the finalists' table takes with all it has
-LINE_SECONDS = 5.0  # between plain lines of progress
+WIDE = 152  # characters across that the complete finalists' table takes
+LINE_SECONDS = 5.0  # from one plain line of progress to the next
 T = TypeVar("T")
 
 
@@ -38,7 +38,7 @@ class Terminal:
     def __init__(self, quiet: bool = False) -> None:
         self.console = Console(quiet=quiet, highlight=False, soft_wrap=True)
         if not self.console.is_terminal:
-            self.console = Console(quiet=quiet, highlight=False, soft_wrap=True, width=200)  # a log has no edge
+            self.console = Console(quiet=quiet, highlight=False, soft_wrap=True, width=200)  # a log has no width
         self.best: tuple[float, str] | None = None
         self._last_line = time.monotonic()
         self._done = self._total = 0
@@ -100,7 +100,7 @@ class Terminal:
         self.console.print(message, markup=False)
 
     def each(self, items: Sequence[T], doing: str) -> Iterator[T]:
-        """The items in turn, for work that takes a while, with how far it is: a bar that goes, or plain lines."""
+        """Yields the items in turn and shows how far the work on them is: as a bar, or as plain lines."""
         if self.console.is_terminal:
             yield from track(items, doing, console=self.console, transient=True)
             return
@@ -113,7 +113,7 @@ class Terminal:
             yield item
 
     def table(self, heads: Sequence[str], rows: Sequence[Sequence[str]], text: Sequence[str] = ("activation",)) -> None:
-        """As several tables, each with the first column, where one is too wide. text: columns that are words."""
+        """Prints a table; if it is too wide, as several, each with the first column. text: the columns with words."""
         widths = [max(cell_len(line) for cell in column for line in cell.split("\n")) + 2
                   for column in zip(heads, *rows, strict=True)]  # fmt: skip
         part = [0]
@@ -131,7 +131,11 @@ class Terminal:
             part.append(i)
 
     def leaderboard(self, rows: Sequence[Mapping[str, object]], own: Metric, searched: bool, n_show: int = 20) -> None:
-        """rows: as in leaderboard.csv. own: what the nets are judged by. searched: the best were selected from many."""
+        """Prints the best trials.
+
+        rows: as in leaderboard.csv. own: the metric that the nets are judged by. searched: whether the best were
+        selected from many.
+        """
         ranked = [row for row in rows if row["rank"] != ""]
         counts = {state: sum(row["state"] == state for row in rows) for state in ("pruned", "duplicate")}
         more = [
@@ -177,7 +181,7 @@ class Terminal:
         corrected = f", intervals and p corrected for {rules.words}" if rules.comparisons * rules.looks > 1 else ""
         self.console.print(f"\nFinalists: {test_name}, fresh seeds, paired with {base.activation}{corrected}")
         heads, rows = finalist_table(comparisons, options)
-        if self.console.width < WIDE:  # the times of a step and a pass, which are last, stand in the report
+        if self.console.width < WIDE:  # drop the last columns, the costs, which the report has
             n = next((i for i, head in enumerate(heads) if head == "training step"), len(heads))
             heads, rows = heads[:n], [row[:n] for row in rows]
         table = Table(box=None, pad_edge=False, header_style="bold")

@@ -1,4 +1,4 @@
-"""All files of a finished search."""
+"""Writes the files of a finished search."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from actsearch.report.tables import finalist_table, latex_table, markdown_table
 
 
 def write_files(result: Result) -> list[Path]:
-    """Everything in the output folder but the config and the timing."""
+    """Writes all files of the output folder except the config and the timing; returns those worth passing on."""
     folder = result.folder
     write_csv(folder / "leaderboard.csv", result.rows)
     write_csv(folder / "finalists.csv", finalist_rows(result.runs, result.options.own))

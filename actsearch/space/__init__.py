@@ -1,1 +1,1 @@
-"""The search space: from YAML to candidates."""
+"""The search space: it turns YAML into candidates."""

@@ -15,7 +15,7 @@ from actsearch.errors import ActSearchError
 
 
 class Suggester(Protocol):
-    """What is used of optuna.Trial."""
+    """The part of optuna.Trial that search spaces use."""
 
     def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any: ...
     def suggest_float(self, name: str, low: float, high: float, *, log: bool = False) -> float: ...
@@ -35,7 +35,7 @@ class Range:
         return four_digits(trial.suggest_float(name, self.low, self.high, log=self.log))
 
     def at(self, u: float) -> float:
-        """The value at u in [0, 1], linearly or logarithmically."""
+        """The value at the position u in [0, 1] of the range, on a linear or, with `log`, a logarithmic scale."""
         if self.log:
             value = math.exp(math.log(self.low) + u * (math.log(self.high) - math.log(self.low)))
         else:
@@ -65,16 +65,17 @@ def plural(n: int, noun: str) -> str:
 
 
 def four_digits(value: float) -> float:
-    """Searched values are rounded, so that a spec's text says exactly what was trained."""
+    """The value rounded to four digits, so that a spec's text says exactly which searched value was trained."""
     return float(f"{value:.4g}")
 
 
 def product_of(where: str, domains: Sequence[tuple[str, Range | Choices]]) -> Iterator[dict[str, Any]]:
+    """Every combination of values of the domains. Raises ActSearchError, which names the place, for a range."""
     for key, domain in domains:
         if isinstance(domain, Range):
             raise ActSearchError(
-                f"{where}: '{key}' is a range from {number(domain.low)} to {number(domain.high)}, which has no end of "
-                f"values to try them all. Write a list, e.g. [{number(domain.low)}, {number(domain.high)}], or use "
+                f"{where}: '{key}' is a range from {number(domain.low)} to {number(domain.high)}, whose values "
+                f"cannot all be tried. Write a list, e.g. [{number(domain.low)}, {number(domain.high)}], or use "
                 "sampler=tpe."
             )
     keys = [key for key, _ in domains]

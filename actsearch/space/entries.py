@@ -1,4 +1,4 @@
-"""One line of a search space, from YAML to an entry that proposes specs."""
+"""Entries: each line of a search space in YAML becomes an entry that proposes specs."""
 
 from __future__ import annotations
 
@@ -23,14 +23,18 @@ from actsearch.question.recipe import Recipe
 from actsearch.space.domains import Choices, Range, Suggester, at_place, product_of
 from actsearch.space.grammar import LABEL, Grammar
 
-FIXED_KEYS = ("steps", "eval_every", "precision")  # the runs of a generation meet at the same rungs, on one machine
+FIXED_KEYS = ("steps", "eval_every", "precision")  # all runs of a generation have the same rungs and the same precision
 EXAMPLE = "Write e.g. search_space.activations=[relu,gelu]."
-LONGEST = 60  # characters of an expression in the names of Optuna's parameters, of which PostgreSQL keeps 512
+LONGEST = 60  # characters of an expression in the name of an Optuna parameter; PostgreSQL stores names of up to 512
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One line of the search space. label: Optuna's choice for it. specs: fixed, or None if it has choices."""
+    """One line of the search space.
+
+    label: the choice that Optuna stores for it. specs: what it always proposes, or None if it has values to choose
+    from: then `name` is the activation, `fixed` its fixed parameters, and `free` the parameters to choose.
+    """
 
     label: str
     specs: tuple[Spec, ...] | None
@@ -78,12 +82,12 @@ def make_entry(item: Any, where: str) -> Entry | Grammar:
         if not free:
             return Entry(str(spec), (spec,))
     if not free:
-        raise ActSearchError(f"{where}: '{name}' has no parameters there. Write only '{name}'.")
+        raise ActSearchError(f"{where}: '{name}' is written with an empty list of parameters. Write only '{name}'.")
     return Entry(_short(name), None, name, tuple(fixed), tuple(free))
 
 
 def _named_params(item: Any, where: str) -> tuple[str, Mapping[str, Any], str]:
-    """What a mapping names, its parameters, and the place where they stand."""
+    """The activation that a mapping names, its parameters, and their place for error messages."""
     if isinstance(item, Mapping) and "expression" in item:
         name, params, inside = item["expression"], item.get("params") or {}, f"{where}.params"
         if set(item) - {"expression", "params"} or not isinstance(name, str) or not isinstance(params, Mapping):
@@ -107,13 +111,13 @@ def _named_params(item: Any, where: str) -> tuple[str, Mapping[str, Any], str]:
 
 
 def _short(name: str) -> str:
-    """The name itself, or, of a long expression, its beginning with four digits of all of it."""
+    """The name itself or, for a long expression, its beginning and four digits of a hash of all of it."""
     digest = hashlib.sha256(name.encode()).hexdigest()[:4]
     return name if len(name) <= LONGEST else f"{name[: LONGEST - 5]}…{digest}"
 
 
 def _domain(value: Any, where: str, name: str, param: str) -> Any:
-    """A Range, Choices, or the value itself."""
+    """What a value in YAML means: a Range, Choices, or the value itself."""
     if isinstance(value, str) and value == "search":
         known = CATALOG[name].param(param) if name in CATALOG else None
         if known is None or (known.low is None and not known.choices):
@@ -168,7 +172,9 @@ def recipe_domain(key: str, value: Any, base: Recipe) -> Range | Choices:
         raise unknown("recipe value", key, searchable, see=f"(in {where})")
     domain = _domain_of(value, where)
     if not isinstance(domain, Range | Choices):
-        raise ActSearchError(f"{where}: '{value}' is one value, nothing to search. Set recipe.{key}={value} instead.")
+        raise ActSearchError(
+            f"{where}: '{value}' is a single value, so there is nothing to search. Set recipe.{key}={value} instead."
+        )
     if key == "batch_size":
         for end in domain.ends():
             if not isinstance(end, float) or end != int(end):

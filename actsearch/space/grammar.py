@@ -1,8 +1,8 @@
-"""A grammar of functions as a search space: unary and binary functions over x, put together up to a depth.
+"""A grammar of functions as a search space: unary and binary functions of x, nested up to a depth.
 
-A unit is binary(unary(input), unary(input)), an input is x or a unit of its own: the core units of Ramachandran et al.
-2017. With depth 1 and the default functions it is the space of 5,103 of Bingham & Miikkulainen 2023 (AQuaSurF). Knows
-Optuna only as the `trial` that it asks.
+A unit is binary(unary(input), unary(input)), where each input is x or another unit: the core units of Ramachandran et
+al. 2017. With depth 1 and the default functions it is the space of 5,103 functions of Bingham & Miikkulainen 2023
+(AQuaSurF). This file uses Optuna only through the `trial` that it asks for choices.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ REASONS = {
     "constant: it does not depend": "constant", "not finite": "not finite", "divides by zero": "not finite",
     "too large between": "too large", "no slope": "no slope", "are read": "too long",
 }  # fmt: skip
-"""In a few words, by what stands in the error."""
+"""Short names of the reasons why a function is unusable, by a phrase of the error message."""
 
 
 LABEL = "grammar"
 
 
 class Unusable(ActSearchError):
-    """A proposal that is not worth training. text: what it is; reason: what is wrong with it."""
+    """A proposed function that is not worth training. text: the function; reason: what is wrong with it."""
 
     def __init__(self, text: str, reason: str) -> None:
         super().__init__(f"'{text}': {reason}")
@@ -45,7 +45,10 @@ class Unusable(ActSearchError):
 
 @dataclass(frozen=True)
 class Grammar:
-    """unary: texts in x. binary: texts in a and b. depth: units above one another, at most."""
+    """All functions of a grammar, as one entry of a search space.
+
+    unary: texts in x. binary: texts in a and b. depth: how many units may be nested.
+    """
 
     unary: tuple[str, ...] = UNARY
     binary: tuple[str, ...] = BINARY
@@ -56,7 +59,7 @@ class Grammar:
 
     @classmethod
     def of(cls, values: Mapping[str, Any], where: str) -> Grammar:
-        """From a search space's YAML. Raises ActSearchError with the place of what is wrong."""
+        """The grammar that a search space's YAML describes. Raises ActSearchError with the place of a mistake."""
         if not isinstance(values, Mapping):
             raise ActSearchError(f"{where}: write a mapping, e.g. {{depth: 1}}, or {{}}.")
         for key in values:
@@ -89,7 +92,7 @@ class Grammar:
         return f"a grammar of {len(self.unary)} unary and {len(self.binary)} binary functions{many}"
 
     def suggest(self, trial: Any, prefix: str) -> tuple[Spec, ...]:
-        """Raises Unusable for a function that is constant, or not finite on ordinary inputs."""
+        """The function that the trial chooses. Raises Unusable if it is constant, or not finite on ordinary inputs."""
         return (usable(self._unit(trial, f"{prefix}{self.label}.", self.depth)),)
 
     def _unit(self, trial: Any, path: str, depth: int) -> str:
@@ -102,7 +105,7 @@ class Grammar:
         return put(binary, a=sides[0], b=sides[1])
 
     def middle(self) -> tuple[Spec, ...]:
-        """One of them, to try a model with."""
+        """The first usable function, to try a model with."""
         found = next(replace(self, depth=1).all(), None)
         if found is None:
             raise ActSearchError(
@@ -112,14 +115,14 @@ class Grammar:
         return found
 
     def all(self) -> Iterator[tuple[Spec, ...]]:
-        """Each function once, without the unusable. Raises ActSearchError beyond depth 1, where there are millions."""
+        """Each usable function once. Raises ActSearchError for a depth above 1, where there are millions."""
         for _, spec in self.examined():
             if isinstance(spec, Spec):
                 yield (spec,)
 
     def examined(self) -> Iterator[tuple[str, Spec | Unusable | None]]:
-        """Every combination of depth 1, as it is put together, and what it is: a function, unusable, or None where an
-        equal function came before.
+        """Every combination of depth 1: its text, and its spec, why it is unusable, or None if an equal function came
+        before.
         """
         if self.depth > 1:
             raise ActSearchError(
@@ -140,12 +143,12 @@ class Grammar:
 
 
 def put(text: str, **inputs: str) -> str:
-    """A text in x, or in a and b, with other texts in their place."""
+    """The text with its variables (x, or a and b) replaced by the texts in `inputs`."""
     return re.sub(r"\b(" + "|".join(inputs) + r")\b", lambda found: f"({inputs[found[0]]})", text)
 
 
 def usable(text: str) -> Spec:
-    """The function that a text means. Raises Unusable for one that is not worth training."""
+    """The spec of a function's text. Raises Unusable if the function is not worth training."""
     try:
         spec = Spec.parse(text)
     except ActSearchError as error:

@@ -1,7 +1,7 @@
-"""Which candidates may be proposed: from YAML to Optuna's suggestions, or to the list of all of them.
+"""The search space: it turns YAML into candidates, either by Optuna's suggestions or as the list of all of them.
 
-A candidate is an activation (one spec, or one per layer) with the recipe values that are searched. Knows
-Optuna only as the `trial` that it asks for values.
+A candidate is an activation (one spec, or one per slot) with the recipe values that are searched. This file uses Optuna
+only through the `trial` that it asks for values.
 """
 
 from __future__ import annotations
@@ -25,10 +25,11 @@ SCOPES = ("network", "per_layer")
 
 
 class SearchSpace:
-    """activations: entries as in conf/search_space (texts and mappings). recipe: recipe values to search.
+    """The candidates that may be proposed.
 
-    scope: `network`, one choice for the whole net, or `per_layer`, a choice for each of n_slots layers.
-    Raises ActSearchError with the place of what is wrong.
+    activations: entries as in conf/search_space (texts and mappings). recipe: the recipe values to search, by name.
+    scope: `network` for one choice for the whole net, or `per_layer` for a choice for each of the n_slots slots. base:
+    the recipe with which searched values must be valid. Raises ActSearchError, which names the place of the mistake.
     """
 
     def __init__(
@@ -51,11 +52,12 @@ class SearchSpace:
         labels = [entry.label for entry in self.entries]
         for i, label in enumerate(labels):
             if label in labels[:i]:
-                raise ActSearchError(f"search_space.activations[{i}]: '{label}' stands there twice. Remove one.")
+                raise ActSearchError(f"search_space.activations[{i}]: '{label}' occurs twice. Remove one.")
             layers = len(self.entries[i].specs or ())
             if layers > 1 and scope == "per_layer":
                 raise ActSearchError(
-                    f"search_space.activations[{i}]: '{label}' names layers already. Use search_space.scope=network."
+                    f"search_space.activations[{i}]: '{label}' already names a spec for each layer. Use "
+                    "search_space.scope=network."
                 )
             if layers > 1 and layers != n_slots:
                 raise ActSearchError(
@@ -81,7 +83,7 @@ class SearchSpace:
         return Candidate(specs, tuple((key, domain.suggest(trial, f"recipe.{key}")) for key, domain in self.recipe))
 
     def opening(self, number: int, n_trials: int) -> dict[str, str]:
-        """What trial `number` must choose: the first trials try every activation once, if there are trials enough."""
+        """The choices that trial `number` must make: the first ones try each entry once, if there are enough trials."""
         if number >= len(self.entries) or n_trials < len(self.entries):
             return {}
         label = self.entries[number].label
@@ -89,23 +91,23 @@ class SearchSpace:
         return {f"{slot}activation": label for slot in slots}
 
     def typical(self) -> list[Candidate]:
-        """One of each entry, at the middle of its ranges."""
+        """One candidate of each entry, with its parameters at the middle of their ranges."""
         return [Candidate(entry.middle()) for entry in self.entries]
 
     def nets(self) -> list[Candidate]:
-        """All activations, without recipe values. Raises ActSearchError if a range makes them endless."""
+        """All activations, without recipe values. Raises ActSearchError if a range makes them too many to list."""
         nets = [specs for entry in self.entries for specs in entry.all()]
         if self.scope == "per_layer":
             nets = [join_layers([n[0] for n in layers]) for layers in itertools.product(nets, repeat=self.n_slots)]
         return [Candidate(specs) for specs in dict.fromkeys(nets)]
 
     def enumerate(self) -> list[Candidate]:
-        """All candidates with all recipe values. Raises ActSearchError if a range makes them endless."""
+        """All activations with all recipe values. Raises ActSearchError if a range makes them too many to list."""
         recipes = [tuple(values.items()) for values in product_of("search_space.recipe", self.recipe)]
         return [Candidate(net.specs, recipe) for net in self.nets() for recipe in recipes]
 
     def recipe_points(self, n: int) -> list[tuple[tuple[str, Any], ...]]:
-        """n points spread over the searched recipe values, the same for every spec: its tuning grid."""
+        """The tuning grid: at most n points spread over the searched recipe values, the same for every spec."""
         dims = len(self.recipe)
         if dims == 0:
             return [()]

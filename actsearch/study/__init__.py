@@ -1,1 +1,1 @@
-"""One search: ask, train, tell; then the finalists. The truth lies in Optuna's storage."""
+"""One study: the search (ask, train, tell) and then the finalists. Its state is in Optuna's storage and only there."""

@@ -1,7 +1,7 @@
-"""The second stage: the best specs and the baseline, tuned alike, on seeds the search never used, and on test.
+"""The second stage: the best specs and the baseline, tuned alike, trained on fresh seeds and scored on the test set.
 
-The only place that asks for the test set. What it trains is kept in `Results` beside the search: of the tuning one
-record for each spec and recipe, of the finalists one run for each spec, recipe and seed.
+This is the only file that asks for the test set. Its results are kept in `Results` beside the search: one record for
+each spec and recipe of the tuning, and one run for each spec, recipe and seed of the finalists.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ from actsearch.training.diagnostics import entry, mean_entries
 from actsearch.training.reference import Run
 from actsearch.training.trainer import Trainer, TrainingBatch
 
-SEEDS_AT_ONCE = 5  # seeds of all finalists trained together: what a kill can cost
+SEEDS_AT_ONCE = 5  # seeds of all finalists that are trained together, and are lost if the search is killed
 
 
 def choose_finalists(records: Sequence[TrialRecord], k: int, baseline: str, direction: Direction) -> list[Candidate]:
-    """The k best distinct specs besides the baseline among the completed trials, each with its best recipe; and it."""
+    """The k best distinct specs among the completed trials, each with its best recipe, and then the baseline."""
     done = sorted((r for r in records if r.state == "complete"), key=rank_key(direction))
     best: dict[str, TrialRecord] = {}
     for record in done:
@@ -56,7 +56,7 @@ def choose_finalists(records: Sequence[TrialRecord], k: int, baseline: str, dire
 
 
 def with_baseline(candidates: Sequence[Candidate], baseline: str) -> list[Candidate]:
-    """All candidates, and the baseline where it is not among them."""
+    """All candidates, and the baseline if it is not among them."""
     specs: tuple[Spec, ...] = parse_net(baseline)
     known = any(candidate.specs == specs for candidate in candidates)
     return [*candidates, *([] if known else [Candidate(specs)])]
@@ -72,9 +72,9 @@ def tune_recipes(
     seeds: int,
     objective: str,
 ) -> Generator[Event, None, list[Candidate]]:
-    """The same grid of recipe values for every finalist and the baseline, on the search's seeds and validation.
+    """Tries the same grid of recipe values for every finalist and the baseline, on the search's seeds and validation.
 
-    Returns the candidates, each with the values that were best for it.
+    Returns the candidates, each with the recipe values that were best for it.
     """
     if not space.recipe:
         return list(candidates)
@@ -99,7 +99,7 @@ def tune_recipes(
     tuned = []
     for spec in specs:
         mine = {Candidate(spec, point).key for point in points}
-        tried = [r for r in done.values() if r.key in mine]  # not those of another grid, tried before
+        tried = [r for r in done.values() if r.key in mine]  # without those of another grid that was tried before
         best = min(tried, key=rank_key(directions_of(trainer.goal.metric)[objective]))
         tuned.append(Candidate(spec, tuple(best.recipe.items())))
     return tuned
@@ -113,7 +113,7 @@ def reference(
     recipe: Recipe,
     seeds: int,
 ) -> Generator[Event, None, float]:
-    """The baseline's mean final validation metric on the search seeds: from its tuning, its trial, or trained now."""
+    """Returns the baseline's mean final validation metric on the search seeds; trains it only if no record has it."""
     known = [*tuning.all(), *(r for r in trials if r.state == "complete")]
     record = next((r for r in known if r.key == baseline.key), None)
     if record is None:
@@ -135,7 +135,7 @@ class Entrant:
     rate: float = 1.0
 
     def candidate(self, recipe: Recipe) -> Candidate:
-        """What is trained."""
+        """The candidate that is trained."""
         if self.rate == 1.0:
             return self.tuned
         values = dict(self.tuned.recipe)
@@ -156,13 +156,12 @@ def confirm(
     options: Confirmation,
     known: Evidence = NOTHING,
 ) -> Generator[Event, None, Evidence]:
-    """Trains each candidate, the baseline among them, on fresh seeds, scores the last step on test; returns `known`
-    with these runs.
+    """Trains each candidate, the baseline among them, on fresh seeds and scores it on the test set after the last step.
 
-    With options.until_decided a candidate gets seeds until it is decided, the baseline as long as any candidate does.
-    known: the target and the costs, if options.metric needs them. Runs that are kept already are not trained again.
-    What was in flight when a search was killed is trained again as it was: in float32 a run's last digits may depend on
-    what it is fused with.
+    Returns `known` with these runs. known: the target and the costs, if options.metric needs them. With
+    options.until_decided a candidate gets seeds until its verdict is decided, the baseline as long as any candidate
+    does. Runs that are kept already are not trained again. Runs that were in flight when a search was killed are
+    trained again together: in float32 the last digits of a run may depend on the runs that it is fused with.
     """
     done = {run.key: run for run in kept.all()}
     flight = [(Entrant(candidate, rate), seed) for candidate, rate, seed in kept.in_flight]
@@ -180,10 +179,10 @@ def confirm(
 def standing(
     evidence: Evidence, candidates: Sequence[Candidate], recipe: Recipe, options: Confirmation
 ) -> tuple[Evidence, list[tuple[Entrant, int]]]:
-    """The evidence that verdicts may use by now, and the runs that are wanted next: none, if all is decided or trained.
+    """The evidence that verdicts may use now, and the runs to train next: none if everything is decided or trained.
 
-    evidence: with all the runs that are done. A plain function of them, so that it is the same before and after a kill,
-    and for a report made later.
+    evidence: with all the runs that are done. The result depends on these alone, so that it is the same before and
+    after a kill, and for a report that is made later.
     """
     done = {run.key: run for run in evidence.runs}
     home = parse_net(options.baseline)
@@ -225,7 +224,7 @@ def _train(
     data: Data,
     recipe: Recipe,
 ) -> Generator[Event, None, None]:
-    """Trains these together, scores them on test, keeps what is new."""
+    """Trains these runs together, scores them on the test set, and keeps those that are new."""
     candidates = [entrant.candidate(recipe) for entrant, _ in part]
     kept.in_flight = [(entrant.tuned, entrant.rate, seed) for entrant, seed in part]
     names = {i: f"{c}, seed {s}" for i, (c, (_, s)) in enumerate(zip(candidates, part, strict=True))}
@@ -259,7 +258,7 @@ def _train(
 
 
 def as_records(runs: Sequence[FinalistRun], objective: str) -> list[TrialRecord]:
-    """The finalists as if they were trials: their curves over seeds, ranked by validation."""
+    """The finalists in the form of trials: their curves over seeds, and the value that ranks them on validation."""
     out = []
     for number, group in enumerate(by_candidate(runs)):
         curves = Curves(group[0].curves.steps, n_diverged=sum(run.diverged for run in group))

@@ -19,7 +19,7 @@ from actsearch.training.trainer import Trainer, TrainingBatch
 
 
 class Numbered(Protocol):
-    """What is trained: a candidate under a number."""
+    """Something to train: a candidate with a number."""
 
     @property
     def number(self) -> int: ...
@@ -29,7 +29,7 @@ class Numbered(Protocol):
 
 @dataclass
 class Member:
-    """A trial of the generation in flight. number: in the storage. trial: its mirror."""
+    """A trial of the generation in flight. number: in the storage. trial: its copy in the mirror."""
 
     number: int
     trial: optuna.Trial
@@ -45,7 +45,7 @@ def train_curves(
     seeds: Sequence[int],
     prune: Callable[[Sequence[Any], int, bool, Mapping[int, dict[str, float]]], set[int]],
 ) -> Iterator[Event]:
-    """Trains each member on each seed and fills its curves; those that `prune` names stop at that rung."""
+    """Trains each member on each seed and fills its curves. Members that `prune` returns at a rung stop there."""
     if not members:
         return
     n = len(seeds)

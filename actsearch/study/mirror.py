@@ -14,8 +14,8 @@ from actsearch.space.space import SearchSpace
 from actsearch.study import optuna_private
 from actsearch.study.samplers import SamplerFactory
 
-ASKS, OF_SAMPLER = 16, 4  # proposals for one trial, from the sampler and then at random, until one is new
-MOST_ASKS, PATIENCE = 2000, 32  # proposals of a grammar until one is usable; unusable ones that a sampler may make
+ASKS, OF_SAMPLER = 16, 4  # proposals for one trial until one is new: in all, and from the sampler (others: at random)
+MOST_ASKS, PATIENCE = 2000, 32  # proposals of a grammar until one is usable: in all, and from the sampler
 
 
 class Mirror:
@@ -30,11 +30,11 @@ class Mirror:
             self.study.add_trial(trial)
 
     def ask(self, space: SearchSpace, number: int, n_trials: int, known: set[tuple[str, str]]) -> FrozenTrial:
-        """A new trial, running and with its parameters: one whose candidate is not `known`, if some can be found.
+        """A new trial, running and with its parameters. Its candidate is not `known`, if a new one can be found.
 
-        Samplers like to propose a good fixed spec again, which would teach nothing. Rejected proposals are
-        failed trials of this mirror, which samplers do not look at; why functions of a grammar were unusable is kept
-        with the trial.
+        Samplers tend to propose a good fixed spec again, which would teach nothing. Rejected proposals become failed
+        trials of this mirror, which samplers do not look at. The reasons why functions of a grammar were unusable are
+        kept with the trial.
         """
         first = space.opening(number, n_trials)
         refused: dict[str, str] = {}
@@ -52,7 +52,7 @@ class Mirror:
                     refused[unusable.text] = unusable.reason
                     optuna_private.end(trial, TrialState.FAIL)
                     continue
-            except (ValueError, NotImplementedError, RuntimeError) as error:  # a sampler that is not for such a space
+            except (ValueError, NotImplementedError, RuntimeError) as error:  # the sampler does not suit this space
                 raise ActSearchError(f"sampler: it cannot propose: {one_line(error)} Try sampler=tpe.") from error
             if candidate.training_key not in known or attempt >= ASKS + len(refused) - 1:
                 break
@@ -60,7 +60,7 @@ class Mirror:
         else:
             text, reason = refused.popitem()
             raise ActSearchError(
-                f"search_space.activations: {MOST_ASKS} proposals, and none of use. The last: '{text}', {reason}."
+                f"search_space.activations: none of {MOST_ASKS} proposals was usable. The last: '{text}', {reason}."
             )
         known.add(candidate.training_key)
         trial.set_user_attr("activation", candidate.activation)

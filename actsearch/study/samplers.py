@@ -1,4 +1,4 @@
-"""Samplers and pruners by their names: what Optuna needs from us, and no more."""
+"""Makes Optuna's samplers and pruners from the config, and adds a sampler of its own, EvolutionSampler."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ Sampler = optuna.samplers.BaseSampler
 class SamplerFactory:
     """Makes the sampler anew for each trial, seeded from (study.seed, trial number, attempt).
 
-    A search that was killed therefore proposes what it would have proposed. function: a class of
-    optuna.samplers or a user's; it gets `seed` if it takes one.
+    A search that was killed and goes on therefore proposes the same candidates as without the kill. function: a class
+    of optuna.samplers or a user's; it gets `seed` if it takes one.
     """
 
     def __init__(self, function: Callable[..., Any], keywords: dict[str, Any], seed: int) -> None:
         self.function, self.keywords, self.seed = function, keywords, seed
         try:
             self.takes_seed = "seed" in inspect.signature(function).parameters
-        except ValueError:  # a builtin
+        except ValueError:  # a builtin has no signature
             self.takes_seed = False
         self(0, 0)
 
@@ -41,7 +41,7 @@ class SamplerFactory:
         seed = self.seed_of(number, attempt)
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # BruteForceSampler, for years
+                warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # BruteForceSampler warns
                 sampler = self.function(**self.keywords, **({"seed": seed} if self.takes_seed else {}))
         except Exception as error:
             raise ActSearchError(f"sampler: it cannot be made: {one_line(error)}") from error
@@ -61,13 +61,13 @@ def make_pruner(function: Callable[..., Any], keywords: dict[str, Any]) -> optun
 
 
 class EvolutionSampler(Sampler):
-    """Evolution of trees, for a grammar: each trial is a child of the best of some former ones.
+    """Evolves the functions of a grammar as trees: each trial is a child of the best of some earlier trials.
 
     Regularised evolution (Real et al. 2019): of the last `population` completed trials, `tournament` are drawn, and the
-    best of them is the parent. Its child has one thing changed, as in PANGAEA (Bingham & Miikkulainen 2022): a choice
-    drawn anew, a part drawn anew, a unit put in or taken out; or, with probability `crossover`, a part of a second
-    parent. The first `population` trials are drawn at random. Works on the names of parameters, so that other choices
-    (a recipe's values) are inherited and changed like any other.
+    best of them is the parent. The child differs from it in one thing, as in PANGAEA (Bingham & Miikkulainen 2022): a
+    choice or a whole unit is drawn anew, a unit is inserted or removed; or, with probability `crossover`, a part comes
+    from a second parent. The first `population` trials are drawn at random. The sampler works on the names of Optuna's
+    parameters, so that other choices (a recipe's values) are inherited and changed in the same way.
     """
 
     UNIT = re.compile(rf"(?P<path>(?:.*\.)?{LABEL}\.(?:[12]\.)*)binary")
@@ -120,7 +120,7 @@ class EvolutionSampler(Sampler):
             try:  # A distribution has no public check of a value; create_trial makes that check.
                 create_trial(params={param_name: value}, distributions={param_name: param_distribution}, value=0.0)
                 return value
-            except ValueError:  # a value that is not one here, such as a unit below the deepest
+            except ValueError:  # not a value of this parameter, e.g. a unit below the greatest depth
                 pass
         return self._random.sample_independent(study, trial, param_name, param_distribution)
 
@@ -132,7 +132,7 @@ class EvolutionSampler(Sampler):
         return [found["path"] for name in params if (found := self.UNIT.fullmatch(name))]
 
     def _mutated(self, params: dict[str, Any]) -> dict[str, Any]:
-        """What is left out is drawn anew."""
+        """The parameters of a changed copy of one parent. Those that are left out are drawn anew."""
         units = self._units(params)
         below = [unit for unit in units if unit[-2] in "12"]  # the root ends in its label
         how = self._draw(["change", "change", *["regenerate", "insert"] * bool(units), *["remove"] * bool(below)])
@@ -150,7 +150,7 @@ class EvolutionSampler(Sampler):
         return _without(params, unit) | {f"{unit}input{side}": "unit"} | _moved(params, unit, f"{unit}{side}.")
 
     def _crossed(self, params: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
-        """One side of a unit of the first from the second: its function and what stands below."""
+        """The first parent with one side of a unit (its function and all below it) taken from the second parent."""
         mine, theirs = self._units(params), self._units(other)
         if not mine or not theirs:
             return {
@@ -171,7 +171,7 @@ def _without(params: Mapping[str, Any], path: str) -> dict[str, Any]:
 
 
 def _moved(params: Mapping[str, Any], path: str, to: str) -> dict[str, Any]:
-    """What stands below a path, as it would stand below another."""
+    """The parameters below `path`, renamed so that they are below `to`."""
     return {to + name.removeprefix(path): value for name, value in params.items() if name.startswith(path)}
 
 

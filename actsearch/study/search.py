@@ -1,11 +1,11 @@
-"""The search: ask a generation, train it rung by rung, prune, tell. Truth lives in Optuna's storage.
+"""The search: ask for a generation, train it rung by rung, prune, tell. Its state is in Optuna's storage.
 
 `run_trials` is a generator of events; its caller shows and logs them. Nothing here sees the test set.
 
-How a kill is survived, with the same answer: samplers and pruners work on a mirror of the study in memory,
-made anew for each generation, the sampler seeded from (study.seed, trial number). The storage receives each
-trial with all its parameters at once; then all results of a generation; then the trials are told. What was
-in flight without results is trained again from its start; what had results is only told.
+A search that is killed and started again gives the same answer, because samplers and pruners work on a mirror of the
+study in memory. It is made anew for each generation, and its sampler is seeded from (study.seed, trial number). The
+storage receives each trial with all its parameters at once, later all results of a generation, and then the trials are
+told. After a kill, a generation without results is trained again from its start; one with results is only told.
 """
 
 from __future__ import annotations
@@ -48,10 +48,10 @@ def run_trials(
     latency_us: Callable[[Candidate], float],
     worker: int = 0,
 ) -> Generator[Event, None, None]:
-    """Runs the study up to options.n_trials, going on where it stands. latency_us: measures a candidate."""
+    """Runs the study up to options.n_trials, from where it stopped. latency_us: measures a candidate's forward pass."""
     if options.n_trials is None:
         raise ActSearchError("study.n_trials=null: say how many, e.g. study.n_trials=40.")
-    study.sampler = optuna.samplers.RandomSampler()  # its own is never asked: the mirror's is
+    study.sampler = optuna.samplers.RandomSampler()  # never asked: the mirror has the sampler that proposes
     while True:
         numbers = _ask(study, Mirror(study, make_sampler, pruner), space, options, worker)
         if not numbers:
@@ -73,12 +73,12 @@ def run_trials(
 
 
 def _ask(study: optuna.Study, mirror: Mirror, space: SearchSpace, options: StudyOptions, worker: int) -> list[int]:
-    """This worker's generation: the trials it left in flight, and as many new ones as are then missing."""
+    """The trial numbers of this worker's generation: the trials that it left in flight, and the new ones."""
     trials = study.get_trials(deepcopy=False)
     mine = [t for t in trials if t.user_attrs.get("worker") == worker]
     running = [t for t in mine if t.state == TrialState.RUNNING]
     counted = [t for t in trials if t.state != TrialState.FAIL]
-    if running:  # completed to the size it was planned with, also when some of it was told
+    if running:  # fill the generation up to its planned size, even if some of its trials were told
         index, size = running[0].user_attrs["generation"]
     else:
         index = 1 + max((t.user_attrs["generation"][0] for t in mine), default=-1)
@@ -102,14 +102,14 @@ def _written(study: optuna.Study, generation: Sequence[Member]) -> list[TrialRec
 
 
 def _write(study: optuna.Study, generation: Sequence[Member], results: Sequence[TrialRecord]) -> None:
-    """All results before the first trial is told: either none counts or all do."""
+    """Stores all results before the first trial is told, so that after a kill either none of them counts or all do."""
     trials = study.get_trials(deepcopy=False)
     for member, result in zip(generation, results, strict=True):
         optuna_private.running(study, trials[member.number]).set_user_attr("result", result.to_json())
 
 
 def _tell(study: optuna.Study, trial: FrozenTrial, result: TrialRecord, objective: str, steps: int) -> None:
-    """What the samplers, the pruners and Optuna's dashboard read, and then the end of the trial."""
+    """Stores what samplers, pruners and Optuna's dashboard read, and then ends the trial."""
     for key, value in result.attrs.items():
         optuna_private.set_system_attr(study, trial, key, value)
     for step, values in zip(result.curves.steps, result.curves.of(objective), strict=True):
@@ -129,7 +129,7 @@ def _train(
     options: StudyOptions,
     latency_us: Callable[[Candidate], float],
 ) -> Generator[Event, None, list[TrialRecord]]:
-    """Trains the candidates not known yet, on the same seeds, and returns a record for every member."""
+    """Trains the candidates that are not known yet, on the same seeds, and returns a record for every member."""
     known = dict(known)
     results: dict[int, TrialRecord] = {}
     new: list[Member] = []

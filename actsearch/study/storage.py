@@ -1,4 +1,4 @@
-"""Opens Optuna's storage, in words a person understands when it cannot be; one leader per SQLite study."""
+"""Opens Optuna's storage, with clear errors if it cannot be opened; locks a SQLite study for one process."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SQLITE = "sqlite:///"
 
 
 def open_storage(url: str) -> optuna.storages.BaseStorage:
-    """Raises ActSearchError for a URL that is none, a database that is damaged or does not answer."""
+    """The storage at a URL. Raises ActSearchError for a bad URL and a database that is damaged or does not answer."""
     import sqlalchemy.event
     import sqlalchemy.exc
 
@@ -29,7 +29,7 @@ def open_storage(url: str) -> optuna.storages.BaseStorage:
             return optuna.storages.get_storage(url)
         storage = optuna.storages.RDBStorage(url)
         sqlalchemy.event.listen(storage.engine, "connect", _cheap_commits)
-        storage.engine.dispose()  # its connections are from before
+        storage.engine.dispose()  # close the connections that were opened before this listener existed
         return optuna.storages.get_storage(storage)
     except sqlalchemy.exc.DatabaseError as error:
         if path is not None and path.exists():
@@ -49,16 +49,17 @@ def open_storage(url: str) -> optuna.storages.BaseStorage:
 
 
 def _cheap_commits(connection: Any, _: Any) -> None:
-    """A log beside the file instead of waiting for the disk at each commit: 0.2 ms instead of 5, a dozen a trial.
+    """Makes SQLite write to a log beside the file instead of waiting for the disk at each commit.
 
-    What was committed survives the end of the process, however it ends.
+    A commit then takes 0.2 ms instead of 5, and a trial makes a dozen. What was committed survives the end of the
+    process, however it ends.
     """
     connection.execute("PRAGMA journal_mode=WAL")
     connection.execute("PRAGMA synchronous=NORMAL")
 
 
 def close_storage(storage: optuna.storages.BaseStorage) -> None:
-    """Lets go of the database; of SQLite's log beside the file nothing is left then."""
+    """Closes the database. SQLite then removes its log beside the file."""
     storage.remove_session()
     engine = optuna_private.engine(storage)
     if engine is not None:
@@ -67,15 +68,15 @@ def close_storage(storage: optuna.storages.BaseStorage) -> None:
 
 @contextlib.contextmanager
 def sole_leader(url: str, study_name: str) -> Iterator[None]:
-    """Holds a SQLite study for this process; the operating system lets go of it when the process ends.
+    """Locks a SQLite study for this process; the operating system releases the lock when the process ends.
 
-    Raises ActSearchError if another process leads it. Other storages have room for several workers.
+    Raises ActSearchError if another process holds the study. Other storages allow several workers and are not locked.
     """
     path = sqlite_path(url)
     if path is None:
         yield
         return
-    # a file of its own: a lock on the database would meet SQLite's
+    # a separate file: a lock on the database itself would interfere with SQLite's own locks
     lock = path.with_name(f".{path.name}.{study_name.replace('/', '-')}.lock")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -29,10 +29,10 @@ Record = TypeVar("Record", TrialRecord, FinalistRun)
 class Notes:
     """What a study keeps beside its trials.
 
-    plans: how its runs are trained, by kind of device, on which they differ. environments: versions and hardware that
-    trained it, each once. finalists: the baseline among them, each with its tuned recipe values. asked: the values of
-    confirm.finalists and confirm.baseline that they were chosen by. target: the accuracy that steps are counted to.
-    costs: of these finalists, by activation. looks: verdicts that were shown, in words.
+    plans: how its runs are trained, by kind of device. environments: the versions and hardware that trained it, each
+    once. finalists: each with its tuned recipe values, the baseline among them. asked: the values of confirm.finalists
+    and confirm.baseline by which they were chosen. target: the accuracy up to which steps are counted. costs: of these
+    finalists, by activation. looks: the verdicts that were shown, in words.
     """
 
     plans: dict[str, Plan] = field(default_factory=dict)
@@ -69,12 +69,12 @@ class Results(Generic[Record]):
         return [self._kind.from_json(trial.user_attrs["result"]) for trial in trials]
 
     def add(self, result: Record, value: float) -> None:
-        """Keeps a result. value: what Optuna's dashboard shows of it."""
+        """Keeps a result. value: the number that Optuna's dashboard shows for it."""
         self._study.add_trial(optuna.trial.create_trial(value=value, user_attrs={"result": result.to_json()}))
 
     @property
     def in_flight(self) -> list[tuple[Candidate, float, int]]:
-        """The runs that were last begun together: (candidate, multiple of its learning rate, seed)."""
+        """The runs that were last started together: (candidate, multiple of its tuned learning rate, seed)."""
         return [
             (_candidate(activation, values), rate, seed)
             for activation, values, rate, seed in self._attributes().get("in_flight", [])
@@ -117,7 +117,7 @@ class Store:
         return records(self.search)
 
     def refused(self) -> dict[str, str]:
-        """The functions of a grammar that were turned away before training, and why."""
+        """The functions of a grammar that were rejected before training, with the reasons."""
         trials = self.search.get_trials(deepcopy=False)
         return {text: why for trial in trials for text, why in trial.user_attrs.get("refused", {}).items()}
 
@@ -125,7 +125,7 @@ class Store:
         kept = self.search.user_attrs
         finalists = [_candidate(*pair) for pair in kept.get("finalists", [])]
         costs = kept.get("costs", [])
-        if [key for key, _ in costs] != [list(c.key) for c in finalists]:  # others were measured
+        if [key for key, _ in costs] != [list(c.key) for c in finalists]:  # these are the costs of other finalists
             costs = []
         return Notes(
             plans={k.removeprefix("plan_"): Plan.from_json(v) for k, v in kept.items() if k.startswith("plan_")},
@@ -144,11 +144,11 @@ class Store:
         self._append("environments", environment)
 
     def note_look(self, words: str) -> None:
-        """A person saw this verdict: to ask again because of it is a further chance to err."""
+        """Notes that a person saw this verdict, because asking again after seeing it is a further chance to err."""
         self._append("looked_at", words)
 
     def note_finalists(self, finalists: Sequence[Candidate], asked: Sequence[Any]) -> None:
-        """Who they are at last: the storage may hold runs of others too, from before n_trials was raised."""
+        """Notes the final finalists. The storage may also hold runs of others, from before n_trials was raised."""
         self.search.set_user_attr("finalists", [_plain(c) for c in finalists])
         self.search.set_user_attr("finalists_asked", list(asked))
 
@@ -160,7 +160,7 @@ class Store:
         self.search.set_user_attr("costs", measured)
 
     def _append(self, key: str, value: Any) -> None:
-        """To a list, in which each stands once."""
+        """Adds the value to a list in the study's attributes, unless the list has it already."""
         before = self.search.user_attrs.get(key, [])
         if value not in before:
             self.search.set_user_attr(key, [*before, value])

@@ -1,11 +1,11 @@
-"""How often the verdicts are wrong, and how often they find what is there, on the noise of real training.
+"""How often are verdicts wrong, and how often do they detect a true difference, with the noise of real training?
 
     python experiments/calibration/calibrate.py            # prints the table and writes results.csv
     python experiments/calibration/calibrate.py --smoke    # a few studies of each kind, in seconds; writes nothing
 
 Every verdict comes from actsearch's own `judge`, `choose_finalists`, `standing` and `compare_finalists`; only the
-training is replaced: by pool.csv, 2,048 pairs of trained equal arms (see pool.py). It is seeded and gives the same
-numbers again.
+training is replaced: by pool.csv, 2,048 pairs of trained equal arms (see pool.py). The script is seeded and
+always gives the same numbers.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ TINY = 1e-9  # a margin that nothing lies within: only a difference can be decid
 
 
 def read_pool() -> dict[str, np.ndarray]:
-    """(2048, 2) each: the values of both arms."""
+    """The values of both arms by metric, each (2048, 2)."""
     with open(HERE / "pool.csv", newline="") as file:
         rows = np.array([[float(v) for v in row] for row in list(csv.reader(file))[1:]])
     return {"val_accuracy": rows[:, 1:3], "test_accuracy": rows[:, 3:5], "test_loss": rows[:, 5:7]}
@@ -50,7 +50,7 @@ POOL = read_pool()
 
 
 def spread(name: str) -> float:
-    """The standard deviation of the pool's paired differences, of a loss those of its log."""
+    """The standard deviation of the pool's paired differences; for a loss, of the differences of its log."""
     values = np.log(POOL[name]) if METRICS[name].ratio else POOL[name]
     return float(np.std(values[:, 0] - values[:, 1], ddof=1))
 
@@ -60,7 +60,9 @@ def spread(name: str) -> float:
 
 @dataclass(frozen=True)
 class Line:
-    """hits of n studies, with the 95 % interval of the share (Clopper & Pearson 1934). rule: what it should be."""
+    """A row of the results: hits in n studies, and their share's 95 % interval (Clopper & Pearson 1934). rule: what the
+    share should be.
+    """
 
     part: str
     case: str
@@ -102,7 +104,9 @@ def says_small(v: Verdict) -> bool:
 
 
 def two_arms(name: str, n: int, rng: np.random.Generator, shift: float = 0.0) -> tuple[Arm, Arm]:
-    """n pairs of the pool, which arm is the candidate by chance; its values moved by shift (of a loss: of its log)."""
+    """n pairs of the pool. Chance decides which arm is the candidate; `shift` is added to its values (for a loss, to
+    their log).
+    """
     pairs = POOL[name][rng.choice(len(POOL[name]), n, replace=n > len(POOL[name]))]
     pairs = np.where(rng.random((n, 1)) < 0.5, pairs, pairs[:, ::-1])
     moved = pairs[:, 0] * math.exp(shift) if METRICS[name].ratio else pairs[:, 0] + shift
@@ -110,15 +114,15 @@ def two_arms(name: str, n: int, rng: np.random.Generator, shift: float = 0.0) ->
 
 
 def first(arms: tuple[Arm, Arm], n: int) -> tuple[Arm, Arm]:
-    """The first n seeds of both."""
+    """The first n seeds of both arms."""
     a, b = (Arm(arm.values[:n], arm.failed[:n]) for arm in arms)
     return a, b
 
 
 def several_arms(name: str, arms: int, seeds: int, rng: np.random.Generator) -> np.ndarray:
-    """(arms, seeds): equal arms on the same seeds. A seed's initial weights shift all of them alike, by the mean of a
-    pair of the pool; each arm has noise of its own, half a pair's difference, made √2 larger: then any two arms differ
-    as the pairs do, in standard deviation.
+    """(arms, seeds): equal arms on the same seeds. A seed's initial weights shift all arms alike, by the mean of a pair
+    of the pool. Each arm also has noise of its own: half of a pair's difference, times √2, so that the difference of
+    any two arms has the standard deviation of the pairs' differences.
     """
     values = POOL[name]
     shared = values[rng.integers(len(values), size=seeds)].mean(1)
@@ -147,7 +151,7 @@ def any_of_three(name: str, n: int, rng: np.random.Generator) -> bool:
 
 
 def looking(rng: np.random.Generator) -> list[Line]:
-    """Equal arms, looked at after 10, 20, 40, 80, 160 seeds: corrected for the looks, and, as a warning, not."""
+    """Equal arms, with looks after 10, 20, 40, 80, 160 seeds: corrected for the looks, and as a warning without."""
     out = []
     for margin, stop, n in ((0.005, "stops when equivalent", 1000), (TINY, "only a difference stops it", 400)):
         options = Confirmation(until_decided=True, margin={"test_accuracy": margin})
@@ -164,7 +168,7 @@ def looking(rng: np.random.Generator) -> list[Line]:
 
 
 def last_look(arms: tuple[Arm, Arm], rules: Rules, margin: float) -> Verdict:
-    """The verdict with which looking ends: the first that decides, or the last."""
+    """The verdict of the last look that is taken: the first that decides, or the one after all seeds."""
     verdict = None
     for n in LOOKS:
         verdict = judge(TEST_ACCURACY, *first(arms, n), rules, margin)
@@ -198,7 +202,7 @@ def at_the_margin(rng: np.random.Generator) -> list[Line]:
 
 
 def study_of(specs: list[str], options: Confirmation, rng: np.random.Generator) -> list[Verdict]:
-    """The verdicts on finalists that are all as good as the baseline: their runs are drawn when they are wanted."""
+    """The verdicts on finalists that are all as good as the baseline. Their runs are drawn as they are needed."""
     candidates = [Candidate(parse_net(spec)) for spec in (*specs, options.baseline)]
     most = max(options.seeds_at_looks)
     accuracy, loss = (several_arms(name, len(candidates), most, rng) for name in ("test_accuracy", "test_loss"))
@@ -216,7 +220,7 @@ def study_of(specs: list[str], options: Confirmation, rng: np.random.Generator) 
 
 
 def searched(rng: np.random.Generator, seeds: int = 3) -> tuple[list[str], np.ndarray]:
-    """The three best of 20 equal aliases by their mean validation accuracy, and (21, seeds) what they had."""
+    """The three best of 20 equal aliases by mean validation accuracy, and all accuracies: (21, seeds)."""
     values = several_arms("val_accuracy", len(ALIASES) + 1, seeds, rng)
     records = [
         TrialRecord(i, spec, {}, "complete", [float(values[i].mean())], Curves()) for i, spec in enumerate(ALIASES)
@@ -236,7 +240,7 @@ def null_searches(rng: np.random.Generator) -> list[Line]:
 
 
 def judged_on_the_search(rng: np.random.Generator) -> bool:
-    """What fresh seeds are for: the same verdicts on the very numbers by which the finalists were chosen."""
+    """Why fresh seeds are needed: whether verdicts on the numbers that chose the finalists find a difference."""
     chosen, values = searched(rng, 20)
     base = Arm(values[-1].tolist(), [False] * 20)
     arms = [Arm(values[ALIASES.index(spec)].tolist(), [False] * 20) for spec in chosen]
@@ -266,7 +270,7 @@ def power(rng: np.random.Generator) -> list[Line]:
 
 
 def advice(rng: np.random.Generator) -> list[Line]:
-    """Studies that 10 seeds leave undecided, done again with as many fresh seeds as the verdict proposes, or half."""
+    """Repeats studies that 10 seeds leave undecided, with as many fresh seeds as the verdict proposes, or half."""
     out = []
     for shift in (0.0, 0.001, 0.0025, 0.004, 0.005):
         proposals = []
@@ -283,7 +287,7 @@ def advice(rng: np.random.Generator) -> list[Line]:
 
 
 def topping_up(rng: np.random.Generator) -> list[Line]:
-    """Equal arms: ten seeds, and where they leave it undecided the proposed number, the ten among them or not."""
+    """Equal arms with ten seeds and, if undecided, then with the proposed number, which includes the ten or not."""
     out = []
     for kept in (True, False):
         wrong = (differs(after_advice(kept, rng)) for _ in range(draws(2000)))
@@ -312,7 +316,7 @@ def noise() -> None:
     for name in ("val_accuracy", "test_accuracy", "test_loss"):
         values = np.log(POOL[name]) if name == "test_loss" else 100 * POOL[name]
         d = values[:, 0] - values[:, 1]
-        d = np.concatenate([d, -d])  # which arm is a is chance: skewness 0 by the design, kurtosis not
+        d = np.concatenate([d, -d])  # chance decides which arm is a: the skewness is 0 by design, the kurtosis is not
         r = np.corrcoef(values.T)[0, 1]
         print(
             f"{name}: arm sd {values.std(ddof=1):.4f}, difference sd {d.std():.4f}, correlation of arms {r:.2f}, "

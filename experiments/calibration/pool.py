@@ -1,8 +1,8 @@
-"""A pool of real differences between equal arms: one activation twice, the same initial weights, another batch order.
+"""Makes a pool of real differences between equal arms: relu twice, with equal initial weights and two batch orders.
 
     python experiments/calibration/pool.py            # 2,048 pairs of the MLP on MNIST-1D: 15 minutes on 2 cores
 
-Writes pool.csv beside it: for each pair the validation and test accuracy and the test loss of both arms.
+It writes pool.csv into its folder: for each pair the validation and test accuracy and the test loss of both arms.
 calibrate.py draws its comparisons from it.
 """
 
@@ -29,7 +29,7 @@ PAIRS, AT_ONCE, STEPS = (4, 2, 20) if SMOKE else (2048, 64, 1000)
 
 
 class Twins(Model):
-    """Seeds 2i and 2i + 1 have the same initial weights; their batch orders are each their own."""
+    """A model for which seeds 2i and 2i + 1 have the same initial weights; their batch orders differ."""
 
     def build(self, specs, seed, init):
         return super().build(specs, FIRST_OF.get(seed, seed), init)

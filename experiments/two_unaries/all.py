@@ -1,10 +1,11 @@
-"""Every function binary(unary(x), unary(x)) of the default grammar: how many are different, of use, trainable, good?
+"""How many of the functions binary(unary(x), unary(x)) of the default grammar are different, usable, trainable, good?
 
     python experiments/two_unaries/all.py             # MLP on MNIST-1D; 70 minutes beside other work on 2 cores
 
-In three rounds, each on what the one before left: all once for 300 steps; the best 200 on 3 seeds for 1,000 steps,
-those two on validation; then the best 10 of these against gelu on 20 fresh seeds and the test set, by the ordinary
-comparison (actsearch.compare). Writes functions.csv (one row a combination) and runs/two_unaries/ (the report).
+There are three rounds, each with the best of the one before. First, all functions train once for 300 steps. Second,
+the best 200 train on 3 seeds for 1,000 steps. Both rounds are scored on validation examples. Third, the best 10 are
+compared with gelu on 20 fresh seeds and the test set (actsearch.compare). The script writes functions.csv (one row for
+each combination) and runs/two_unaries/ (the report).
 """
 
 from __future__ import annotations
@@ -35,11 +36,11 @@ SMOKE = sys.argv[1:] == ["--smoke"]  # a few functions, trained shortly; writes 
 RECIPE, AT_ONCE = Recipe(), 128
 FIRST_STEPS, SECOND_STEPS = (10, 20) if SMOKE else (300, 1000)
 SECOND, SECOND_SEEDS, LAST = 200, range(1, 4), 10
-CHANCE = 0.10 + 3 * (0.1 * 0.9 / 800) ** 0.5  # what a guess seldom exceeds on 800 validation examples
+CHANCE = 0.10 + 3 * (0.1 * 0.9 / 800) ** 0.5  # an accuracy that guessing seldom exceeds on 800 validation examples
 
 
 def accuracies(trainer: Trainer, specs: Sequence[Spec], seeds: Sequence[int], steps: int) -> list[float]:
-    """Validation accuracy of each, the mean over seeds; 0 for one that diverged."""
+    """The validation accuracy of each spec, as mean over seeds; 0 if a run diverged."""
     recipe = replace(RECIPE, steps=steps, eval_every=steps)
     found = []
     for start in range(0, len(specs), AT_ONCE):
