@@ -4,11 +4,13 @@ import csv
 import html
 from pathlib import Path
 
+import hydra
 import numpy as np
 import optuna
 import pytest
 import torch
 from fake_trainer import FakeTrainer, evaluation
+from hydra.core.global_hydra import GlobalHydra
 from torch import nn
 
 import actsearch
@@ -170,6 +172,17 @@ def test_a_search_from_python_is_the_study_of_the_command(monkeypatch, tmp_path)
     actsearch.compare("mlp", "digits", ["relu", "gelu"], seeds=5)
     words = ["model=mlp", "data=digits", "sampler=grid", "confirm.seeds=5", "search_space.activations=[relu,gelu]"]
     assert jobs.pop().name == build(settle(compose(words), words), Path, "").name
+
+
+def test_a_search_inside_another_hydra_application_leaves_it_alone(fake, tmp_path):
+    GlobalHydra.instance().clear()
+    (tmp_path / "conf").mkdir()
+    (tmp_path / "conf" / "theirs.yaml").write_text("a: 3\n")
+    with hydra.initialize_config_dir(str(tmp_path / "conf"), version_base="1.3"):
+        actsearch.search("mlp", arrays(), ["relu", "tanh"], folder=tmp_path, **LITTLE)
+        with pytest.raises(ActSearchError, match=r"'recipe\.steps'"):
+            actsearch.search("mlp", arrays(), overrides=["recipe.sttps=3"], folder=tmp_path, **LITTLE)
+        assert hydra.compose("theirs").a == 3
 
 
 def test_results_and_mlflow_lie_in_the_folder_that_is_named(fake, tmp_path):

@@ -12,6 +12,7 @@ from typing import Any
 
 import hydra
 from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 
 from actsearch.config.shape import WITH_TARGET, Config
@@ -31,17 +32,24 @@ def register(words: Sequence[str]) -> None:
     shape = OmegaConf.structured(Config)
     for group in _own_targets(words):
         OmegaConf.set_struct(shape[group], False)
-    ConfigStore.instance().store("schema", shape)
+    ConfigStore.instance().store("actsearch_schema", shape)
     OmegaConf.register_new_resolver(
         "study_name", lambda *, _root_: name_of(settle(without_hydra(_root_), words)), replace=True
     )
 
 
 def compose(words: Sequence[str]) -> DictConfig:
-    """The config that the command would have with these words. Raises what Hydra raises."""
+    """The config that the command would have with these words. Raises what Hydra raises.
+
+    The caller's script may be a Hydra application itself: its own configuration is put back.
+    """
     register(words)
-    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        return hydra.compose("config", list(words))
+    theirs, GlobalHydra.instance().hydra = GlobalHydra.instance().hydra, None
+    try:
+        with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+            return hydra.compose("config", list(words))
+    finally:
+        GlobalHydra.instance().hydra = theirs  # by now another instance
 
 
 def settle(cfg: DictConfig, words: Sequence[str]) -> Config:

@@ -16,7 +16,7 @@ from actsearch.config.shape import Config
 from actsearch.errors import ActSearchError, unknown
 from actsearch.question.identity import flatten
 
-ERRORS = (hydra.errors.HydraException, OmegaConfBaseException, yaml.YAMLError)
+ERRORS = (hydra.errors.HydraException, OmegaConfBaseException, yaml.YAMLError, UnicodeDecodeError)
 """What `explain` explains."""
 QUOTED = (
     "On the command line a list stands in brackets, and a spec with parentheses in quotes inside quotes: "
@@ -38,6 +38,8 @@ def explain(error: BaseException, words: Sequence[str]) -> ActSearchError:
             if not e.options:  # named by the defaults of another file
                 return ActSearchError(f"{str(e).splitlines()[0]} Mend its defaults list.")
             return unknown(f"{group}={option}:", option, e.options)
+        if isinstance(e, UnicodeDecodeError):
+            return ActSearchError(f"a config file is not UTF-8 text ({e.reason}). Look in your --config-dir.")
         if isinstance(e, yaml.MarkedYAMLError):
             return _bad_yaml(e)
         if isinstance(e, ConfigTypeError):
