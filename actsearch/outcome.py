@@ -1,4 +1,4 @@
-"""What a study has to tell: its result, read back from the storage, and what of it goes to MLflow at the end."""
+"""The result of a study: read back from the storage, delivered to MLflow, and shown."""
 
 from __future__ import annotations
 
@@ -53,6 +53,7 @@ def stored(job: Job) -> Iterator[tuple[Store, Result | None]]:
 
 
 def _check_asked(job: Job, notes: Notes) -> None:
+    """Raises ActSearchError if the finalists were chosen by other options than those that are asked for now."""
     if not notes.finalists or notes.asked == [job.confirm.finalists, job.confirm.baseline]:
         return
     if not notes.asked:
@@ -67,6 +68,7 @@ def _check_asked(job: Job, notes: Notes) -> None:
 
 
 def make_result(job: Job, store: Store, evidence: Evidence) -> Result:
+    """The result that this evidence gives. evidence: the runs that verdicts may use, with target and costs."""
     done, notes = store.records(), store.notes()
     objective = job.study.objectives[0]
     if done:

@@ -53,16 +53,19 @@ def do(asked: Asked) -> None:
 
 
 def search(asked: Asked) -> None:
+    """Searches, trains the finalists, and shows the result; goes on where an earlier run stopped."""
     terminal, job = Terminal(), asked.job()
     show(pipeline.run(job, terminal, asked.processes, psutil.Process().create_time()), job, terminal)
 
 
 def report(asked: Asked) -> None:
+    """Rebuilds the report of a finished search from its storage."""
     terminal, job = Terminal(), asked.job()
     show(pipeline.report(job, terminal), job, terminal)
 
 
 def deliver(asked: Asked) -> None:
+    """Writes a search from its storage to a tracking server that was down."""
     terminal, job = Terminal(), asked.job()
     result = pipeline.deliver(job)
     terminal.line(f"delivered {job.name} to {job.tracking_uri}")
@@ -70,6 +73,7 @@ def deliver(asked: Asked) -> None:
 
 
 def list_activations(asked: Asked) -> None:
+    """Prints the catalogue by family: formulas, parameters with their ranges, sources."""
     terminal = Terminal()
     for family in dict.fromkeys(a.family for a in CATALOG.values()):
         table = Table(
@@ -104,6 +108,7 @@ def _params_in_words(params: Sequence[Param]) -> list[str]:
 
 
 def properties(asked: Asked, activations: Any = None) -> None:
+    """Prints the properties of these specs, or of the whole catalogue."""
     terminal = Terminal()
     specs = _specs(list(CATALOG) if activations is None else activations)
     measured = [properties_of(spec) for spec in terminal.each(specs, f"measuring {len(specs)} activations")]
@@ -115,7 +120,8 @@ def properties(asked: Asked, activations: Any = None) -> None:
 def cost(
     asked: Asked, activations: Any = None, shape: Any = None, dtypes: Any = ("float32", "bfloat16"),
     memory_formats: Any = ("contiguous", "channels_last"), compiled: Any = (False,),
-    ) -> None:  # fmt: skip
+) -> None:  # fmt: skip
+    """Measures what activations cost, by themselves and in a training step of the model; prints and writes tables."""
     job = asked.job()
     typical = [spec for candidate in job.space.typical() for spec in candidate.specs]
     specs = typical if activations is None else _specs(activations)
@@ -152,7 +158,7 @@ def export(
     asked: Asked, activation: Any = None, path: Any = None, channels: Any = None, dim: Any = 1, onnx: Any = None,
     overwrite: Any = False,
 ) -> None:  # fmt: skip
-
+    """Writes one spec as a Python file of its own and, where it can be had, as ONNX."""
     text = "'task.activation=\"leaky_relu6(negative_slope=0.02)\"'"
     for key, value, right, cure in (
         ("activation", activation, isinstance(activation, str), f"it must be one spec, e.g. {text}"),
