@@ -94,6 +94,11 @@ class Job:
         return speed_is_told(self.recipe) and "schedule" not in dict(self.space.recipe)
 
     @property
+    def remarks(self) -> list[str]:
+        """What a reader of the result must know: the header, the report and `Result.warnings` have it."""
+        return [*self.data.remarks, *self.model.remarks]
+
+    @property
     def study_info(self) -> StudyInfo:
         return StudyInfo(
             self.name, fingerprint(self.identity), {"device": self.device, **self.params}, self.tags, self.metric

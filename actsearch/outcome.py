@@ -83,7 +83,7 @@ def make_result(job: Job, store: Store, evidence: Evidence) -> Result:
         searched=bool(done), objective=objective, options=job.confirm,
         n_test=store.finalists.n_test, target=notes.target,
         earlier_looks=[seen for seen in notes.looks if seen != look(job.confirm)],
-        refused=store.refused(), about=about(job, notes),
+        refused=store.refused(), warnings=job.remarks, about=about(job, notes),
         config_yaml=job.config_yaml.replace(str(job.folder), f"runs/{job.name}"),  # a report goes to others
     )  # fmt: skip
 

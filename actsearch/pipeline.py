@@ -181,6 +181,8 @@ def announce(session: Session) -> None:
     job, terminal, n_before = session.job, session.terminal, len(session.before)
     n_final = len(job.everything) if job.compares_all else int(job.confirm.finalists) + 1
     terminal.header(header(session))
+    for remark in job.remarks:
+        terminal.warn(remark)
     if (least := fewest_for_sign_flips(job.confirm.rules(n_final - 1).level)) > job.confirm.seeds_at_looks[-1]:
         terminal.warn(f"so few seeds can decide nothing here: with these comparisons it takes at least {least}.")
     n_points = len(job.space.recipe_points(job.confirm.tune_trials)) if job.space.recipe else 0

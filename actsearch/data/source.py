@@ -68,7 +68,8 @@ class Data:
     the examples, or all validation examples that the source has. subset: the number of training examples; if None,
     all that do not validate. resample: whether each seed draws its own split; otherwise all seeds have the same.
     Attributes: n_train and n_validation, the numbers of examples; goal, the source's or classification; in_shape, of
-    one example; n_tokens, the size of the vocabulary if inputs are tokens, None if they are numbers.
+    one example; n_tokens, the size of the vocabulary if inputs are tokens, None if they are numbers; remarks,
+    sentences on what was done to these data that a reader of the result must know.
     Raises ActSearchError if there are too few examples for these numbers.
     """
 
@@ -114,6 +115,7 @@ class Data:
         counted = None if source.x.is_floating_point() else 1 + max(int(x.max()) for x in seen)
         self.n_tokens = source.n_tokens or counted
         self.in_shape = tuple(source.x.shape[1:])
+        self.remarks: list[str] = []
         self._fixed: Split | None = None
 
     def split(self, seed: int) -> Split:

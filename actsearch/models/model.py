@@ -31,7 +31,8 @@ class Model:
     integer is a number of classes. keywords: further arguments of the function. n_tokens: the size of the vocabulary if
     inputs are tokens, else None.
     Attributes: n_slots, the number of activations that the model takes; channels, the number of channels with which
-    each was asked for; n_parameters, with relu in all slots.
+    each was asked for; n_parameters, with relu in all slots; remarks, sentences on this model that a reader of the
+    result must know.
     Raises ActSearchError if the function does not return an nn.Module that maps the data to these outputs.
     """
 
@@ -53,6 +54,7 @@ class Model:
         told = {"in_shape": self.in_shape, "n_classes": self.out_shape[-1], "out_shape": self.out_shape,
                 "n_tokens": n_tokens}  # fmt: skip
         self.keywords |= {k: v for k, v in told.items() if k in takes}
+        self.remarks: list[str] = []
         relu, slots = Spec.of("relu"), []
         with torch.random.fork_rng(devices=[]):
             net = self._assemble(lambda channels=None, dim=1: slots.append(channels) or relu.module(channels, dim))

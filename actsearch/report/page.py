@@ -67,6 +67,7 @@ def _contents(result: Result, plots: Sequence[Plot]) -> dict[str, Any]:
         else f"Validation {result.options.own.words} of the runs above. Click a heading to sort.",
         "about": result.about,
         "config": result.config_yaml,
+        "warnings": result.warnings,
         "limits": limits(result),
     }
 
