@@ -9,6 +9,7 @@ keep the values that they have when it is traced.
 
 from __future__ import annotations
 
+import copy
 import inspect
 import operator
 from collections.abc import Callable
@@ -20,6 +21,7 @@ import torch
 from torch import fx, nn
 
 from actsearch.errors import ActSearchError
+from actsearch.swap.copies import copied
 from actsearch.swap.functions import METHODS, function_name
 from actsearch.swap.in_place import read_later, written_by
 from actsearch.swap.tracing import Untraceable, trace_owner
@@ -131,7 +133,7 @@ class Rewritten(nn.Module):
         key = (self.training, settled)
         if key not in self.traced:
             try:
-                self.traced[key] = _compiled(self, *key)
+                self.traced[key] = _compiled(self, twin_of(self), *key)
             except Untraceable as why:
                 raise ActSearchError(
                     f"{type(self).__name__}: its activations were swapped, but {why} with {dict(settled)}."
@@ -140,10 +142,15 @@ class Rewritten(nn.Module):
 
     def trace_defaults(self) -> None:
         """Traces both modes now instead of in the first call, so that torch.compile and torch.export see plain code."""
-        settled = tuple((p.name, p.default) for p in self.arguments if _settles(p.default))
-        self.traced = {(mode, settled): _compiled(self, mode, settled) for mode in (True, False)}
+        settled, twin = tuple((p.name, p.default) for p in self.arguments if _settles(p.default)), twin_of(self)
+        self.traced = {(mode, settled): _compiled(self, twin, mode, settled) for mode in (True, False)}
 
-    def __reduce_ex__(self, protocol: Any) -> tuple:  # for copy and pickle: a class made here has no import path
+    def __deepcopy__(self, memo: dict[int, Any]) -> nn.Module:
+        twin = memo[id(self)] = _empty(self.plain)
+        vars(twin).update(copy.deepcopy(vars(self), memo))  # with the traced code, which is the same for all copies
+        return twin
+
+    def __reduce_ex__(self, protocol: Any) -> tuple:  # for pickle: a class made here has no import path
         return _empty, (self.plain,), {name: value for name, value in vars(self).items() if name != "traced"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -185,11 +192,20 @@ def traces(module: nn.Module) -> fx.Graph:
     if any(p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD) for p in parameters):
         raise Untraceable("its forward takes any arguments (*args or **kwargs)")
     settled = {p.name: p.default for p in parameters if p.default is not p.empty and _settles(p.default)}
-    both = trace_owner(module, True, settled), trace_owner(module, False, settled)
+    twin = twin_of(module)
+    both = trace_owner(module, twin, True, settled), trace_owner(module, twin, False, settled)
     training, evaluation = ([call.name for call in functions_in(graph)] for graph in both)
     if training != evaluation:
         raise Untraceable("its forward calls other activations in training than in evaluation")
     return both[1]
+
+
+def twin_of(module: nn.Module) -> nn.Module:
+    """A copy of a module to run its code on. Raises Untraceable if it cannot be copied."""
+    try:
+        return copied(module)
+    except ActSearchError as why:
+        raise Untraceable(str(why).removesuffix(" Remove it.")) from None
 
 
 def rewrite(module: nn.Module, module_of_call: dict[tuple[str, int], str]) -> None:
@@ -206,8 +222,8 @@ def rewrite(module: nn.Module, module_of_call: dict[tuple[str, int], str]) -> No
         raise ActSearchError(f"{type(module).__name__}: {names} cannot be swapped: {why}. Leave it out.") from None
 
 
-def _compiled(module: Rewritten, training: bool, settled: tuple) -> Callable[..., Any]:
-    graph = trace_owner(module, training, dict(settled))
+def _compiled(module: Rewritten, twin: nn.Module, training: bool, settled: tuple) -> Callable[..., Any]:
+    graph = trace_owner(module, twin, training, dict(settled))
     names = dict(module.module_of_call)
     calls = functions_in(graph) + [c for child in {key[0] for key in names} if child for c in modules_in(graph, child)]
     place = {node: i for i, node in enumerate(graph.nodes)}
