@@ -6,7 +6,7 @@ A module is followed through its trace if there is one, a sequence child by chil
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from typing import Any
 
 from torch import fx, nn
@@ -31,13 +31,20 @@ class Flow:
     """The values of a net. `places` tells where its activations stand.
 
     sites: what each activation is, `ReLU` or `relu()`. graphs: by an owner's id its trace. names: by an owner's id the
-    name of the activation at a call in its trace.
+    name of the activation at a call in its trace. curves: calls that are activations where those stand, as sin(x) is.
+    hidden_curves: after `places`, those that stand there.
     """
 
     def __init__(
-        self, sites: Mapping[Site, str], graphs: Mapping[int, fx.Graph], names: Mapping[int, Mapping[fx.Node, str]]
+        self,
+        sites: Mapping[Site, str],
+        graphs: Mapping[int, fx.Graph],
+        names: Mapping[int, Mapping[fx.Node, str]],
+        curves: Set[fx.Node],
     ) -> None:
-        self.sites, self.graphs, self.names = sites, graphs, names
+        self.sites, self.graphs, self.names, self.curves = sites, graphs, names, curves
+        self.hidden_curves: list[fx.Node] = []
+        self._curves: dict[Value, fx.Node] = {}
         self.values = Values()
         self._met: dict[Site, list[tuple[int, int, fx.Node | None]]] = defaultdict(list)
         self._inside: set[int] = set()
@@ -50,7 +57,9 @@ class Flow:
         """
         outputs = leaves(self.module(net, _Data(self.values.add(data=True)), {}))
         part = part or not any(self.values.weighs)
-        why = self.values.places([n for met in self._met.values() for n, _, _ in met], outputs, part)
+        met_at = [n for met in self._met.values() for n, _, _ in met]
+        why = self.values.places([*met_at, *self._curves], outputs, part)
+        self.hidden_curves = [node for n, node in self._curves.items() if why[n] is None and self.values.weighted[n]]
         found: dict[Site, list[tuple[str | None, fx.Node | None]]] = {}
         for site, met in self._met.items():
             hard = self.sites[site] in BOUNDED
@@ -127,6 +136,8 @@ class Flow:
             else:
                 name, of_torch = _named(n.target)
                 made[n] = self.values.call(name, list(at), named.values(), of_torch)
+                if n in self.curves:
+                    self._curves[made[n]] = n
         return None
 
 

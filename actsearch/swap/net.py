@@ -51,9 +51,7 @@ class Swapped:
         return "\n".join(lines)
 
 
-def find_activations(
-    net: nn.Module, per_call: bool = False, part: bool = False
-) -> tuple[list[Found], dict[str, str]]:
+def find_activations(net: nn.Module, per_call: bool = False, part: bool = False) -> tuple[list[Found], dict[str, str]]:
     """The activations that swap_activations would find, and a dict from path to reason for those it cannot reach.
 
     They are in the order of computation where that is known. The net is not changed: whatever runs its code runs it on

@@ -7,6 +7,7 @@ it gets.
 from __future__ import annotations
 
 import ast
+import builtins
 import inspect
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
@@ -91,7 +92,7 @@ def _run(follower: Follower, method: Method, args: Sequence[Any], keywords: Mapp
         return None
     if not isinstance(tree, ast.FunctionDef):
         return None
-    known = {**function.__globals__, **inspect.getclosurevars(function).nonlocals}
+    known = {**vars(builtins), **function.__globals__, **inspect.getclosurevars(function).nonlocals}
     own = [] if method.owner is None else [Known(method.owner)]
     return _Reader(follower, known, depth).function(tree, {}, [*own, *args], keywords)
 
@@ -136,7 +137,7 @@ class _Reader:
             case ast.Return(value=value):
                 self.returned.append(self.value(value, names))
                 return False
-            case ast.Raise() | ast.Continue() | ast.Break():
+            case ast.Raise():
                 return False
             case ast.Assign(targets=targets, value=value):
                 made = self.value(value, names)
@@ -153,9 +154,10 @@ class _Reader:
                 self.value(node.test, names)
                 return self.branches([body, orelse], names)
             case ast.For(target=target, iter=of, body=body, orelse=orelse):
-                for member in _members(self.value(of, names)):
+                made = self.value(of, names)
+                for member in _members(made):
                     self.assign(target, member, names)
-                    self.branches([body, []], names)
+                    self.branches([body] if _is_known(made) else [body, []], names)
                 return self.block(orelse, names)
             case ast.While(body=body):
                 for _ in range(2):
@@ -355,6 +357,11 @@ def _either(several: Sequence[Any]) -> Any:
     for each in several:
         found += [one for one in _alternatives(each) if one is not None and not any(one is other for other in found)]
     return found[0] if len(found) == 1 else Either(found) if found else None
+
+
+def _is_known(made: Any) -> bool:
+    """Whether the members of what a loop goes through are known."""
+    return (isinstance(made, Child) and isinstance(made.module, LISTS)) or type(made) in (list, tuple)
 
 
 def _members(made: Any) -> Iterator[Any]:

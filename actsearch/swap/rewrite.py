@@ -28,9 +28,14 @@ from actsearch.swap.tracing import Untraceable, trace_owner
 
 BY_ELEMENT = {
     operator.add, operator.sub, operator.mul, operator.truediv, operator.neg, torch.add, torch.sub, torch.mul,
-    torch.div, torch.exp, torch.clamp, "add", "add_", "sub", "sub_", "mul", "mul_", "div", "div_", "neg", "exp",
+    torch.div, torch.exp, torch.clamp, torch.pow, torch.erf, operator.pow, "add", "add_", "sub", "sub_", "mul", "mul_",
+    "div", "div_", "neg", "exp", "pow", "erf",
 }  # fmt: skip
 PRODUCTS = {operator.mul, operator.imul, torch.mul, "mul", "mul_"}
+SCALING = {operator.mul, operator.truediv, torch.mul, torch.div, "mul", "div"}
+POWERS = {operator.pow, torch.pow, "pow"}
+SQUARES = {torch.square, "square"}
+ERF = {torch.erf, "erf"}  # no activation by itself, but a gelu is written with it
 
 
 @dataclass
@@ -50,27 +55,53 @@ class Call:
 
 
 def functions_in(graph: fx.Graph) -> list[Call]:
-    """The activations called as functions, in order. A written-out one such as x * sigmoid(x) is one call."""
+    """The activations called as functions, in order. A written-out one, x * sigmoid(x) or relu(x)², is one call."""
     named = {n: name for n in graph.nodes if (name := _name(n)) is not None and n.all_input_nodes}
     place = {n: i for i, n in enumerate(graph.nodes)}
     written: dict[fx.Node, tuple[fx.Node, list[fx.Node]]] = {}
     for n in graph.nodes:
         if n.target in PRODUCTS and len(n.args) == 2 and all(isinstance(a, fx.Node) for a in n.args):
-            for x, gate in (n.args, n.args[::-1]):
-                inner = _between(x, gate)
-                if inner and any(i in named for i in inner) and not _written_over(n, x, inner, place):
-                    written[n] = (x, inner)
+            for factor, gate in (n.args, n.args[::-1]):
+                x, inner = _gelu(factor, gate) or (factor, _between(factor, gate))
+                known = any(i in named or i.target in ERF for i in inner)
+                if known and not _written_over(n, x, inner, place):
+                    end = _divided(n) if any(named.get(i) == "relu6" for i in inner) else n
+                    written[end] = (x, [*inner, n] if end is not n else inner)
+        elif _squares(n) and n.args[0] in named and len(n.args[0].users) == 1 and not written_by(n.args[0]):
+            written[n] = (n.args[0].all_input_nodes[0], [n.args[0]])
     parts = {i for n, (_, inner) in written.items() for i in inner if {n, *inner}.issuperset(i.users)}
     calls: list[Call] = []
     for n in graph.nodes:
         key = ("", len(calls))
         if n in written and n not in parts:
             x, inner = written[n]
-            names = [named[i] for i in inner if i in named]
-            calls.append(Call(key, f"x*{'('.join(names)}(x{')' * len(names)}", x, n, tuple(inner)))
+            names = [named.get(i, "erf") for i in inner if i in named or i.target in ERF]
+            inside = f"{'('.join(names)}(x{')' * len(names)}"
+            calls.append(Call(key, f"{inside}**2" if _squares(n) else f"x*{inside}", x, n, tuple(inner)))
         elif n in named and n not in parts:
             calls.append(Call(key, named[n], n.all_input_nodes[0], n))
     return calls
+
+
+def _squares(n: fx.Node) -> bool:
+    return n.target in SQUARES or (n.target in POWERS and len(n.args) == 2 and n.args[1] == 2)
+
+
+def _divided(product: fx.Node) -> fx.Node:
+    """The end of x * relu6(x + 3) / 6, a hardswish: its division by a number, if nothing else reads the product."""
+    users = list(product.users)
+    scaled = len(users) == 1 and users[0].target in SCALING and len(users[0].all_input_nodes) == 1
+    return users[0] if scaled else product
+
+
+def _gelu(factor: fx.Node, gate: fx.Node) -> tuple[fx.Node, list[fx.Node]] | None:
+    """x, and the nodes inside 0.5 * x * (1 + erf(x / √2)) or its form with tanh, whose factors these are; or None."""
+    scaled: list[fx.Node] = []
+    while factor.target in SCALING and len(factor.args) == 2 and len(factor.all_input_nodes) == 1:
+        scaled.append(factor)
+        factor = factor.all_input_nodes[0]
+    inner = _between(factor, gate) if scaled else []
+    return (factor, [*scaled, *inner]) if any(_name(i) == "tanh" or i.target in ERF for i in inner) else None
 
 
 def _name(n: fx.Node) -> str | None:

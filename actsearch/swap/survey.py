@@ -21,7 +21,7 @@ from actsearch.swap.in_place import (
     read_later,
 )
 from actsearch.swap.kinds import GATES, HIDDEN, INSIDE, kind_of
-from actsearch.swap.lookalikes import looks_like
+from actsearch.swap.lookalikes import curve, looks_like
 from actsearch.swap.rewrite import Call, functions_in, modules_in, traces
 from actsearch.swap.tracing import Untraceable
 from actsearch.swap.values import PARAMETER
@@ -77,7 +77,11 @@ def survey(net: nn.Module, per_call: bool, part: bool) -> tuple[list[Found], dic
             f.channels, f.dim = width
         f.writes = walk.writes(f)
     sites = {(id(f.owner), f.name): f.was for f in walk.found}
-    places = Flow(sites, walk.graphs, walk.names).places(net, part)
+    flow = Flow(sites, walk.graphs, walk.names, set(walk.curves))
+    places = flow.places(net, part)
+    for n in flow.hidden_curves:
+        path, form = walk.curves[n]
+        walk.left[path] = f"{form}: looks like an activation; it is swapped only if it is a module"
     return [g for f in walk.found for g in walk.placed(f, places.get((id(f.owner), f.name), []))], walk.left
 
 
@@ -92,6 +96,7 @@ class _Walk:
         self._new: set[int] = set()  # owners whose output shares no memory with their inputs
         self.graphs: dict[int, fx.Graph] = {}  # by an owner's id: its trace
         self.names: dict[int, dict[fx.Node, str]] = {}  # by an owner's id: the names of activations at calls
+        self.curves: dict[fx.Node, tuple[str, str]] = {}  # calls such as sin(x): their paths and forms
         self._seen: set[int] = set()
         self._placed: set[str] = set()
 
@@ -258,11 +263,14 @@ class _Walk:
                 self.left[_join(path, "forward")] = f"{', '.join(sorted(gates))}: a gate or an output, and {why}"
             return None, {}
         calls = functions_in(graph)
+        inside = {i for call in calls for i in call.inside}
         for n in graph.nodes:
             if (like := looks_like(n)) is not None:
                 self.left[_join(path, n.name)] = (
                     f"{like}: looks like an activation; it is swapped only if it is written as F.relu(x)"
                 )
+            elif (form := curve(n)) is not None and n not in inside:
+                self.curves[n] = (_join(path, n.name), form)
         known = vars(owner).get("module_of_call", {})
         for name, child in _children(owner).items():
             if kind_of(child) is not None and (several := modules_in(graph, name)):

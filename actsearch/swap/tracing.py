@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dis
 import sys
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -13,17 +14,21 @@ from actsearch.errors import one_line
 from actsearch.swap.copies import difference, random_states, random_states_kept
 from actsearch.swap.functions import function_name
 
+ASKING = {"isinstance", "issubclass", "type", "__class__"}
+
 
 class Untraceable(Exception):
     """A module's forward cannot be traced, or a trace would freeze something. The message gives the reason."""
 
 
 class _Value(fx.Proxy):
-    """A proxy that raises Untraceable if asked for its type, which plain fx would answer wrongly."""
+    """A proxy that raises Untraceable if code other than torch's asks for its type, which fx would answer wrongly."""
 
     @property
-    def __class__(self):  # isinstance reads it
-        if not sys._getframe(1).f_globals.get("__name__", "").startswith("torch."):
+    def __class__(self):  # isinstance reads it, and so do torch's functions, such as torch.pow
+        code, home = sys._getframe(1).f_code, sys._getframe(1).f_globals.get("__name__", "")
+        asks = not ASKING.isdisjoint(code.co_names) or dis.opmap["MATCH_CLASS"] in code.co_code[::2]
+        if asks and not home.startswith("torch."):
             raise Untraceable("its forward asks for the type of a value")
         return fx.Proxy
 

@@ -94,17 +94,15 @@ class Values:
         number = next((arg for arg in args if not isinstance(arg, list)), None)
         shifted = name in ("add", "sub") and bool(number)
         if number is not None and name in ("add", "sub", "mul", "div"):
-            passes = 0 if shifted else 2
+            passes = 1 if shifted else 2
         else:
             passes = 2 if name in RESHAPING else 1 if name in MIXING | {"div"} else 0
-        return self.add(
-            sources, weighs=weighs, shifted=shifted, passes=passes, asks=self._asked(name, args, sources, shifted)
-        )
+        asks = self._asked(name, args, sources)
+        return self.add(sources, weighs=weighs, shifted=shifted, passes=passes, asks=asks)
 
-    def _asked(self, name: str, args: list[Any], sources: list[int], shifted: bool) -> dict[int, str]:
+    def _asked(self, name: str, args: list[Any], sources: list[int]) -> dict[int, str]:
+        """The sources of a call whose range matters to it, with the reason."""
         first, second = ([*args, None, None])[:2]
-        if shifted:
-            return dict.fromkeys(sources, SHIFT)
         if name == "div" and isinstance(second, list):
             return dict.fromkeys(second, "it is divided by")
         if name in POSITIVE and isinstance(first, list):
@@ -124,15 +122,16 @@ class Values:
 
         sites: the activations' values. outputs: the net's. part: whether there are weight layers before and after it.
         """
-        reaches, needs = [False] * len(self.sources), [""] * len(self.sources)
+        n_values = len(self.sources)
+        reaches, shifts, needs = [False] * n_values, [False] * n_values, [""] * n_values
         for n in () if part else outputs:
             reaches[n] = True
-        for n in reversed(range(len(self.sources))):
+        for n in reversed(range(n_values)):
             for s in self.sources[n]:
-                reaches[s] = reaches[s] or (reaches[n] and not self.weighs[n])
-                passed = needs[n] if self._passes[n] == 2 or (self._passes[n] and needs[n] != SHIFT) else ""
-                needs[s] = needs[s] or self._asks[n].get(s, passed)
-        return {n: self._place(n, reaches[n], needs[n], part) for n in sites}
+                reaches[s] |= reaches[n] and not self.weighs[n]
+                shifts[s] |= self.shifted[n] or (shifts[n] and self._passes[n] == 2)
+                needs[s] = needs[s] or self._asks[n].get(s, needs[n] if self._passes[n] else "")
+        return {n: self._place(n, reaches[n], SHIFT if shifts[n] else needs[n], part) for n in sites}
 
     def _place(self, n: int, reaches: bool, need: str, part: bool) -> str | None:
         if self.parameter[n] and not self.weighted[n]:
