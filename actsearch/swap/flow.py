@@ -5,6 +5,7 @@ A module is followed through its trace if there is one, a sequence child by chil
 
 from __future__ import annotations
 
+import inspect
 from collections import defaultdict
 from collections.abc import Mapping, Sequence, Set
 from typing import Any
@@ -55,7 +56,7 @@ class Flow:
 
         part: whether there are weight layers before and after the net. A net without weights is one, too.
         """
-        outputs = leaves(self.module(net, _Data(self.values.add(data=True)), {}))
+        outputs = leaves(self.module(net, [self.values.add(data=True)] * _n_inputs(net), {}))
         part = part or not any(self.values.weighs)
         met_at = [n for met in self._met.values() for n, _, _ in met]
         why = self.values.places([*met_at, *self._curves], outputs, part)
@@ -134,18 +135,17 @@ class Flow:
             elif getattr(n.target, "__name__", "") == "getitem" and _holds(at[0], at[1]):
                 made[n] = at[0][at[1]]
             else:
-                name, of_torch = _named(n.target)
+                name, of_torch = _named(n.args[1] if n.target is getattr else n.target)
                 made[n] = self.values.call(name, list(at), named.values(), of_torch)
                 if n in self.curves:
                     self._curves[made[n]] = n
         return None
 
 
-class _Data(tuple):
-    """The arguments of a net, of which each is its data."""
-
-    def __new__(cls, data: Value) -> _Data:
-        return super().__new__(cls, (data,) * 16)
+def _n_inputs(net: nn.Module) -> int:
+    """How many arguments a net's forward needs; one if it takes any."""
+    takes = list(inspect.signature(net.forward).parameters.values())
+    return max(1, sum(p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) for p in takes))
 
 
 def has_weights(module: nn.Module) -> bool:

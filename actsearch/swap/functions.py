@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import sys
 import textwrap
 from collections.abc import Callable, Iterator
 from functools import lru_cache, partial
@@ -13,6 +14,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from typing_extensions import TypeIs
 
 HIDDEN_NAMES = (
     "relu relu6 leaky_relu prelu rrelu elu selu celu gelu silu mish hardswish hardtanh tanh softplus softsign "
@@ -28,6 +30,8 @@ FUNCTIONS: dict[Any, str] = {
 } | {torch.special.expit: "sigmoid"}
 METHODS = {spelt: name for spelt, name in _SPELT.items() if hasattr(Tensor, spelt)}
 # attributes that are not searched for functions: hooks are no part of forward, and the last two belong to rewrite.py
+DEEPEST = 3  # functions that functions call
+OTHERS = {"torch", "numpy", *sys.stdlib_module_names}
 OF_MODULES = {*vars(nn.Module()), "traced", "module_of_call"}
 
 
@@ -95,61 +99,89 @@ def _word(value: object) -> str | None:
 
 @lru_cache(maxsize=4096)
 def _names(function: Callable[..., Any], kind: type) -> tuple[frozenset[str], frozenset[str]]:
-    """The activations that a function's code uses, and the names of all attributes in it."""
+    """The activations that a function's code uses, and the names of the attributes in it.
+
+    The functions that it calls are read too, and those that these call, as far as DEEPEST.
+    """
     found: set[str] = set()
     attributes: set[str] = set()
     seen: set[object] = set()
-    stack = [function]
+    stack = [(function, 0)]
     while stack:
-        function = inspect.unwrap(stack.pop())
-        if function in seen or not isinstance(function, FunctionType):
+        function, depth = stack.pop()
+        function = inspect.unwrap(function)
+        if function in seen or not isinstance(function, FunctionType) or depth > DEEPEST:
             continue
         seen.add(function)
         try:
             tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
         except (OSError, TypeError, SyntaxError):
-            return frozenset({"?"}), frozenset()
+            found |= {"?"} if depth == 0 else set()
+            continue
+        if isinstance(written := tree.body[0], ast.FunctionDef):
+            written.decorator_list.clear()
+            written.returns = None
         attributes |= {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
-        for value in _references(tree, function, kind):
-            if isinstance(value, str):
-                found.add(value)
-            elif (word := _word(value)) is not None:
+        own = written.args.args[0].arg if _is_method(written, function, kind) else ""
+        found |= set(_words(tree, own))
+        for value in _references(tree, own, function, kind):
+            if (word := _word(value)) is not None:
                 found.add(word)
-            elif isinstance(value, FunctionType) and not value.__module__.startswith("torch."):
-                stack.append(value)
+            elif isinstance(value, FunctionType) and value.__module__.partition(".")[0] not in OTHERS:
+                stack.append((value, depth + 1))
             elif isinstance(value, nn.Module) and not isinstance(value, torch.jit.ScriptModule):
-                stack.append(type(value).forward)
+                stack.append((type(value).forward, depth + 1))
     return frozenset(found), frozenset(attributes)
 
 
-def _references(tree: ast.AST, function: FunctionType, kind: type) -> Iterator[object]:
-    """The objects that a function's code refers to; methods of tensors, as in x.relu(), by their names."""
-    own = next(iter(function.__code__.co_varnames), "")
-    outer = inspect.getclosurevars(function)
-    known = {**function.__globals__, **outer.nonlocals}
+def _is_method(written: ast.stmt, function: FunctionType, kind: type) -> TypeIs[ast.FunctionDef]:
+    """Whether a function is a method of this class, so that its first argument is the module."""
+    ours = any(inspect.unwrap(vars(base).get(function.__name__)) is function for base in kind.__mro__)  # pyright: ignore[reportArgumentType]
+    return ours and isinstance(written, ast.FunctionDef) and bool(written.args.args)
+
+
+def _chain(node: ast.Attribute) -> tuple[ast.expr, list[str]]:
+    """Of self.layer.weight: self, and the names after it."""
+    chain, root = [node.attr], node.value
+    while isinstance(root, ast.Attribute):
+        chain, root = [root.attr, *chain], root.value
+    return root, chain
+
+
+def _words(tree: ast.AST, own: str) -> Iterator[str]:
+    """The names of methods of tensors that a code calls, as in x.relu(). own: the name of the module in it."""
     bare = {id(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call) and not node.args}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "getattr":
+            yield "getattr"
+        if isinstance(node, ast.Attribute) and node.attr in METHODS:
+            root, chain = _chain(node)
+            of_own = isinstance(root, ast.Name) and root.id == own
+            if not of_own or (len(chain) > 1 and id(node) in bare):  # self.state.tanh(), but not self.tanh(x)
+                yield METHODS[node.attr]
+
+
+def _references(tree: ast.AST, own: str, function: FunctionType, kind: type) -> Iterator[object]:
+    """The functions, modules and classes that a function's code uses. own: the name of the module in it."""
+    known = {**function.__globals__, **inspect.getclosurevars(function).nonlocals}
+    called = {id(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
     for node in ast.walk(tree):
         if isinstance(node, ast.Name) and node.id in known:
             value = known[node.id]
-            yield from _members(value) if isinstance(value, dict | list | tuple) and len(value) < 100 else [value]
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "getattr":
-            yield "getattr"
-        if not isinstance(node, ast.Attribute):
-            continue
-        chain, root = [node.attr], node.value
-        while isinstance(root, ast.Attribute):
-            chain, root = [root.attr, *chain], root.value
-        if isinstance(root, ast.Name) and root.id == own:
-            if len(chain) == 1:
-                yield from _members(getattr(kind, chain[0], None))  # its own method, or functions kept in its class
-            elif node.attr in METHODS and id(node) in bare:
-                yield METHODS[node.attr]  # self.state.tanh()
-        elif isinstance(root, ast.Name) and isinstance(known.get(root.id), ModuleType | type):
-            value = known[root.id]
-            for name in chain:
-                value = getattr(value, name, None)
-            yield value
-        elif isinstance(root, ast.Call) and isinstance(root.func, ast.Name) and root.func.id == "super":
-            yield from (vars(base)[chain[0]] for base in kind.__mro__[1:] if chain[0] in vars(base))
-        elif node.attr in METHODS:
-            yield METHODS[node.attr]
+            if isinstance(value, dict | list | tuple):
+                yield from _members(value) if len(value) < 100 else []
+            elif not isinstance(value, type) or id(node) in called:
+                yield value
+        elif isinstance(node, ast.Attribute):
+            root, chain = _chain(node)
+            if isinstance(root, ast.Name) and root.id == own:
+                if len(chain) == 1:
+                    yield from _members(getattr(kind, chain[0], None))  # its own method, or what its class keeps
+            elif isinstance(root, ast.Name) and isinstance(known.get(root.id), ModuleType | type):
+                value = known[root.id]
+                for name in chain:
+                    value = inspect.getattr_static(value, name, None)
+                if not isinstance(value, type) or id(node) in called:
+                    yield value
+            elif isinstance(root, ast.Call) and isinstance(root.func, ast.Name) and root.func.id == "super":
+                yield from (vars(base)[chain[0]] for base in kind.__mro__[1:] if chain[0] in vars(base))
