@@ -25,9 +25,9 @@ from actsearch.report.result import Result
 from actsearch.report.terminal import Terminal
 
 SHORT = {
-    "n_trials": "study.n_trials", "seeds": "study.seeds", "name": "study.name", "fresh": "study.fresh", "finalists": "confirm.finalists",
-    "finalist_seeds": "confirm.seeds", "baseline": "confirm.baseline", "n_validation": "data.n_validation",
-    "device": "device", "engine": "engine",
+    "n_trials": "study.n_trials", "seeds": "study.seeds", "name": "study.name", "fresh": "study.fresh",
+    "finalists": "confirm.finalists", "finalist_seeds": "confirm.seeds", "baseline": "confirm.baseline",
+    "n_validation": "data.n_validation", "device": "device", "engine": "engine",
 }  # fmt: skip
 URL = {"storage": "url", "tracking": "uri"}
 Group = str | Mapping[str, Any] | None

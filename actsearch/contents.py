@@ -17,6 +17,7 @@ import functools
 import hashlib
 import importlib.metadata
 import importlib.util
+import os
 import re
 import site
 import sys
@@ -62,6 +63,7 @@ class Contents:
         self.unknown: list[str] = []
         self.edited: list[str] = []
         self._hash = hashlib.sha256()
+        self._files: dict[str, set[str]] = {}  # the digests of all functions in a file, see `edited`
         self._seen: dict[int, int] = {}
         self._alive: list[object] = []  # an id is only unique while its object lives
 
@@ -114,15 +116,24 @@ class Contents:
 
     def _kind(self, value: object) -> Callable[[Any], None]:
         kinds: tuple[tuple[Any, Callable[[Any], None]], ...] = (
-            (ModuleType, self._module), (FunctionType, self._function), (CodeType, self._code), (type, self._class),
-            (MethodType, lambda m: self._each(m.__func__, m.__self__)), (BuiltinFunctionType, self._builtin),
+            (ModuleType, self._module),
+            (FunctionType, self._function),
+            (CodeType, self._code),
+            (type, self._class),
+            (MethodType, lambda m: self._each(m.__func__, m.__self__)),
+            (BuiltinFunctionType, self._builtin),
             (functools.partial, lambda p: self._each(p.func, p.args, p.keywords)),
             ((staticmethod, classmethod), lambda m: self.add(m.__func__)),
-            (functools._lru_cache_wrapper, lambda f: self.add(f.__wrapped__)), (property, lambda p: self._each(p.fget, p.fset)), (nn.Module, lambda net: self.add_net(net, True)),
-            (Tensor, self._tensor), (RemovableHandle, lambda handle: None), ((np.ndarray, np.generic), lambda a: self._array(np.asarray(a))),
+            (property, lambda p: self._each(p.fget, p.fset)),
+            (nn.Module, lambda net: self.add_net(net, True)),
+            (Tensor, self._tensor),
+            (RemovableHandle, lambda handle: None),
+            ((np.ndarray, np.generic), lambda a: self._array(np.asarray(a))),
+            (os._Environ, lambda environment: None),
             (Mapping, lambda m: self._each(*(part for pair in m.items() for part in pair))),
-            ((list, tuple), lambda s: self._each(*s)), ((set, frozenset), self._set),
-        )  # fmt: skip
+            ((list, tuple), lambda s: self._each(*s)),
+            ((set, frozenset), self._set),
+        )
         return next((read for types, read in kinds if isinstance(value, types)), self._object)
 
     def _each(self, *values: object) -> None:
@@ -167,9 +178,11 @@ class Contents:
             self._token(home, function.__module__ or "", function.__qualname__)
             return
         self._statements(function.__module__)
-        if function.__module__ != "__main__" and (known := _codes_in(function.__code__.co_filename)):
-            if _code_digest(function.__code__) not in known:
-                self._note(self.edited, function.__code__.co_filename)
+        file = function.__code__.co_filename
+        if file not in self._files:
+            self._files[file] = _codes_in(file) if function.__module__ != "__main__" else set()
+        if self._files[file] and _code_digest(function.__code__) not in self._files[file]:
+            self._note(self.edited, file)
         self._each(function.__code__, function.__defaults__, function.__kwdefaults__, vars(function))
         self._names(function.__code__, function.__globals__)
 
@@ -250,6 +263,9 @@ class Contents:
     def _object(self, value: object) -> None:
         """An instance of any class: its class, and its state as it would be pickled."""
         self.add(type(value))
+        if hasattr(value, "__wrapped__"):  # functools.lru_cache
+            self.add(value.__wrapped__)  # pyright: ignore[reportAttributeAccessIssue]
+            return
         state = getattr(value, "__dict__", None)
         if state is not None and _home(type(value).__module__) == "own":
             self._each(*(part for pair in sorted(state.items()) for part in pair))
