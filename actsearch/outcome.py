@@ -24,6 +24,7 @@ from actsearch.study.finalists import as_records, standing
 from actsearch.study.storage import close_storage, open_storage, sqlite_path
 from actsearch.study.store import Notes, Store
 from actsearch.tracking import Delivery
+from actsearch.training.plan import FAULT
 
 # of a command: what was done with the result, and where it lies
 NOT_TO_REPEAT = ("task=", "hydra.run.dir=", "study.fresh=")
@@ -98,9 +99,15 @@ def make_result(job: Job, store: Store, evidence: Evidence) -> Result:
         searched=bool(done), objective=objective, options=job.confirm,
         n_test=store.finalists.n_test, target=notes.target,
         earlier_looks=[seen for seen in notes.looks if seen != look(job.confirm)],
-        refused=store.refused(), warnings=job.remarks, about=about(job, store, notes),
+        refused=store.refused(), warnings=[*job.remarks, *faults(notes)], about=about(job, store, notes),
         config_yaml=job.config_yaml.replace(str(job.folder), f"runs/{job.name}"),  # a report goes to others
     )  # fmt: skip
+
+
+def faults(notes: Notes) -> list[str]:
+    """What was wrong with the fused engine, where it was."""
+    whys = dict.fromkeys(plan.why for plan in notes.plans.values() if plan.why.startswith(FAULT))
+    return [f"{why}; the plain loop trained instead." for why in whys]
 
 
 def look(options: Confirmation) -> str:
