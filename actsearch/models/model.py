@@ -82,7 +82,7 @@ class Model:
         self.keywords |= {k: v for k, v in told.items() if k in takes}
         self.remarks: list[str] = []
         relu, slots = Spec.of("relu"), []
-        with torch.random.fork_rng(devices=[]):
+        with _seeded(0):
             net = self._assemble(lambda channels=None, dim=1: slots.append(channels) or relu.module(channels, dim))
         self.n_slots, self.channels = len(slots), slots
         self.n_parameters = sum(p.numel() for p in net.parameters())
