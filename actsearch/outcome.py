@@ -13,6 +13,7 @@ from actsearch.errors import ActSearchError, hide_password
 from actsearch.job import Job
 from actsearch.judge.comparison import compare_finalists
 from actsearch.question.options import Confirmation
+from actsearch.question.recipe import INITS
 from actsearch.records import Evidence
 from actsearch.report.files import leaderboard_rows
 from actsearch.report.result import Result
@@ -26,6 +27,7 @@ from actsearch.study.store import Notes, Store
 from actsearch.tracking import Delivery
 from actsearch.training.plan import FAULT
 
+INITIAL = {init: f"drawn for each seed ({init})" for init in INITS} | {"keep": "the net's own (keep)"}
 # of a command: what was done with the result, and where it lies
 NOT_TO_REPEAT = ("task=", "hydra.run.dir=", "study.fresh=")
 
@@ -134,7 +136,7 @@ def model_rows(job: Job) -> dict[str, str]:
     r = job.recipe
     return {
         "model": f"{job.model.name}, {job.model.n_parameters:,} parameters, {plural(job.model.n_slots, 'activation')}; "
-        f"initial weights: {r.init}",
+        f"initial weights: {INITIAL[r.init]}",
         "data": str(job.data),
         "recipe": f"{r.optimizer}, lr {r.lr:g}, {r.schedule}, {r.steps} steps of {r.batch_size}",
         "search space": str(job.space),

@@ -112,6 +112,20 @@ def test_a_function_that_loads_trained_weights_is_refused_and_one_with_constants
     Model(constants, "net", (5,), 3).check_init("gain")
 
 
+@pytest.mark.parametrize(
+    "norm", [nn.BatchNorm1d(64), nn.LayerNorm(64), nn.GroupNorm(4, 64)], ids=lambda n: type(n).__name__
+)
+def test_a_given_net_that_was_trained_is_refused_unless_it_is_kept(norm):
+    given = net(nn.Sequential(nn.Linear(5, 64), norm))
+    Model(given, "net", (5,), 3).check_init("gain")
+    optimizer = torch.optim.SGD(given.parameters(), 0.1)
+    given(torch.randn(32, 5)).square().sum().backward()
+    optimizer.step()
+    with pytest.raises(ActSearchError, match=r"'net' has been trained .its norm '0.1' .* recipe.init=keep .* function"):
+        Model(given, "net", (5,), 3).check_init("gain")
+    Model(given, "net", (5,), 3).check_init("keep")
+
+
 @pytest.mark.parametrize("init", INITS)
 def test_frozen_weights_stay_as_they_are(init):
     trunk = nn.Sequential(nn.Linear(5, 64), nn.BatchNorm1d(64)).requires_grad_(False)

@@ -23,7 +23,7 @@ from torch.nn.parameter import is_lazy
 
 from actsearch.activations.spec import Spec, print_net
 from actsearch.errors import ActSearchError, one_line
-from actsearch.models.initialise import initialise
+from actsearch.models.initialise import NORMS, initialise
 from actsearch.swap.net import swap_activations
 
 
@@ -40,6 +40,19 @@ def _seeded(seed: int) -> Iterator[None]:
         finally:
             np.random.set_state(states[0])
             random.setstate(states[1])
+
+
+def _trained_norm(net: nn.Module) -> str:
+    """A norm that shows that a net was trained, in words: untrained ones are constant. Frozen ones are kept anyway."""
+    for name, module in net.named_modules():
+        own = {**dict(module.named_parameters(recurse=False)), **dict(module.named_buffers(recurse=False))}
+        if not isinstance(module, NORMS) or any(map(is_lazy, own.values())):
+            continue
+        numbers = [n for n in own.values() if n.is_floating_point() and n.numel() > 1]
+        frozen = [p for p in own.values() if isinstance(p, nn.Parameter) and not p.requires_grad]
+        if not frozen and any(not torch.equal(n, n.reshape(-1)[0].expand(n.shape)) for n in numbers):
+            return f"its norm '{name}' is no longer as it begins"
+    return ""
 
 
 def _is_fixed(p: nn.Parameter, other: nn.Parameter | None) -> bool:
@@ -119,6 +132,11 @@ class Model:
         """
         if init == "keep":
             return
+        if self._pattern and (norm := _trained_norm(self.function)):
+            raise ActSearchError(
+                f"recipe.init={init}: the net '{self.name}' has been trained ({norm}), and its weights would be drawn "
+                "anew. Write recipe.init=keep to start from them; or give a function that makes an untrained net."
+            )
         drawn_by = init if self._pattern else "keep"
         first, second = (dict(self.build([Spec.of("relu")], seed, drawn_by).named_parameters()) for seed in (1, 2))
         fixed = [name for name, p in first.items() if _is_fixed(p, second.get(name))]
