@@ -9,6 +9,9 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
+from actsearch.data.inputs import Inputs
+from actsearch.models.model import forward
+
 REPETITIONS = 20
 BLOCKS = 3  # a repetition times this many blocks of calls; the shortest counts
 SECONDS_EACH = 0.0015  # the length of a block: much more than the clock's resolution
@@ -55,13 +58,13 @@ def in_turns(watches: Sequence[Watch], budget_s: float) -> list[list[list[float]
     return [[list(part) for part in zip(*mine, strict=True)] for mine in rows]
 
 
-def inference(net: nn.Module, x: Tensor) -> Callable[[], None]:
+def inference(net: nn.Module, x: Inputs) -> Callable[[], None]:
     """A forward pass in eval mode, as a function to time."""
     net.eval()
 
     def forward() -> None:
         with torch.no_grad():
-            net(x)
+            forward(net, x)
 
     return forward
 

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from actsearch.data.goal import Goal
+from actsearch.data.inputs import Inputs
 from actsearch.data.source import Data
 from actsearch.errors import ActSearchError, one_line
 from actsearch.models.model import Model
@@ -112,7 +113,7 @@ class Trainer:
         """Trains all runs but those stopped to their next rung and yields (index, evaluation), in any order."""
         return self._each("advance", stopped)
 
-    def score(self, x: Tensor, y: Tensor) -> Iterator[tuple[int, tuple[float, float]]]:
+    def score(self, x: Inputs, y: Tensor) -> Iterator[tuple[int, tuple[float, float]]]:
         """Yields (index, (metric, loss)) of each run's net on the test set x, y, in any order."""
         return self._each("score", x, y)
 
@@ -193,7 +194,7 @@ class TrainingBatch:
         """Stops these runs, given by their indices. The others are not affected."""
         self.stopped |= set(indices)
 
-    def score(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    def score(self, x: Inputs, y: Tensor) -> tuple[Tensor, Tensor]:
         """Metric and loss on the test set x, y, each (K,), of the nets after the last rung; NaN for stopped runs."""
         values = torch.full((2, len(self.runs)), math.nan, dtype=torch.float64)
         for index, scored in self.trainer.score(x, y):

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from actsearch.activations.spec import print_net
+from actsearch.data.inputs import Inputs, each, to
 from actsearch.data.source import Data, Split
 from actsearch.models.model import Model
 from actsearch.training.fused import Fused
@@ -54,9 +55,12 @@ class Serial:
             self._nets[index] = net
             self._live[index] = train(net, splits[seed], run, device)
 
-    def _laid(self, x: Tensor) -> Tensor:
-        images = self.channels_last and x.dim() == 4
-        return x.contiguous(memory_format=torch.channels_last) if images else x
+    def _laid(self, x: Inputs) -> Inputs:
+        def laid(part: Tensor) -> Tensor:
+            images = self.channels_last and part.dim() == 4
+            return part.contiguous(memory_format=torch.channels_last) if images else part
+
+        return each(laid, x)
 
     def advance(self, stopped: set[int]) -> Iterator[tuple[int, Evaluation]]:
         """Trains each run to its next rung, yields (index, evaluation). A diverged run repeats its last evaluation."""
@@ -66,9 +70,9 @@ class Serial:
             self._last[index] = next(run, None) or self._last[index]
             yield index, self._last[index]
 
-    def score(self, x: Tensor, y: Tensor) -> Iterator[tuple[int, tuple[float, float]]]:
+    def score(self, x: Inputs, y: Tensor) -> Iterator[tuple[int, tuple[float, float]]]:
         """Yields (index, (metric, loss)) of every run's net on the test set; of a diverged run, the goal's guess."""
-        x, y = self._laid(x.to(self.device)), y.to(self.device)
+        x, y = self._laid(to(x, self.device)), y.to(self.device)
         for index, net in self._nets.items():
             yield index, self.goal.guess if self._last[index].diverged else score(net, x, y, self.goal)
 
@@ -158,7 +162,7 @@ class Worker:
     def current_plan(self) -> list[tuple[str, Plan]]:
         return [("plan", self.plan)]
 
-    def score(self, x: Tensor, y: Tensor) -> Iterator[tuple[int, tuple[float, float]]]:
+    def score(self, x: Inputs, y: Tensor) -> Iterator[tuple[int, tuple[float, float]]]:
         for part in self._parts:
             yield from part.score(x, y)
 
