@@ -1,4 +1,4 @@
-"""Inputs of a net: one tensor, or several, in a tuple or under names. All have the examples in their first dimension."""
+"""Inputs of a net: one tensor, or several, in a tuple or under names. Their first dimension is that of the examples."""
 
 from __future__ import annotations
 

@@ -62,15 +62,15 @@ def inference(net: nn.Module, x: Inputs) -> Callable[[], None]:
     """A forward pass in eval mode, as a function to time."""
     net.eval()
 
-    def forward() -> None:
+    def infer() -> None:
         with torch.no_grad():
             forward(net, x)
 
-    return forward
+    return infer
 
 
-def saved_storages(forward: Callable[[], Tensor]) -> tuple[Tensor, dict[int, int]]:
-    """What `forward` returns, and the memory that it saves for its backward pass.
+def saved_storages(work: Callable[[], Tensor]) -> tuple[Tensor, dict[int, int]]:
+    """What `work` returns, and the memory that it saves for its backward pass.
 
     The memory is a dictionary from addresses to bytes, in which each storage stands once.
     """
@@ -81,7 +81,7 @@ def saved_storages(forward: Callable[[], Tensor]) -> tuple[Tensor, dict[int, int
         return tensor.detach()  # not the tensor itself: an output that its own graph holds would never be freed
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        return forward(), saved
+        return work(), saved
 
 
 def address(tensor: Tensor) -> int:

@@ -3,8 +3,9 @@
 A model function has the keyword `activation`, a function that it calls with a number of channels for each activation
 module that it needs; each call is one slot. A function without this keyword returns an ordinary net, whose activations
 are then swapped. If a model function has the following keywords, it gets them from the data: `in_shape`, the shape of
-one example (of the first input, where there are several); `n_classes`, the number of outputs (per position, if there are positions); `out_shape`, the shape of the
-outputs for one example; `n_tokens`, the size of the vocabulary if inputs are tokens, None if they are numbers.
+one example (of the first input, where there are several); `n_classes`, the number of outputs (per position, if there
+are positions); `out_shape`, the shape of the outputs for one example; `n_tokens`, the size of the vocabulary if inputs
+are tokens, None if they are numbers.
 """
 
 from __future__ import annotations
@@ -34,9 +35,9 @@ def forward(net: nn.Module, x: Inputs) -> Tensor:
         out: Any = net(x)
     else:
         out = net(*x) if isinstance(x, tuple) else net(**x)
-    if isinstance(out, Mapping):
-        return out.get("logits", out)
-    return out if isinstance(out, Tensor | tuple) else getattr(out, "logits", out)
+    record = not isinstance(out, Tensor | tuple)
+    logits = out.get("logits") if isinstance(out, Mapping) else getattr(out, "logits", None) if record else None
+    return out if logits is None else logits
 
 
 class Model:
