@@ -11,7 +11,7 @@ from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
 
 from actsearch.activations.spec import Spec, parse_net, print_net
-from actsearch.data.source import Data
+from actsearch.data.source import Data, nothing
 from actsearch.judge.comparison import primary_verdicts
 from actsearch.judge.statistics import mean
 from actsearch.question.metrics import Direction, directions_of
@@ -164,6 +164,8 @@ def confirm(
     trained again together: in float32 the last digits of a run may depend on the runs that it is fused with.
     """
     done = {run.key: run for run in kept.all()}
+    if not done and data.source.prepare_test is nothing:
+        data.test()  # what is wrong with it shows before anything is trained for it
     flight = [(Entrant(candidate, rate), seed) for candidate, rate, seed in kept.in_flight]
     if not all(entrant.empty(recipe, seed).key in done for entrant, seed in flight):
         yield from _train(kept, done, flight, trainer, data, recipe)

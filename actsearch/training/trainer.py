@@ -21,7 +21,7 @@ import cloudpickle
 import torch
 from torch import Tensor
 
-from actsearch.data.goal import Goal
+from actsearch.data.goal import Goal, no_ratio
 from actsearch.data.inputs import Inputs
 from actsearch.data.source import Data
 from actsearch.errors import ActSearchError, one_line
@@ -164,7 +164,8 @@ class Rung:
 class TrainingBatch:
     """K runs with the same rungs. Each iteration trains all of them to the next rung, waits for all, and yields a Rung.
 
-    Raises ValueError if runs have different rungs.
+    Raises ValueError if runs have different rungs, and ActSearchError where a metric that is compared by ratio gets below
+    0: no verdict could be taken.
     """
 
     def __init__(self, trainer: Trainer, runs: Sequence[Run]) -> None:
@@ -188,6 +189,8 @@ class TrainingBatch:
                 )
                 inside[index] = at.diagnostics
             metric, val_loss, train_loss, diverged = values
+            if self.trainer.goal.metric.ratio and (metric < 0).any():
+                raise no_ratio(self.trainer.goal.metric, metric.nan_to_num(nan=math.inf).min().item(), f"step {step}")
             yield Rung(step, metric, val_loss, train_loss, diverged == 1, inside)
 
     def stop(self, indices: Iterable[int]) -> None:

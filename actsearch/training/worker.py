@@ -39,13 +39,14 @@ class Serial:
     def __init__(
         self, model: Model, data: Data, runs: Sequence[tuple[int, Run]], device: torch.device, channels_last: bool
     ) -> None:
-        self.goal, self.device, self.channels_last = data.goal, device, channels_last
+        self.data, self.goal, self.device, self.channels_last = data, data.goal, device, channels_last
+        self._splits: dict[int, int] = {}
         self._live: dict[int, Iterator[Evaluation]] = {}
         self._nets: dict[int, nn.Module] = {}
         self._last: dict[int, Evaluation] = {}
         splits: dict[int, Split] = {}
         for index, run in runs:
-            seed = run.seed if data.resample else 0
+            seed = self._splits[index] = data.split_of(run.seed)
             if seed not in splits:
                 split = data.split(seed).to(device)
                 splits[seed] = replace(split, x_train=self._laid(split.x_train), x_val=self._laid(split.x_val))
@@ -72,9 +73,16 @@ class Serial:
 
     def score(self, x: Inputs, y: Tensor) -> Iterator[tuple[int, tuple[float, float]]]:
         """Yields (index, (metric, loss)) of every run's net on the test set; of a diverged run, the goal's guess."""
-        x, y = self._laid(to(x, self.device)), y.to(self.device)
+        y = y.to(self.device)
+        laid: dict[int, Inputs] = {}
         for index, net in self._nets.items():
-            yield index, self.goal.guess if self._last[index].diverged else score(net, x, y, self.goal)
+            if self._last[index].diverged:
+                yield index, self.goal.guess
+                continue
+            seed = self._splits[index] if self.data.scaled else 0  # else all seeds have the same inputs
+            if seed not in laid:
+                laid[seed] = self._laid(to(self.data.inputs(x, seed), self.device))
+            yield index, score(net, laid[seed], y, self.goal)
 
 
 class Worker:
