@@ -191,11 +191,8 @@ def _given_data(data: Any, n_validation: int | None, standardise: bool | str | N
         keys = {"name": data.name, "n_train": data.n_train, "n_validation": data.n_validation,
                 "resample": data.resample, "standardise": data.standardise}  # fmt: skip
     else:
-        keys = {
-            "name": "data",
-            "n_validation": n_validation,
-            "standardise": "auto" if standardise is None else standardise,
-        }
+        chosen = "auto" if standardise is None else standardise
+        keys = {"name": "data", "n_validation": n_validation, "standardise": chosen}
     return {**keys, "contents": _digest(source), "goal": loss}, data if isinstance(data, Data) else lambda: data
 
 

@@ -85,18 +85,19 @@ def _model(values: Mapping[str, Any], given: Any, data: Data) -> tuple[Model, Da
     if not data.unclear:
         return fitted(data)
     found: list[tuple[Model, Data]] = []
+    refused: list[ActSearchError] = []
     for tokens in (True, False):
         try:
             found.append(fitted(data.settled(tokens)))
         except ActSearchError as error:
-            refused = error
-    if len(found) == 2:
+            refused.append(error)
+    if not refused:
         raise ActSearchError(
             f"'{data.name}': x has whole numbers, which the model takes as tokens and as numbers. For tokens give an "
             "actsearch.Source with n_tokens=, the size of the vocabulary; for numbers give floats, x.astype('float32')."
         )
     if not found:
-        raise refused
+        raise refused[-1]
     return found[0]
 
 

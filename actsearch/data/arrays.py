@@ -1,4 +1,4 @@
-"""Arrays out of what people have: tensors, lists, frames of pandas and polars, sparse matrices, and whatever numpy reads.
+"""Arrays out of what people have: tensors, lists, frames of pandas and polars, sparse matrices, what numpy reads.
 
 Nothing is lost on the way: what an array of plain numbers cannot hold is refused in one line. This module knows numpy
 and torch, but not data sets. pandas and polars are imported only if something of theirs is given.
@@ -6,6 +6,7 @@ and torch, but not data sets. pandas and polars are imported only if something o
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -128,7 +129,7 @@ def _of_objects(array: np.ndarray, what: str, names: bool) -> np.ndarray:
     flat = array.reshape(-1).tolist()
     if any(isinstance(entry, np.ndarray | list | tuple | Tensor | Mapping) for entry in flat):
         raise ActSearchError(f"{what} is no array: its entries are sequences of different lengths. Pad them first.")
-    if any(entry is None or type(entry).__name__ in ("NAType", "NaTType") or entry != entry for entry in flat):
+    if any(map(_is_missing, flat)):
         raise ActSearchError(f"{what} has missing entries. Fill or remove them first.")
     if any(isinstance(entry, str | bytes) for entry in flat):
         if names and all(isinstance(entry, str | bytes) for entry in flat):
@@ -140,6 +141,11 @@ def _of_objects(array: np.ndarray, what: str, names: bool) -> np.ndarray:
         return array.astype(np.int64 if whole else np.float64)
     except (TypeError, ValueError, OverflowError) as error:
         raise ActSearchError(f"{what} has entries that are no numbers, e.g. {flat[0]!r}: {one_line(error)}") from None
+
+
+def _is_missing(entry: object) -> bool:
+    nan = isinstance(entry, float) and math.isnan(entry)
+    return nan or entry is None or type(entry).__name__ in ("NAType", "NaTType")
 
 
 def _check_finite(array: np.ndarray, what: str, columns: Sequence[str]) -> None:
@@ -209,7 +215,8 @@ def _check_there(column: Any, where: str) -> None:
     missing = column.isna().to_numpy()
     if missing.any():
         raise ActSearchError(
-            f"{where} has {missing.sum()} missing entries, the first in row {missing.argmax()}. Fill or remove them first."
+            f"{where} has {missing.sum()} missing entries, the first in row {missing.argmax()}. Fill or remove them "
+            "first."
         )
 
 

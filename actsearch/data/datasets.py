@@ -82,13 +82,12 @@ def _is_hugging_face(part: Any) -> bool:
 def _examples(part: Any, what: str) -> tuple[Any, Any]:
     """All inputs and answers of a data set, in its order."""
     if isinstance(part, DataLoader):
-        ordinary = (
-            isinstance(part.sampler, RandomSampler | SequentialSampler) and type(part.batch_sampler) is BatchSampler
-        )
-        if part.collate_fn is not default_collate or not ordinary or getattr(part.sampler, "replacement", False):
+        drawn = isinstance(part.sampler, RandomSampler) and not part.sampler.replacement
+        ordinary = (drawn or isinstance(part.sampler, SequentialSampler)) and type(part.batch_sampler) is BatchSampler
+        if part.collate_fn is not default_collate or not ordinary:
             raise ActSearchError(
-                f"the {what} loader has a sampler or a collate_fn of its own, which actsearch does not use: it draws batches "
-                "itself. Give the tensors (x, y, x_test, y_test), or plain data sets."
+                f"the {what} loader has a sampler or a collate_fn of its own, which actsearch does not use: it draws "
+                "batches itself. Give the tensors (x, y, x_test, y_test), or plain data sets."
             )
         part = part.dataset
     if isinstance(part, TensorDataset) and len(part.tensors) > 1:
@@ -117,8 +116,8 @@ def _read_out(data: Any, what: str) -> tuple[Any, Any]:
         size = len(data) * sum(t.nbytes for t in tensors(first[0][0]))
         if size > MOST_BYTES:
             raise ActSearchError(
-                f"the {what} data set would take {size / 2**30:.0f} GiB of memory; at most {MOST_BYTES >> 30} are read. "
-                "Give a torch.utils.data.Subset of it, or smaller examples."
+                f"the {what} data set would take {size / 2**30:.0f} GiB of memory; at most {MOST_BYTES >> 30} are "
+                "read. Give a torch.utils.data.Subset of it, or smaller examples."
             )
         xs, ys = zip(*first, *(_parts(data[i], what) for i in range(len(first), len(data))), strict=True)
         return _stacked(xs), np.stack(ys)

@@ -50,8 +50,8 @@ class Goal:
             )
         if not all(math.isfinite(number) for number in self.guess):
             raise ActSearchError(
-                f"the goal '{self.metric.name}': guess={self.guess} must be two finite numbers, the metric and the loss of "
-                "a net that has learned nothing."
+                f"the goal '{self.metric.name}': guess={self.guess} must be two finite numbers, the metric and the "
+                "loss of a net that has learned nothing."
             )
         if self.metric.ratio and self.guess[0] <= 0:
             raise no_ratio(self.metric, self.guess[0], "guess")
@@ -73,6 +73,7 @@ class Goal:
 
 OURS = (ACCURACY, PERPLEXITY, PSNR)  # their goals need no trial
 TRIED = 64  # examples on which a user's goal is tried
+DRAWN = 8  # random outputs that are tried
 DESCENTS = 200  # steps by which outputs are fitted to them
 ROUNDING = 1e-6  # a loss that cannot be negative, as a divergence, may be so by this much
 
@@ -80,8 +81,8 @@ ROUNDING = 1e-6  # a loss that cannot be negative, as a divergence, may be so by
 def no_ratio(metric: Metric, value: float, where: str) -> ActSearchError:
     """The error for a metric that is compared by ratio and not above 0. where: what has this value."""
     return ActSearchError(
-        f"the metric '{metric.name}' is {value:.4g} ({where}), but it is compared by the ratio of two nets, which needs "
-        f"values above 0. Write Metric('{metric.name}', …, ratio=False, margin=…), with a margin in its own units."
+        f"the metric '{metric.name}' is {value:.4g} ({where}), but it is compared by the ratio of two nets, which "
+        f"needs values above 0. Write Metric('{metric.name}', …, ratio=False, margin=…), a margin in its own units."
     )
 
 
@@ -97,29 +98,30 @@ def check_goal(goal: Goal, y: Tensor) -> float:
         return 0.0
     y = y[:TRIED]
     generator = torch.Generator().manual_seed(0)
-    drawn = [torch.randn(len(y), *goal.out_shape, generator=generator) for _ in range(8)]
-    losses: list[float] = []
-    with torch.random.fork_rng(devices=[]):
-        try:
-            tried = [torch.zeros(len(y), *goal.out_shape), *drawn, _fitted(goal, y)]
-            for outputs in tried:
-                loss = goal.loss(outputs, y).item()
-                if not math.isfinite(loss):
-                    continue
-                losses.append(loss)
-                mean_score = math.nan if goal.score is None else goal.score(outputs, y).double().mean().item()
-                value = float(goal.value(loss, mean_score))
-                if goal.metric.ratio and value < -ROUNDING:
-                    raise no_ratio(
-                        goal.metric, value, "for outputs that fit y" if outputs is tried[-1] else "before training"
-                    )
-        except ActSearchError:
-            raise
-        except Exception as error:  # whatever a user's function raises
-            raise ActSearchError(f"its goal fails: {one_line(error)}") from error
+    drawn = [torch.randn(len(y), *goal.out_shape, generator=generator) for _ in range(DRAWN)]
+    try:
+        with torch.random.fork_rng(devices=[]):
+            blind = [_value(goal, outputs, y) for outputs in (torch.zeros_like(drawn[0]), *drawn)]
+            tried = {"before training": blind, "for outputs that fit y": [_value(goal, _fitted(goal, y), y)]}
+    except ActSearchError:
+        raise
+    except Exception as error:  # whatever a user's function raises
+        raise ActSearchError(f"its goal fails: {one_line(error)}") from error
+    for when, pairs in tried.items():
+        lowest = min((value for value, loss in pairs if math.isfinite(loss)), default=0.0)
+        if goal.metric.ratio and lowest < -ROUNDING:
+            raise no_ratio(goal.metric, lowest, when)
+    losses = [loss for pairs in tried.values() for _, loss in pairs if math.isfinite(loss)]
     if not losses:
         raise ActSearchError("its goal's loss is never a finite number: not for outputs of zeros, nor for random ones.")
     return min(losses)
+
+
+def _value(goal: Goal, outputs: Tensor, y: Tensor) -> tuple[float, float]:
+    """(metric, loss) of these outputs."""
+    loss = goal.loss(outputs, y).item()
+    mean_score = math.nan if goal.score is None else goal.score(outputs, y).double().mean().item()
+    return float(goal.value(loss, mean_score)), loss
 
 
 def _fitted(goal: Goal, y: Tensor) -> Tensor:
@@ -151,8 +153,8 @@ def _check_shapes(goal: Goal, y: Tensor) -> None:
         ) from error
     if loss.dim() or scores.shape != (len(y),):
         raise ActSearchError(
-            f"for {len(y)} examples its goal gives a loss {tuple(loss.shape)} and scores {tuple(scores.shape)}. Wanted: "
-            f"one number, and ({len(y)},)."
+            f"for {len(y)} examples its goal gives a loss {tuple(loss.shape)} and scores {tuple(scores.shape)}. "
+            f"Wanted: one number, and ({len(y)},)."
         )
 
 

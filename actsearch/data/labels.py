@@ -28,10 +28,9 @@ class Labels:
         self.classes, counts = _unique(array, what)
         _check_for_regression(self.classes, counts, what)
         same = self.classes.dtype.kind in "iu" and np.array_equal(self.classes, np.arange(len(self.classes)))
-        plain = same or self.classes.dtype.kind == "b" and len(self.classes) == 2
-        self.remark = (
-            "" if plain else f"the classes {self._named()} are numbered 0 to {len(self.classes) - 1} in sorted order."
-        )
+        plain = same or (self.classes.dtype.kind == "b" and len(self.classes) == 2)
+        last = len(self.classes) - 1
+        self.remark = "" if plain else f"the classes {self._named()} are numbered 0 to {last} in sorted order."
 
     def __len__(self) -> int:
         return len(self.classes)
@@ -87,7 +86,7 @@ def _unique(array: np.ndarray, what: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _check_for_regression(classes: np.ndarray, counts: np.ndarray, what: str) -> None:
-    """Raises ActSearchError if half of the examples are alone in their class, or if classes have hardly any examples."""
+    """Raises ActSearchError if half of the examples are alone in their class, or classes have hardly any examples."""
     n = counts.sum()
     if (counts == 1).sum() > n / 2 or len(classes) > max(20, n / 3):
         raise ActSearchError(

@@ -24,7 +24,8 @@ from actsearch.data.labels import Labels
 from actsearch.data.standard import Scale, far_from_standard, is_standard, loses_digits, spread
 from actsearch.errors import ActSearchError, one_line, whole
 
-Pair = tuple[Inputs, Tensor]
+Pair = tuple[Tensor, Tensor]
+Examples = tuple[Inputs, Tensor]
 STANDARDISE = ("auto", True, False)
 MOST_TOKENS = 2**20  # larger whole numbers without a given vocabulary are numbers
 SHOWN = 5  # classes that a remark names
@@ -51,7 +52,7 @@ class Source:
     test: Callable[[], Any]
     prepare_test: Callable[[], None] = nothing
     goal: Goal | None = None
-    validation: Pair | None = None
+    validation: tuple[Any, Any] | None = None
     n_tokens: int | None = None
 
 
@@ -80,25 +81,27 @@ class Taken:
     """A Source of tensors, out of whatever was given.
 
     labels: the classes, unless there is another goal. columns: of the frame that x was, else none. ready: whether it
-    was a Source, whose inputs are as they are wanted. remarks: on what was done.
+    was a Source, whose inputs are as they are wanted. least_loss: that the goal's loss can reach, as far as is known.
+    remarks: on what was done.
     """
 
     source: Source
     labels: Labels | None
     columns: tuple[str, ...]
     ready: bool
+    least_loss: float
     remarks: tuple[str, ...]
 
-    def pair(self, made: Any, names: tuple[str, str]) -> Pair:
+    def pair(self, made: Any, names: tuple[str, str]) -> Examples:
         """Further examples, checked against those to train on: for validation or for the test. names: in messages."""
         x_name, y_name = names
         if not isinstance(made, tuple | list) or len(made) != 2:
             raise ActSearchError(f"wanted ({x_name}, {y_name}), a pair, not {type(made).__name__}.")
-        x, y, given, answers = _examples(*made, names)
-        if given.columns != self.columns:
+        x, y, given, answers = _examples(made[0], made[1], names)
+        if given.columns and self.columns and given.columns != self.columns:
             raise ActSearchError(
-                f"{x_name} has the columns {', '.join(given.columns) or 'of no frame'}, x has "
-                f"{', '.join(self.columns) or 'of no frame'}. They must be the same, in the same order and categories."
+                f"{x_name} has the columns {', '.join(given.columns)}; x has {', '.join(self.columns)}. They must be "
+                "the same, in the same order, with the same categories."
             )
         if _shapes(x) != _shapes(self.source.x):
             raise ActSearchError(
@@ -138,14 +141,14 @@ def _take(made: Any) -> Taken:
     else:
         _check_fields(made)
     x, y, given, answers = _examples(made.x, made.y, ("x", "y"))
-    labels = None
+    labels, least_loss = None, 0.0
     if made.goal is None:
         labels = Labels(answers, "y")
         y = labels.numbers(answers, "y")
     else:
-        check_goal(made.goal, y)
+        least_loss = check_goal(made.goal, y)
     remarks = (*given.remarks, *([labels.remark] if labels is not None and labels.remark else []))
-    taken = Taken(replace(made, x=x, y=y, validation=None), labels, given.columns, ready, remarks)
+    taken = Taken(replace(made, x=x, y=y, validation=None), labels, given.columns, ready, least_loss, remarks)
     changed: dict[str, Any] = {}
     if made.validation is not None:
         changed["validation"] = taken.pair(made.validation, ("x of validation", "y of validation"))
@@ -252,7 +255,8 @@ class Data:
     Attributes: n_train and n_validation, the numbers of examples; goal, the source's or classification; in_shape, of
     one example (of the first input, where there are several); n_tokens, the size of the vocabulary if inputs are
     tokens, None if they are numbers; unclear, whether the whole numbers in x may be tokens or numbers, which `settled`
-    settles; scaled, whether features are standardised; remarks, sentences on what was done to these data that a reader of the result must know.
+    settles; scaled, whether features are standardised; least_loss, that the goal's loss can reach, as far as is known;
+    remarks, sentences on what was done to these data that a reader of the result must know.
     Raises ActSearchError if something is wrong with the data, or if there are too few examples for these numbers.
     """
 
@@ -277,8 +281,8 @@ class Data:
         if labels is not None and len(labels) < 2:
             raise ActSearchError(f"'{name}': all examples are of class {labels.classes[0]}. There is nothing to learn.")
         self.goal = self.source.goal or classification(len(labels or ()))
-        self.in_shape = shape_of(self.source.x)
-        self._test: Pair | None = None
+        self.in_shape, self.least_loss = shape_of(self.source.x), self._taken.least_loss
+        self._test: Examples | None = None
         self._fixed: Split | None = None
         self._scales: dict[int, Scale] = {}
         self._settle(self._kind())
@@ -320,9 +324,7 @@ class Data:
         self.unclear = False
         if source.n_tokens is not None:
             if not integers:
-                raise ActSearchError(
-                    f"'{self.name}': n_tokens={source.n_tokens}, but x is of {first.dtype}, not int64."
-                )
+                raise ActSearchError(f"'{self.name}': n_tokens={source.n_tokens}, but x is {first.dtype}, not int64.")
             return True
         if not isinstance(x, Tensor):
             return integers
@@ -330,7 +332,7 @@ class Data:
             return first.dtype in (torch.int32, torch.int64)
         x_test = self.source.test()[0]
         could_be = integers and x.dim() == 2 and not x_test.is_floating_point() and self.standardise is not True
-        self.unclear = could_be and 0 <= int(x.min()) and int(x.max()) < MOST_TOKENS
+        self.unclear = could_be and int(x.min()) >= 0 and int(x.max()) < MOST_TOKENS
         return False
 
     def settled(self, tokens: bool) -> Data:
@@ -364,11 +366,11 @@ class Data:
         table = isinstance(x, Tensor) and x.dim() == 2 and not tokens
         if self.standardise is True and not table:
             raise ActSearchError(
-                f"data.standardise=true: only a table, inputs (n, d) of numbers, is standardised, but '{self.name}' has "
-                f"{'tokens' if tokens else _shapes(x)}. Write data.standardise=false."
+                f"data.standardise=true: only a table, inputs (n, d) of numbers, is standardised, but an example of "
+                f"'{self.name}' is {'of tokens' if tokens else _shapes(x)}. Write data.standardise=false."
             )
         if self.standardise == "auto":
-            return table and not self._taken.ready and not is_standard(x)
+            return isinstance(x, Tensor) and table and not self._taken.ready and not is_standard(x)
         return bool(self.standardise)
 
     def _as_kind(self, x: Inputs, what: str) -> Inputs:
@@ -415,11 +417,11 @@ class Data:
 
     def inputs(self, x: Inputs, seed: int) -> Inputs:
         """Inputs as the nets of a seed get them: standardised, where features are, by its training examples."""
-        if not self.scaled:
+        if not self.scaled or not isinstance(x, Tensor):
             return x
         key = self.split_of(seed)
         if key not in self._scales:
-            self._scales[key] = Scale.of(examples(self.source.x, self._indices(key)[0]))
+            self._scales[key] = Scale.of(self.source.x[self._indices(key)[0]])
         return self._scales[key](x)
 
     def some(self, n: int = 2) -> Inputs:
@@ -470,7 +472,7 @@ class Data:
         other._test = other._fixed = None
         return other
 
-    def test(self) -> Pair:
+    def test(self) -> Examples:
         """The test set (x, y), read once; x as `inputs` takes it. Only the finalists' stage may call this.
 
         Raises ActSearchError if it cannot be read, or is not like the examples to train on.
@@ -498,7 +500,7 @@ class TestAsked(RuntimeError):
     """Raised where the test set may not be read."""
 
 
-def _no_test() -> Pair:
+def _no_test() -> Examples:
     raise TestAsked("the search asked for the test set")
 
 

@@ -37,7 +37,7 @@ def forward(net: nn.Module, x: Inputs) -> Tensor:
         out = net(*x) if isinstance(x, tuple) else net(**x)
     record = not isinstance(out, Tensor | tuple)
     logits = out.get("logits") if isinstance(out, Mapping) else getattr(out, "logits", None) if record else None
-    return out if logits is None else logits
+    return out if logits is None else logits  # pyright: ignore[reportReturnType]
 
 
 class Model:

@@ -164,8 +164,8 @@ class Rung:
 class TrainingBatch:
     """K runs with the same rungs. Each iteration trains all of them to the next rung, waits for all, and yields a Rung.
 
-    Raises ValueError if runs have different rungs, and ActSearchError where a metric that is compared by ratio gets below
-    0: no verdict could be taken.
+    Raises ValueError if runs have different rungs, and ActSearchError where a metric that is compared by ratio gets
+    below 0: no verdict could be taken.
     """
 
     def __init__(self, trainer: Trainer, runs: Sequence[Run]) -> None:
