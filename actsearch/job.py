@@ -135,8 +135,8 @@ def check(job: Job) -> None:
         )
     if job.confirm.metric in ("test_loss", "learning_speed") and job.data.least_loss < 0:
         raise ActSearchError(
-            f"confirm.metric={job.confirm.metric}: losses are compared by their ratio, and that of '{job.data.name}' can "
-            f"be negative. Write confirm.metric=test_{job.metric.name}."
+            f"confirm.metric={job.confirm.metric}: losses are compared by their ratio, and that of '{job.data.name}' "
+            f"can be negative. Write confirm.metric=test_{job.metric.name}."
         )
     for candidate in job.space.typical():
         job.model.check(candidate.specs)

@@ -20,6 +20,8 @@ from actsearch.errors import ActSearchError, one_line
 MOST_DENSE = 2**28  # numbers of a sparse matrix that are written out: 2 GiB in float64
 ENCODE = "Encode it as numbers first, e.g. with pandas.get_dummies or sklearn.preprocessing.OneHotEncoder"
 
+DATES = "dates or times. Turn them into numbers first, e.g. days since the first."
+
 
 @dataclass(frozen=True)
 class Given:
@@ -109,7 +111,7 @@ def _native(array: np.ndarray, what: str, names: bool) -> np.ndarray:
             f"numpy.stack([{what}.real, {what}.imag], 1)."
         )
     if kind in "Mm":
-        raise ActSearchError(f"{what} has dates or times. Turn them into numbers first, e.g. days since the first.")
+        raise ActSearchError(f"{what} has {DATES}")
     if kind in "UST" or kind == "O":
         if names:
             return array
@@ -182,7 +184,7 @@ def _frame(frame: Any, what: str, names: bool) -> Given:
             categories = column.cat.categories
             parts += [(column.cat.codes.to_numpy() == code).astype(np.float32) for code in range(len(categories))]
             columns += [f"{name}={category}" for category in categories]
-            remarks.append(f"{where} is categorical: it is given as {len(categories)} columns of 0 and 1")
+            remarks.append(f"{where} is categorical: it is given as {len(categories)} columns of 0 and 1.")
         else:
             parts.append(_native(_values(column, where), where, names))
             columns.append(name)
@@ -206,9 +208,10 @@ def _pandas(column: Any) -> Any:
     if isinstance(column, pd.Series):
         return column
     made = pd.Series(column.to_numpy())
-    if str(column.dtype).startswith(("Categorical", "Enum")):
-        return made.astype(pd.CategoricalDtype(column.cat.get_categories().to_list()))
-    return made
+    kind = getattr(type(column.dtype), "__name__", "")
+    if kind == "Enum":
+        return made.astype(pd.CategoricalDtype(list(column.dtype.categories)))
+    return made.astype("category") if kind == "Categorical" else made
 
 
 def _check_there(column: Any, where: str) -> None:
@@ -226,6 +229,8 @@ def _values(column: Any, where: str) -> np.ndarray:
 
     _check_there(column, where)
     types = pd.api.types
+    if types.is_datetime64_any_dtype(column.dtype):
+        raise ActSearchError(f"{where} has {DATES}")
     if types.is_bool_dtype(column.dtype):
         return column.to_numpy(dtype=bool)
     if types.is_integer_dtype(column.dtype):

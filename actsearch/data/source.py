@@ -49,7 +49,7 @@ class Source:
 
     x: Any
     y: Any
-    test: Callable[[], Any]
+    test: Any
     prepare_test: Callable[[], None] = nothing
     goal: Goal | None = None
     validation: tuple[Any, Any] | None = None
@@ -81,14 +81,15 @@ class Taken:
     """A Source of tensors, out of whatever was given.
 
     labels: the classes, unless there is another goal. columns: of the frame that x was, else none. ready: whether it
-    was a Source, whose inputs are as they are wanted. least_loss: that the goal's loss can reach, as far as is known.
-    remarks: on what was done.
+    was a Source, whose inputs are as they are wanted. test: the test set, if it was given at once. least_loss: that the
+    goal's loss can reach, as far as is known. remarks: on what was done.
     """
 
     source: Source
     labels: Labels | None
     columns: tuple[str, ...]
     ready: bool
+    test: Examples | None
     least_loss: float
     remarks: tuple[str, ...]
 
@@ -136,8 +137,8 @@ def as_source(made: Any, name: str) -> Source:
 def _take(made: Any) -> Taken:
     ready = isinstance(made, Source)
     if not ready:
-        x, y, *test = four_parts(made)
-        made = Source(x, y, lambda: tuple(test))
+        x, y, x_test, y_test = four_parts(made)
+        made = Source(x, y, (x_test, y_test))
     else:
         _check_fields(made)
     x, y, given, answers = _examples(made.x, made.y, ("x", "y"))
@@ -148,14 +149,14 @@ def _take(made: Any) -> Taken:
     else:
         least_loss = check_goal(made.goal, y)
     remarks = (*given.remarks, *([labels.remark] if labels is not None and labels.remark else []))
-    taken = Taken(replace(made, x=x, y=y, validation=None), labels, given.columns, ready, least_loss, remarks)
-    changed: dict[str, Any] = {}
+    taken = Taken(replace(made, x=x, y=y, validation=None), labels, given.columns, ready, None, least_loss, remarks)
+    source = taken.source
     if made.validation is not None:
-        changed["validation"] = taken.pair(made.validation, ("x of validation", "y of validation"))
-    if not ready or not callable(made.test):
-        test = taken.pair(made.test if ready else made.test(), ("x_test", "y_test"))
-        changed["test"] = lambda: test
-    return replace(taken, source=replace(taken.source, **changed))
+        source = replace(source, validation=taken.pair(made.validation, ("x of validation", "y of validation")))
+    if not callable(made.test):
+        taken = replace(taken, test=taken.pair(made.test, ("x_test", "y_test")))
+        source = replace(source, test=lambda: taken.test)
+    return replace(taken, source=source)
 
 
 def _check_fields(source: Source) -> None:
@@ -330,7 +331,7 @@ class Data:
             return integers
         if self._taken.ready:
             return first.dtype in (torch.int32, torch.int64)
-        x_test = self.source.test()[0]
+        x_test = tensors(self._taken.test[0])[0] if self._taken.test is not None else first
         could_be = integers and x.dim() == 2 and not x_test.is_floating_point() and self.standardise is not True
         self.unclear = could_be and int(x.min()) >= 0 and int(x.max()) < MOST_TOKENS
         return False
@@ -468,7 +469,7 @@ class Data:
         """The same data without access to the test set. Training processes get these."""
         other = copy.copy(self)
         other.source = replace(self.source, test=_no_test, prepare_test=nothing)
-        other._taken = replace(self._taken, source=other.source)
+        other._taken = replace(self._taken, source=other.source, test=None)
         other._test = other._fixed = None
         return other
 
@@ -478,18 +479,21 @@ class Data:
         Raises ActSearchError if it cannot be read, or is not like the examples to train on.
         """
         if self._test is None:
-            try:
-                made = self.source.test()
-            except (ActSearchError, TestAsked):
-                raise
-            except Exception as error:  # whatever a user's function raises
-                raise ActSearchError(f"the test set of '{self.name}' cannot be read: {one_line(error)}") from error
-            try:
-                x, y = self._taken.pair(made, ("x_test", "y_test"))
-            except ActSearchError as error:
-                raise ActSearchError(f"the test set of '{self.name}': {error}") from None
+            x, y = self._taken.test or self._read_test()
             self._test = self._as_kind(x, "x_test"), y
         return self._test
+
+    def _read_test(self) -> Examples:
+        try:
+            made = self.source.test()
+        except (ActSearchError, TestAsked):
+            raise
+        except Exception as error:  # whatever a user's function raises
+            raise ActSearchError(f"the test set of '{self.name}' cannot be read: {one_line(error)}") from error
+        try:
+            return self._taken.pair(made, ("x_test", "y_test"))
+        except ActSearchError as error:
+            raise ActSearchError(f"the test set of '{self.name}': {error}") from None
 
     def __str__(self) -> str:
         kind = "drawn anew per seed" if self.resample else "one fixed split"
