@@ -27,11 +27,11 @@ from actsearch.report.terminal import Terminal
 SHORT = {
     "n_trials": "study.n_trials", "seeds": "study.seeds", "name": "study.name", "fresh": "study.fresh",
     "finalists": "confirm.finalists", "finalist_seeds": "confirm.seeds", "baseline": "confirm.baseline",
-    "n_validation": "data.n_validation", "device": "device", "engine": "engine",
+    "n_validation": "data.n_validation", "standardise": "data.standardise", "device": "device", "engine": "engine",
 }  # fmt: skip
 URL = {"storage": "url", "tracking": "uri"}
 Group = str | Mapping[str, Any] | None
-DataSet = str | Data | Source | tuple[Any, Any, Any, Any]
+DataSet = str | Data | Source | tuple[Any, ...]
 
 
 def search(
@@ -45,6 +45,7 @@ def search(
     finalist_seeds: int | None = None,
     baseline: str | None = None,
     n_validation: int | None = None,
+    standardise: bool | str | None = None,
     search_space: Group = None,
     recipe: Group | Recipe = None,
     sampler: Group | type = None,
@@ -138,10 +139,11 @@ def _config(asked: Mapping[str, Any]) -> tuple[Config, Given]:
         raise explain(error, words) from None
     for group, target in targets.items():
         setattr(config, group, target if "_target_" in target else {**getattr(config, group), **target})
-    if isinstance(given.data, Data) and asked["n_validation"] is not None:
-        raise ActSearchError("n_validation: a Data has its own split. Give it there: Data(source, name, n_validation).")
+    for key in ("n_validation", "standardise"):
+        if isinstance(given.data, Data) and asked[key] is not None:
+            raise ActSearchError(f"{key}: a Data has its own split. Give it there: Data(source, name, {key}=…).")
     if given.data is not None:
-        config.data, given.data = _given_data(given.data, asked["n_validation"])
+        config.data, given.data = _given_data(given.data, asked["n_validation"], asked["standardise"])
     if given.model is not None:
         config.model = {"name": getattr(given.model, "__name__", type(given.model).__name__)}
     return config, given
@@ -179,11 +181,12 @@ def _plain(value: Any) -> Any:
     return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
 
 
-def _given_data(data: Any, n_validation: int | None) -> tuple[dict[str, Any], Any]:
+def _given_data(data: Any, n_validation: int | None, standardise: bool | str | None) -> tuple[dict[str, Any], Any]:
     """The keys of the config for data that are given as an object, and the object as `Given` takes it."""
     if isinstance(data, Data):
         keys = {"name": data.name, "n_train": data.n_train, "n_validation": data.n_validation,
-                "resample": data.resample}  # fmt: skip
+                "resample": data.resample, "standardise": data.standardise}  # fmt: skip
     else:
-        keys = {"name": "data", "n_validation": n_validation}
+        chosen = "auto" if standardise is None else standardise
+        keys = {"name": "data", "n_validation": n_validation, "standardise": chosen}
     return keys, data if isinstance(data, Data) else lambda: data

@@ -139,6 +139,11 @@ def check(job: Job) -> None:
         raise ActSearchError(
             f"confirm.baseline={job.confirm.baseline} names {layers} layers; the model takes {job.model.n_slots}."
         )
+    if job.confirm.metric in ("test_loss", "learning_speed") and job.data.least_loss < 0:
+        raise ActSearchError(
+            f"confirm.metric={job.confirm.metric}: losses are compared by their ratio, and that of '{job.data.name}' "
+            f"can be negative. Write confirm.metric=test_{job.metric.name}."
+        )
     for init in dict.fromkeys(job.space.searched("init") or [job.recipe.init]):
         job.model.check_init(init)
     for candidate in job.space.typical():

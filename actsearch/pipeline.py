@@ -274,10 +274,11 @@ def settle_costs(session: Session, chosen: Sequence[Candidate]) -> None:
     if store.notes().costs:
         return
     trainer.rest()  # what is measured here needs the memory
-    split, n, device = job.data.split(0), job.recipe.batch_size, trainer.device
+    split = job.data.split(0)
+    x, y = split.batch(job.recipe.batch_size, trainer.device)
     nets = [job.model.build(c.specs, 0, job.recipe.init) for c in chosen]
     with one_thread():
-        costs = net_costs(nets, job.recipe, split.x_train[:n].to(device), split.y_train[:n].to(device), split.goal.loss)
+        costs = net_costs(nets, job.recipe, x, y, split.goal.loss)
     store.note_costs(chosen, costs)
 
 
@@ -307,7 +308,7 @@ def show_looks(job: Job, store: Store, result: Result, terminal: Terminal) -> No
 
 def measured_latency(job: Job, candidate: Candidate, device: torch.device) -> float:
     net = job.model.build(candidate.specs, 0, "torch")
-    x = job.data.split(0).x_train[: job.recipe.batch_size].to(device)
+    x, _ = job.data.split(0).batch(job.recipe.batch_size, device)
     with one_thread():
         return latency_us(net, job.recipe, x)
 

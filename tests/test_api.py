@@ -98,11 +98,11 @@ def test_a_finished_study_says_that_it_was_found_and_fresh_trains_again(fake, tm
     first = actsearch.search("mlp", arrays(), ["relu", "tanh"], **keywords)
     n = len(fake)
     assert "found: trained on" not in capsys.readouterr().out
-    assert first.warnings == []
+    assert not any("found" in warning for warning in first.warnings)
     found = "found: trained on 20[0-9-]{8}, the same question; study.fresh=true trains again"
     again = actsearch.search("mlp", arrays(), ["relu", "tanh"], **keywords)
     assert re.search(f"search  +{found}", capsys.readouterr().out)
-    assert re.fullmatch(found, *again.warnings)
+    assert re.fullmatch(found, again.warnings[-1])
     assert len(fake) == n
     fresh = actsearch.search("mlp", arrays(), ["relu", "tanh"], fresh=True, **keywords)
     assert "found: trained on" not in capsys.readouterr().out
@@ -182,7 +182,7 @@ def test_what_cannot_be_read_of_a_model_is_said(fake, tmp_path):
             return net(in_shape, n_classes, activation)
 
     result = actsearch.search(guarded, arrays(), ["relu", "tanh"], folder=tmp_path, **LITTLE)
-    (warning,) = result.warnings
+    *_, warning = result.warnings
     assert "lock cannot be read: if it changes, this study is found again all the same" in warning
     assert warning in html.unescape((result.folder / "report.html").read_text())
 

@@ -134,8 +134,8 @@ def cost(
     specs = typical if activations is None else _specs(activations)
     relu, nothing = Spec.parse(tables.HOME), Spec.parse(tables.NOTHING)
     specs = list(dict.fromkeys([relu, *specs]))
-    device, split, n = find_device(job.device), job.data.split(0), job.recipe.batch_size
-    x, y = split.x_train[:n].to(device), split.y_train[:n].to(device)
+    device, split = find_device(job.device), job.data.split(0)
+    x, y = split.batch(job.recipe.batch_size, device)
     net = job.model.build((relu,), 0, job.recipe.init).to(device)
     shapes = [first_shape(net, x), large_shape(device)] if shape is None else [shape]
     chosen = settings(shapes, dtypes, memory_formats, compiled)

@@ -47,7 +47,7 @@ def build(config: Config, place: Callable[[str], Path], command: str, given: Giv
     """
     given = given or Given()
     data = _data(config.data, given.data)
-    model = _model(config.model, given.model, data)
+    model, data = _model(config.model, given.model, data)
     space = SearchSpace(
         config.search_space.activations, config.search_space.recipe, config.search_space.scope,
         n_slots=model.n_slots, base=config.recipe,
@@ -74,9 +74,34 @@ def _data(values: Mapping[str, Any], given: Any) -> Data:
     return make_data(function, label("data", values), **own, **keywords)
 
 
-def _model(values: Mapping[str, Any], given: Any, data: Data) -> Model:
+def _model(values: Mapping[str, Any], given: Any, data: Data) -> tuple[Model, Data]:
+    """The model, and the data as it takes them: where whole numbers may be tokens or numbers, the model decides.
+
+    Raises ActSearchError if it takes neither, or both.
+    """
     function, keywords = (given, {}) if given is not None else target("model", values)
-    return Model(function, label("model", values), data.in_shape, data.goal.out_shape, keywords, data.n_tokens)
+
+    def fitted(one: Data) -> tuple[Model, Data]:
+        name, out_shape = label("model", values), one.goal.out_shape
+        return Model(function, name, one.in_shape, out_shape, dict(keywords), one.n_tokens, one.some()), one
+
+    if not data.unclear:
+        return fitted(data)
+    found: list[tuple[Model, Data]] = []
+    refused: list[ActSearchError] = []
+    for tokens in (True, False):
+        try:
+            found.append(fitted(data.settled(tokens)))
+        except ActSearchError as error:
+            refused.append(error)
+    if not refused:
+        raise ActSearchError(
+            f"'{data.name}': x has whole numbers, which the model takes as tokens and as numbers. For tokens give an "
+            "actsearch.Source with n_tokens=, the size of the vocabulary; for numbers give floats, x.astype('float32')."
+        )
+    if not found:
+        raise refused[-1]
+    return found[0]
 
 
 def _contents(

@@ -3,8 +3,9 @@
 A model function has the keyword `activation`, a function that it calls with a number of channels for each activation
 module that it needs; each call is one slot. A function without this keyword returns an ordinary net, whose activations
 are then swapped. If a model function has the following keywords, it gets them from the data: `in_shape`, the shape of
-one example; `n_classes`, the number of outputs (per position, if there are positions); `out_shape`, the shape of the
-outputs for one example; `n_tokens`, the size of the vocabulary if inputs are tokens, None if they are numbers.
+one example (of the first input, where there are several); `n_classes`, the number of outputs (per position, if there
+are positions); `out_shape`, the shape of the outputs for one example; `n_tokens`, the size of the vocabulary if inputs
+are tokens, None if they are numbers.
 """
 
 from __future__ import annotations
@@ -13,15 +14,16 @@ import contextlib
 import copy
 import inspect
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from actsearch.activations.spec import Spec, print_net
+from actsearch.data.inputs import Inputs, count
 from actsearch.errors import ActSearchError, one_line
 from actsearch.models.initialise import NORMS, initialise
 from actsearch.swap.net import swap_activations
@@ -62,13 +64,28 @@ def _is_fixed(p: nn.Parameter, other: nn.Parameter | None) -> bool:
     return torch.equal(p, other) and not torch.equal(p, p.reshape(-1)[0].expand(p.shape))
 
 
+def forward(net: nn.Module, x: Inputs) -> Tensor:
+    """What a net gives for inputs x: net(x), for a tuple net(*x), for a dictionary net(**x).
+
+    If that is a record or a dictionary with `logits`, as Hugging Face's nets return it, these are the outputs. A tuple
+    is not looked into, not even a named one: what else is in it, for instance an auxiliary output, counts as well.
+    """
+    if isinstance(x, Tensor):
+        out: Any = net(x)
+    else:
+        out = net(*x) if isinstance(x, tuple) else net(**x)
+    record = not isinstance(out, Tensor | tuple)
+    logits = out.get("logits") if isinstance(out, Mapping) else getattr(out, "logits", None) if record else None
+    return out if logits is None else logits  # pyright: ignore[reportReturnType]
+
+
 class Model:
     """A model for the shapes of one data set. `build` makes nets from it, given activations and a seed.
 
     function: a model function, or an nn.Module, which is copied for each net and never trained itself.
     name: its name in messages. in_shape: the shape of one example. out_shape: the shape of the outputs for it; an
     integer is a number of classes. keywords: further arguments of the function. n_tokens: the size of the vocabulary if
-    inputs are tokens, else None.
+    inputs are tokens, else None. examples: two or more real inputs, on which a net is tried; if None, zeros.
     Attributes: n_slots, the number of activations that the model takes; channels, the number of channels with which
     each was asked for; n_parameters, with relu in all slots; remarks, sentences on this model that a reader of the
     result must know.
@@ -83,6 +100,7 @@ class Model:
         out_shape: int | Sequence[int],
         keywords: dict[str, Any] | None = None,
         n_tokens: int | None = None,
+        examples: Inputs | None = None,
     ) -> None:
         self.name, self.in_shape, self.n_tokens = name, tuple(in_shape), n_tokens
         self.out_shape = (out_shape,) if isinstance(out_shape, int) else tuple(out_shape)
@@ -93,6 +111,7 @@ class Model:
         told = {"in_shape": self.in_shape, "n_classes": self.out_shape[-1], "out_shape": self.out_shape,
                 "n_tokens": n_tokens}  # fmt: skip
         self.keywords |= {k: v for k, v in told.items() if k in takes}
+        self.examples = self.zeros(2) if examples is None else examples
         self.remarks: list[str] = []
         relu, slots = Spec.of("relu"), []
         with _seeded(0):
@@ -152,7 +171,7 @@ class Model:
             f"recipe.init=keep to start from the net's own weights, loaded ones too; or {cure}."
         )
 
-    def zeros(self, n: int) -> torch.Tensor:
+    def zeros(self, n: int) -> Tensor:
         """n examples of zeros, (n, *in_shape): float32, or int64 if inputs are tokens."""
         return torch.zeros(n, *self.in_shape, dtype=None if self.n_tokens is None else torch.int64)
 
@@ -188,14 +207,15 @@ class Model:
             raise ActSearchError(f"the model '{self.name}' never called its `activation`: there is nothing to search.")
         try:
             with torch.no_grad():
-                out = net.eval()(self.zeros(2))
+                out = forward(net.eval(), self.examples)
         except Exception as error:
             raise ActSearchError(
                 f"the model '{self.name}' does not take the data's shape {self.in_shape}: {one_line(error)}"
             ) from error
-        if not isinstance(out, torch.Tensor) or out.shape != (2, *self.out_shape):
-            got = tuple(out.shape) if isinstance(out, torch.Tensor) else type(out).__name__
+        n = count(self.examples)
+        if not isinstance(out, Tensor) or out.shape != (n, *self.out_shape):
+            got = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
             per_class = ", one per class" if len(self.out_shape) == 1 else ""
             raise ActSearchError(
-                f"the model '{self.name}' gives {got} for 2 examples; wanted {(2, *self.out_shape)}{per_class}."
+                f"the model '{self.name}' gives {got} for {n} examples; wanted {(n, *self.out_shape)}{per_class}."
             )

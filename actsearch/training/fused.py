@@ -20,6 +20,7 @@ import torch.fx
 from torch import Tensor
 
 from actsearch.activations.spec import Learned
+from actsearch.data.inputs import Inputs, tensors
 from actsearch.training.diagnostics import Diagnostics, collect, probe_rungs, probe_size, statistics_of
 from actsearch.training.layer import Binding, Layer, LayerCall, Segment, Value
 from actsearch.training.layers import Activations, Add, Flatten, learned_size, spec_at
@@ -291,13 +292,17 @@ class Fused:
                     self.last[index] = Evaluation(stop, *self.source.goal.guess, math.nan, diverged=True)
         yield from self.last.items()
 
-    def score(self, x: Tensor, y: Tensor) -> Iterator[tuple[int, tuple[float, float]]]:
+    def score(self, x: Inputs, y: Tensor) -> Iterator[tuple[int, tuple[float, float]]]:
         """Yields (index, (metric, loss)) of every run's net on the test set; of a diverged run, the goal's guess."""
         scores: dict[int, tuple[float, float]] = {}
         if self.runs:
+            data = self.source.data
+            seeds = self.seeds if data.resample and data.scaled else self.seeds[:1]
+            inputs = torch.stack([self.source.of(tensors(data.inputs(x, seed))[0]) for seed in seeds])
+            answers = self.source.answers(y)
             with torch.no_grad():
-                self._add_up(self.source.of(x)[None], self.source.answers(y)[None])
-            metric, losses = self._scores(len(x))
+                self._add_up(inputs, answers.expand(len(seeds), *answers.shape))
+            metric, losses = self._scores(len(y))
             scores = dict(zip(self.indices, zip(metric, losses, strict=True), strict=True))
         for index, at in self.last.items():
             yield index, self.source.goal.guess if at.diverged else scores[index]

@@ -61,6 +61,8 @@ class _Shapes(torch.fx.Interpreter):
 
 def trace_layers(model: Model) -> Traced:
     """The layers of a model's net. Raises NotFusable with the reason if one is not in the table of layers.py."""
+    if not isinstance(model.examples, Tensor):
+        raise NotFusable("the data have several inputs")
     net = model.build([Spec.of("relu")], 0, "torch")
     _check_plain(net)
     try:

@@ -21,7 +21,8 @@ import cloudpickle
 import torch
 from torch import Tensor
 
-from actsearch.data.goal import Goal
+from actsearch.data.goal import Goal, no_ratio
+from actsearch.data.inputs import Inputs
 from actsearch.data.source import Data
 from actsearch.errors import ActSearchError, one_line
 from actsearch.models.model import Model
@@ -130,7 +131,7 @@ class Trainer:
         """Trains all runs but those stopped to their next rung and yields (index, evaluation), in any order."""
         return self._each("advance", stopped)
 
-    def score(self, x: Tensor, y: Tensor) -> Iterator[tuple[int, tuple[float, float]]]:
+    def score(self, x: Inputs, y: Tensor) -> Iterator[tuple[int, tuple[float, float]]]:
         """Yields (index, (metric, loss)) of each run's net on the test set x, y, in any order."""
         return self._each("score", x, y)
 
@@ -181,7 +182,8 @@ class Rung:
 class TrainingBatch:
     """K runs with the same rungs. Each iteration trains all of them to the next rung, waits for all, and yields a Rung.
 
-    Raises ValueError if runs have different rungs.
+    Raises ValueError if runs have different rungs, and ActSearchError where a metric that is compared by ratio gets
+    below 0: no verdict could be taken.
     """
 
     def __init__(self, trainer: Trainer, runs: Sequence[Run]) -> None:
@@ -205,13 +207,15 @@ class TrainingBatch:
                 )
                 inside[index] = at.diagnostics
             metric, val_loss, train_loss, diverged = values
+            if self.trainer.goal.metric.ratio and (metric < 0).any():
+                raise no_ratio(self.trainer.goal.metric, metric.nan_to_num(nan=math.inf).min().item(), f"step {step}")
             yield Rung(step, metric, val_loss, train_loss, diverged == 1, inside)
 
     def stop(self, indices: Iterable[int]) -> None:
         """Stops these runs, given by their indices. The others are not affected."""
         self.stopped |= set(indices)
 
-    def score(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    def score(self, x: Inputs, y: Tensor) -> tuple[Tensor, Tensor]:
         """Metric and loss on the test set x, y, each (K,), of the nets after the last rung; NaN for stopped runs."""
         values = torch.full((2, len(self.runs)), math.nan, dtype=torch.float64)
         for index, scored in self.trainer.score(x, y):
