@@ -5,7 +5,7 @@ It is measured on a grid against the same function in float64, whatever the func
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 

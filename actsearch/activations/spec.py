@@ -139,7 +139,9 @@ class Spec:
         place = ""
         if y.shape == x.shape:
             at = x[~y.isfinite()].abs().argmin()
-            place = f": it is {number(y[~y.isfinite()][at].item())} at x = {number(round(x[~y.isfinite()][at].item(), 6))}"
+            place = (
+                f": it is {number(y[~y.isfinite()][at].item())} at x = {number(round(x[~y.isfinite()][at].item(), 6))}"
+            )
         return ActSearchError(f"'{self}' is not finite between -3 and 3{place}. {cure}")
 
     def _trainable(self) -> Spec:

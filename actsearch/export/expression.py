@@ -23,7 +23,10 @@ def module_text(made: Node, name: str, learned: set[str], imports: Callable[[str
     parameters = "".join(f", {parameter}: Value" for parameter in made.parameters)
     taken = {*made.parameters, *made.functions}
     dtype, y = (next(n for n in (name, f"{name}_", f"{name}__") if n not in taken) for name in ("dtype", "y"))
-    body = [f"{dtype} = x.dtype", "x = x.float() if x.element_size() < 4 else x  # half precision is computed in float32"]
+    body = [
+        f"{dtype} = x.dtype",
+        "x = x.float() if x.element_size() < 4 else x  # half precision is computed in float32",
+    ]
     body += [f"{k} = {k}.to(x.dtype)" for k in made.parameters if k in learned]
     names = (n for n in (f"part{i}" for i in range(1, 1000)) if n not in taken)
     while (part := _next_part(made)) is not None:
