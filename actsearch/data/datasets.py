@@ -40,7 +40,7 @@ def four_parts(made: Any) -> tuple[Any, Any, Any, Any]:
     if isinstance(made, tuple | list) and len(made) == 2 and all(_is_examples(part) for part in made):
         (x, y), (x_test, y_test) = (_examples(part, what) for part, what in zip(made, ("train", "test"), strict=True))
         return x, y, x_test, y_test
-    raise ActSearchError(f"returned {type(made).__name__}. It must return {WANTED}. {_hint(made)}".rstrip())
+    raise ActSearchError(f"got {type(made).__name__}. Wanted: {WANTED}. {_hint(made)}".rstrip())
 
 
 def _hint(made: Any) -> str:
@@ -50,6 +50,8 @@ def _hint(made: Any) -> str:
         return f"{split}, with x, y = bunch.data, bunch.target."
     if isinstance(made, Dataset | DataLoader):
         return "A data set needs another for the test: give the pair (train, test)."
+    if hasattr(made, "shape"):
+        return f"Take inputs and labels apart. {split}."
     if isinstance(made, Mapping):
         return f"Its keys are {', '.join(map(str, list(made)[:6]))}: name the four parts yourself."
     if isinstance(made, tuple | list) and len(made) == 2:

@@ -256,8 +256,9 @@ class Data:
     Attributes: n_train and n_validation, the numbers of examples; goal, the source's or classification; in_shape, of
     one example (of the first input, where there are several); n_tokens, the size of the vocabulary if inputs are
     tokens, None if they are numbers; unclear, whether the whole numbers in x may be tokens or numbers, which `settled`
-    settles; scaled, whether features are standardised; least_loss, that the goal's loss can reach, as far as is known;
-    remarks, sentences on what was done to these data that a reader of the result must know.
+    settles; from_source, whether a Source was given; scaled, whether features are standardised; least_loss, that the
+    goal's loss can reach, as far as is known; remarks, sentences on what was done to these data that a reader of the
+    result must know.
     Raises ActSearchError if something is wrong with the data, or if there are too few examples for these numbers.
     """
 
@@ -272,7 +273,7 @@ class Data:
     ) -> None:
         self._taken = take(source, name)
         self.source, self.name, self.resample = self._taken.source, name, resample
-        self.standardise = standardise
+        self.standardise, self.from_source = standardise, self._taken.ready
         if not isinstance(resample, bool):
             raise ActSearchError(f"data.resample={resample}: write true or false.")
         if standardise not in STANDARDISE:
@@ -318,7 +319,10 @@ class Data:
     # --- tokens, numbers, standardised features ---------------------------------------------------
 
     def _kind(self) -> bool:
-        """Whether x is taken as tokens for now; sets `unclear`. Whole numbers (n, length) in a tuple may be either."""
+        """Whether x is taken as tokens, unless it is settled otherwise; sets `unclear`.
+
+        Whole numbers may be either: in a Source they are tokens if the net takes them, in a tuple only (n, length) may be.
+        """
         x, source = self.source.x, self.source
         first = tensors(x)[0]
         integers = not first.is_floating_point() and first.dtype != torch.bool
@@ -329,12 +333,13 @@ class Data:
             return True
         if not isinstance(x, Tensor):
             return integers
-        if self._taken.ready:
-            return first.dtype in (torch.int32, torch.int64)
         x_test = tensors(self._taken.test[0])[0] if self._taken.test is not None else first
-        could_be = integers and x.dim() == 2 and not x_test.is_floating_point() and self.standardise is not True
-        self.unclear = could_be and int(x.min()) >= 0 and int(x.max()) < MOST_TOKENS
-        return False
+        could_be = integers and not x_test.is_floating_point() and int(x.min()) >= 0 and self.standardise is not True
+        if self.from_source:
+            self.unclear = could_be and first.dtype in (torch.int32, torch.int64)
+        else:
+            self.unclear = could_be and x.dim() == 2 and int(x.max()) < MOST_TOKENS
+        return self.unclear and self.from_source
 
     def settled(self, tokens: bool) -> Data:
         """These data, with whole numbers in x taken as tokens or as numbers."""
@@ -371,7 +376,7 @@ class Data:
                 f"'{self.name}' is {'of tokens' if tokens else _shapes(x)}. Write data.standardise=false."
             )
         if self.standardise == "auto":
-            return isinstance(x, Tensor) and table and not self._taken.ready and not is_standard(x)
+            return isinstance(x, Tensor) and table and not self.from_source and not is_standard(x)
         return bool(self.standardise)
 
     def _as_kind(self, x: Inputs, what: str) -> Inputs:
