@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import FunctionType
@@ -10,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import optuna
-import torch
 from omegaconf import OmegaConf
 from torch import nn
 
@@ -23,15 +21,14 @@ from actsearch.data.source import Data, Source
 from actsearch.errors import ActSearchError, unknown
 from actsearch.outcome import show
 from actsearch.pipeline import run
-from actsearch.question.identity import digest
 from actsearch.question.recipe import Recipe
 from actsearch.report.result import Result
 from actsearch.report.terminal import Terminal
 
 SHORT = {
-    "n_trials": "study.n_trials", "seeds": "study.seeds", "name": "study.name", "finalists": "confirm.finalists",
-    "finalist_seeds": "confirm.seeds", "baseline": "confirm.baseline", "n_validation": "data.n_validation",
-    "standardise": "data.standardise",     "device": "device", "engine": "engine",
+    "n_trials": "study.n_trials", "seeds": "study.seeds", "name": "study.name", "fresh": "study.fresh",
+    "finalists": "confirm.finalists", "finalist_seeds": "confirm.seeds", "baseline": "confirm.baseline",
+    "n_validation": "data.n_validation", "standardise": "data.standardise", "device": "device", "engine": "engine",
 }  # fmt: skip
 URL = {"storage": "url", "tracking": "uri"}
 Group = str | Mapping[str, Any] | None
@@ -59,6 +56,7 @@ def search(
     storage: Group = None,
     tracking: Group = None,
     name: str | None = None,
+    fresh: bool | None = None,
     device: str | None = None,
     engine: str | None = None,
     overrides: Sequence[str] = (),
@@ -76,7 +74,8 @@ def search(
     keys, {"scope": "per_layer"}. In `recipe`, a range or a list is searched: {"lr": {"low": 1e-3, "high": 3e-2,
     "log": True}}. sampler, pruner: also a class. storage, tracking: also a URL; tracking="none" switches MLflow off.
     overrides: words as the command takes them, ["experiment=leaky_slope", "study.generation=8"].
-    folder: where folders of results and MLflow's database lie.
+    fresh: whether a study that is found is deleted and trained again. folder: where folders of results and MLflow's
+    database lie.
     Raises ActSearchError for what a user can put right.
     """
     asked = dict(locals())
@@ -192,9 +191,6 @@ def _plain(value: Any) -> Any:
 
 def _given_data(data: Any, n_validation: int | None, standardise: bool | str | None) -> tuple[dict[str, Any], Any]:
     """The keys of the config for data that are given as an object, and the object as `Given` takes it."""
-    source = data.source if isinstance(data, Data) else data
-    goal = source.goal if isinstance(source, Source) else None
-    loss = None if goal is None else [goal.metric.name, getattr(goal.loss, "__name__", "")]
     if isinstance(data, Data):
         keys = {"name": data.name, "n_train": data.n_train, "n_validation": data.n_validation,
                 "resample": data.resample, "standardise": data.standardise}  # fmt: skip
@@ -202,15 +198,4 @@ def _given_data(data: Any, n_validation: int | None, standardise: bool | str | N
         chosen = "auto" if standardise is None else standardise
         name = getattr(data, "__name__", "data")
         keys = {"name": name if name.isidentifier() else "data", "n_validation": n_validation, "standardise": chosen}
-    plain = isinstance(data, Data | FunctionType)
-    return {**keys, "contents": _digest(source), "goal": loss}, data if plain else lambda: data
-
-
-def _digest(source: Any) -> str:
-    """Of the numbers themselves. The test set of a Source is not read for it."""
-    parts = (source.x, source.y) if isinstance(source, Source) else source if isinstance(source, tuple) else ()
-    raw = []
-    for part in parts:
-        with contextlib.suppress(TypeError, ValueError, RuntimeError):  # what is no array is refused after this
-            raw.append(torch.as_tensor(part).contiguous().numpy().tobytes())
-    return digest(*raw)
+    return keys, data if isinstance(data, Data | FunctionType) else lambda: data

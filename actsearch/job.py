@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,8 @@ class Job:
     """A complete question.
 
     study, confirm: settled for the data's metric. identity: the part of the config that the fingerprint covers. folder:
-    where the results are written. params: the part of the config that MLflow shows.
+    where the results are written. params: the part of the config that MLflow shows. unknown: what of the user's code
+    could not be read for the identity.
     """
 
     model: Model
@@ -53,6 +54,7 @@ class Job:
     worker: int = 0
     params: Mapping[str, Any] = field(default_factory=dict)
     tags: Mapping[str, str] = field(default_factory=dict)
+    unknown: Sequence[str] = ()
 
     @property
     def name(self) -> str:
@@ -85,8 +87,7 @@ class Job:
 
     @property
     def largest_batch(self) -> int:
-        searched = dict(self.space.recipe).get("batch_size")
-        return max([self.recipe.batch_size] if searched is None else map(int, searched.ends()))
+        return max(map(int, self.space.searched("batch_size") or [self.recipe.batch_size]))
 
     @property
     def tells_speed(self) -> bool:
@@ -96,7 +97,12 @@ class Job:
     @property
     def remarks(self) -> list[str]:
         """What a reader of the result must know: the header, the report and `Result.warnings` have it."""
-        return [*self.data.remarks, *self.model.remarks]
+        unread = [
+            f"{what} cannot be read: if it changes, this study is found again all the same. study.fresh=true then "
+            "trains anew."
+            for what in self.unknown
+        ]
+        return [*self.data.remarks, *self.model.remarks, *unread]
 
     @property
     def study_info(self) -> StudyInfo:
@@ -138,6 +144,8 @@ def check(job: Job) -> None:
             f"confirm.metric={job.confirm.metric}: losses are compared by their ratio, and that of '{job.data.name}' "
             f"can be negative. Write confirm.metric=test_{job.metric.name}."
         )
+    for init in dict.fromkeys(job.space.searched("init") or [job.recipe.init]):
+        job.model.check_init(init)
     for candidate in job.space.typical():
         job.model.check(candidate.specs)
     job.model.check(parse_net(job.confirm.baseline))

@@ -189,9 +189,12 @@ def diagnostics_table(diagnostics: Sequence[Mapping[str, Any]]) -> str:
 
 
 class Delivery:
-    """Writes to one tracking server; every method raises what MLflow raises."""
+    """Writes to one tracking server; every method raises what MLflow raises.
 
-    def __init__(self, uri: str, experiment: str, info: StudyInfo) -> None:
+    fresh: whether runs of this study that are there are deleted first, as MLflow deletes: they can be restored.
+    """
+
+    def __init__(self, uri: str, experiment: str, info: StudyInfo, fresh: bool = False) -> None:
         path = sqlite_path(uri)
         with _no_collections():
             import mlflow
@@ -211,6 +214,12 @@ class Delivery:
         params = {key: str(value)[:500] for key, value in info.params.items()}
         same = f"tags.`{STUDY}` = '{info.name}' and tags.fingerprint = '{info.fingerprint}'"
         runs = self._find(f"{same} and tags.kind = 'study'")
+        if fresh:
+            for run in runs:
+                for child in self._find(f"tags.`mlflow.parentRunId` = '{run.info.run_id}'"):
+                    self.client.delete_run(child.info.run_id)
+                self.client.delete_run(run.info.run_id)
+            runs = []
         if runs:
             self.parent = runs[0].info.run_id
             self.client.update_run(self.parent, status="RUNNING")

@@ -2,6 +2,11 @@
 
 import csv
 import html
+import importlib
+import re
+import sys
+import threading
+from dataclasses import replace
 from pathlib import Path
 
 import hydra
@@ -15,9 +20,11 @@ from torch import nn
 
 import actsearch
 from actsearch import api
+from actsearch.activations import spec
 from actsearch.activations.spec import parse_net
 from actsearch.config.build import build
 from actsearch.config.compose import compose, settle
+from actsearch.data.goal import classification
 from actsearch.data.source import Data, Source
 from actsearch.errors import ActSearchError
 from actsearch.models import mlp
@@ -84,6 +91,100 @@ def test_other_values_in_a_model_are_another_question(fake, tmp_path):
     first = actsearch.search(dropout(0.1), arrays(), ["relu", "tanh"], folder=tmp_path, **LITTLE)
     other = actsearch.search(dropout(0.9), arrays(), ["relu", "tanh"], folder=tmp_path, **LITTLE)
     assert other.folder != first.folder
+
+
+def test_a_finished_study_says_that_it_was_found_and_fresh_trains_again(fake, tmp_path, capsys):
+    keywords = {**LITTLE, "quiet": False, "folder": tmp_path}
+    first = actsearch.search("mlp", arrays(), ["relu", "tanh"], **keywords)
+    n = len(fake)
+    assert "found: trained on" not in capsys.readouterr().out
+    assert not any("found" in warning for warning in first.warnings)
+    found = "found: trained on 20[0-9-]{8}, the same question; study.fresh=true trains again"
+    again = actsearch.search("mlp", arrays(), ["relu", "tanh"], **keywords)
+    assert re.search(f"search  +{found}", capsys.readouterr().out)
+    assert re.fullmatch(found, again.warnings[-1])
+    assert len(fake) == n
+    fresh = actsearch.search("mlp", arrays(), ["relu", "tanh"], fresh=True, **keywords)
+    assert "found: trained on" not in capsys.readouterr().out
+    assert len(fake) == 2 * n
+    assert fresh.rows == first.rows
+
+
+def test_edited_code_is_another_question(fake, tmp_path):
+    """As a notebook does it: the same name, defined again."""
+
+    def asked(model=net, data=arrays, goal=None, activations=("relu", "tanh")):
+        x, y, x_test, y_test = data()
+        source = Source(
+            torch.tensor(x), torch.tensor(y), lambda: (torch.tensor(x_test), torch.tensor(y_test)), goal=goal
+        )
+        return actsearch.search(model, source, list(activations), folder=tmp_path, **LITTLE).name
+
+    def edited(in_shape, n_classes, activation):
+        return nn.Sequential(nn.Linear(in_shape[0], 8), activation(8), nn.Dropout(0.1), nn.Linear(8, n_classes))
+
+    def smoothed(outputs, y):
+        return nn.functional.cross_entropy(outputs, y, label_smoothing=0.1)
+
+    def smoothed_more(outputs, y):
+        return nn.functional.cross_entropy(outputs, y, label_smoothing=0.2)
+
+    def other_test():
+        x, y, x_test, y_test = arrays()
+        return x, y, x_test + 0.01, y_test
+
+    edited.__name__ = edited.__qualname__ = "net"
+    smoothed_more.__name__ = smoothed_more.__qualname__ = "smoothed"
+    goals = [replace(classification(3), loss=loss) for loss in (smoothed, smoothed_more)]
+    names = [asked(), asked(edited), asked(data=other_test), asked(goal=goals[0]), asked(goal=goals[1])]
+    n = len(fake)
+    assert len(set(names)) == 5
+    assert asked() == names[0]
+    assert asked(goal=goals[1]) == names[4]
+    assert len(fake) == n
+
+
+def test_another_test_set_of_arrays_is_another_question(fake, tmp_path):
+    x, y, x_test, y_test = arrays()
+    first = actsearch.search("mlp", (x, y, x_test, y_test), ["relu", "tanh"], folder=tmp_path, **LITTLE)
+    other = actsearch.search("mlp", (x, y, x_test[::-1].copy(), y_test), ["relu", "tanh"], folder=tmp_path, **LITTLE)
+    assert other.name != first.name
+
+
+def test_an_edited_activation_and_a_loaded_file_are_other_questions(fake, tmp_path, monkeypatch):
+    (tmp_path / "acts_a.py").write_text("def bent(x):\n    return x.clamp(min=0) * 2\n")
+    monkeypatch.chdir(tmp_path)
+    torch.save(nn.Linear(6, 8).state_dict(), tmp_path / "trunk.pt")
+
+    def tuned(in_shape, n_classes, activation):
+        trunk = nn.Linear(in_shape[0], 8)
+        trunk.load_state_dict(torch.load(tmp_path / "trunk.pt"))
+        return nn.Sequential(trunk, activation(8), nn.Linear(8, n_classes))
+
+    keywords = {**LITTLE, "recipe": {**RECIPE, "init": "keep"}, "folder": tmp_path}
+    names = [actsearch.search(tuned, arrays(), ["relu", "acts_a.bent"], **keywords).name]
+    torch.save(nn.Linear(6, 8).state_dict(), tmp_path / "trunk.pt")
+    names.append(actsearch.search(tuned, arrays(), ["relu", "acts_a.bent"], **keywords).name)
+    (tmp_path / "acts_a.py").write_text("def bent(x):\n    return x.clamp(min=0) * 3\n")
+    importlib.invalidate_caches()
+    del sys.modules["acts_a"]
+    spec._made.cache_clear()  # as in a new process
+    spec._parse.cache_clear()
+    names.append(actsearch.search(tuned, arrays(), ["relu", "acts_a.bent"], **keywords).name)
+    assert len(set(names)) == 3
+
+
+def test_what_cannot_be_read_of_a_model_is_said(fake, tmp_path):
+    lock = threading.Lock()
+
+    def guarded(in_shape, n_classes, activation):
+        with lock:
+            return net(in_shape, n_classes, activation)
+
+    result = actsearch.search(guarded, arrays(), ["relu", "tanh"], folder=tmp_path, **LITTLE)
+    *_, warning = result.warnings
+    assert "lock cannot be read: if it changes, this study is found again all the same" in warning
+    assert warning in html.unescape((result.folder / "report.html").read_text())
 
 
 @pytest.mark.parametrize(

@@ -81,14 +81,15 @@ def _task(cfg: DictConfig) -> None:
         return
     chosen = HydraConfig.get()
     folder, words = Path(chosen.runtime.output_dir), list(chosen.overrides.task)
-    processes = None
+    processes = asked = None
     try:
         config = settle(cfg, words)
         if config.task.get("_target_") == SEARCH and config.device == "auto":
             processes = Processes(core_count())  # now, so that they import torch while this process does
         from actsearch.command import tasks  # torch, which it imports, takes seconds
 
-        tasks.do(tasks.Asked(config, folder, processes))
+        asked = tasks.Asked(config, folder, processes)
+        tasks.do(asked)
     except KeyboardInterrupt:
         _fail("interrupted. What was finished is saved: the same command goes on.", 130)
     except ActSearchError as error:
@@ -108,6 +109,8 @@ def _task(cfg: DictConfig) -> None:
         if processes is not None:
             processes.close()
         _remove_if_empty(folder)
+        if asked is not None:
+            _remove_if_empty(asked.folder)
 
 
 def _remove_if_empty(folder: Path) -> None:

@@ -77,13 +77,16 @@ def options(group: str) -> list[str]:
     return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
 
 
-def identity(config: Config) -> dict[str, Any]:
-    """What a result depends on, and so the fingerprint: not how long, where or with what it is shown."""
+def identity(config: Config, contents: Mapping[str, str]) -> dict[str, Any]:
+    """What a result depends on, and so the fingerprint: not how long, where or with what it is shown.
+
+    contents: digests of what the user gives as code or objects, by part.
+    """
     plain: Any = OmegaConf.to_container(OmegaConf.structured(config), resolve=True)
     parts = {part: plain[part] for part in ("data", "model", "recipe", "search_space", "sampler", "pruner")}
     parts["data"] = {k: v for k, v in parts["data"].items() if k not in NOT_IN_RESULT and (k, v) not in SAME_AS_NONE}
     study = {k: plain["study"][k] for k in ("seeds", "seed", "generation", "objectives")}
-    return {**parts, "engine": plain["engine"], "study": study}
+    return {**parts, "engine": plain["engine"], "study": study, **({"contents": dict(contents)} if contents else {})}
 
 
 def label(group: str, values: Mapping[str, Any]) -> str:
@@ -94,11 +97,14 @@ def label(group: str, values: Mapping[str, Any]) -> str:
     return str(values["name"])
 
 
-def search_name(config: Config) -> str:
-    """The study's name, or data, model and fingerprint."""
+def search_name(config: Config, contents: Mapping[str, str] | None = None) -> str:
+    """The study's name, or data, model and fingerprint.
+
+    contents: as in `identity`; without it, the name of a study whose code and objects are all ours.
+    """
     if config.study.name is not None:
         return config.study.name
-    return study_name(label("data", config.data), label("model", config.model), identity(config))
+    return study_name(label("data", config.data), label("model", config.model), identity(config, contents or {}))
 
 
 def name_of(config: Config) -> str:

@@ -321,7 +321,7 @@ class Data:
     def _kind(self) -> bool:
         """Whether x is taken as tokens, unless it is settled otherwise; sets `unclear`.
 
-        Whole numbers may be either: in a Source they are tokens if the net takes them, in a tuple only (n, length) may be.
+        Whole numbers may be either: in a Source they are tokens if the net takes them; in a tuple (n, length) may be.
         """
         x, source = self.source.x, self.source
         first = tensors(x)[0]

@@ -10,19 +10,58 @@ are tokens, None if they are numbers.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from actsearch.activations.spec import Spec, print_net
 from actsearch.data.inputs import Inputs, count
 from actsearch.errors import ActSearchError, one_line
-from actsearch.models.initialise import initialise
+from actsearch.models.initialise import NORMS, initialise
 from actsearch.swap.net import swap_activations
+
+
+@contextlib.contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """While this is active, what torch, numpy and random draw on the CPU depends on the seed alone."""
+    states: tuple[Any, Any] = np.random.get_state(), random.getstate()
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)  # not torch.manual_seed: it would seed the accelerators too
+        np.random.seed(seed % 2**32)
+        random.seed(seed)
+        try:
+            yield
+        finally:
+            np.random.set_state(states[0])
+            random.setstate(states[1])
+
+
+def _trained_norm(net: nn.Module) -> str:
+    """A norm that shows that a net was trained, in words: untrained ones are constant. Frozen ones are kept anyway."""
+    for name, module in net.named_modules():
+        own = {**dict(module.named_parameters(recurse=False)), **dict(module.named_buffers(recurse=False))}
+        if not isinstance(module, NORMS) or any(map(is_lazy, own.values())):
+            continue
+        numbers = [n for n in own.values() if n.is_floating_point() and n.numel() > 1]
+        frozen = [p for p in own.values() if isinstance(p, nn.Parameter) and not p.requires_grad]
+        if not frozen and any(not torch.equal(n, n.reshape(-1)[0].expand(n.shape)) for n in numbers):
+            return f"its norm '{name}' is no longer as it begins"
+    return ""
+
+
+def _is_fixed(p: nn.Parameter, other: nn.Parameter | None) -> bool:
+    """Whether a parameter is trained and is, in two nets, one and the same pattern of numbers, not a constant."""
+    if not p.requires_grad or is_lazy(p) or p.numel() < 2 or other is None:
+        return False
+    return torch.equal(p, other) and not torch.equal(p, p.reshape(-1)[0].expand(p.shape))
 
 
 def forward(net: nn.Module, x: Inputs) -> Tensor:
@@ -75,14 +114,17 @@ class Model:
         self.examples = self.zeros(2) if examples is None else examples
         self.remarks: list[str] = []
         relu, slots = Spec.of("relu"), []
-        with torch.random.fork_rng(devices=[]):
+        with _seeded(0):
             net = self._assemble(lambda channels=None, dim=1: slots.append(channels) or relu.module(channels, dim))
         self.n_slots, self.channels = len(slots), slots
         self.n_parameters = sum(p.numel() for p in net.parameters())
         self._try(net)
 
     def build(self, specs: Sequence[Spec], seed: int, init: str) -> nn.Module:
-        """A new net on the CPU with its initial weights. specs: one for all slots, or one for each slot."""
+        """A new net on the CPU with its initial weights. specs: one for all slots, or one for each slot.
+
+        seed: fixes what the model function draws from torch, numpy and random, and then what `initialise` draws.
+        """
         if len(specs) not in (1, self.n_slots):
             raise ActSearchError(
                 f"{len(specs)} activations for {self.name}, which takes {self.n_slots}. "
@@ -96,11 +138,38 @@ class Model:
             module.place = place
             return module
 
-        with torch.random.fork_rng(devices=[]):  # a net may have parameters that `initialise` does not draw
-            torch.default_generator.manual_seed(seed)
+        with _seeded(seed):
             net = self._assemble(activation)
         initialise(net, init, seed)
         return net
+
+    def check_init(self, init: str) -> None:
+        """Raises ActSearchError if weights that are trained would be the same for all seeds, or thrown away.
+
+        Weights that a model function loads, or sets by a fixed rule, are the same in two of its nets. A given net's
+        weights are the same in all copies, except for what `initialise` draws.
+        """
+        if init == "keep":
+            return
+        if self._pattern and (norm := _trained_norm(self.function)):
+            raise ActSearchError(
+                f"recipe.init={init}: the net '{self.name}' has been trained ({norm}), and its weights would be drawn "
+                "anew. Write recipe.init=keep to start from them; or give a function that makes an untrained net."
+            )
+        drawn_by = init if self._pattern else "keep"
+        first, second = (dict(self.build([Spec.of("relu")], seed, drawn_by).named_parameters()) for seed in (1, 2))
+        fixed = [name for name, p in first.items() if _is_fixed(p, second.get(name))]
+        if not fixed:
+            return
+        named = f"'{fixed[0]}'" + (f" and {len(fixed) - 1} more" if len(fixed) > 1 else "")
+        if self._pattern:
+            cure = "give a function that makes the net, which is called for each seed"
+        else:
+            cure = "let the function draw them anew at each call"
+        raise ActSearchError(
+            f"recipe.init={init}: the weights {named} of the model '{self.name}' are the same for every seed. Write "
+            f"recipe.init=keep to start from the net's own weights, loaded ones too; or {cure}."
+        )
 
     def zeros(self, n: int) -> Tensor:
         """n examples of zeros, (n, *in_shape): float32, or int64 if inputs are tokens."""

@@ -97,19 +97,27 @@ class Fused:
 
     def state_dict(self, index: int) -> dict[str, Tensor]:
         """The current state_dict of one run's net, with the names that the net itself uses."""
+        return self._of_net(index, self.rows, ("weight", "buffer"))
+
+    def gradient_dict(self, index: int) -> dict[str, Tensor]:
+        """The gradients of one run's parameters in the last step, with the names that the net itself uses."""
+        net = self.model.build(self.runs[self.indices.index(index)].specs, 0, "torch")
+        found = self._of_net(index, self.gradients, ("weight",))
+        return {name: found[name] for name, _ in net.named_parameters()}
+
+    def _of_net(self, index: int, rows: Tensor, kinds: Sequence[str]) -> dict[str, Tensor]:
+        """What stands in one run's row, by the names of the net's state_dict. kinds: of segments, besides learned."""
         k = self.indices.index(index)
         net = self.model.build(self.runs[k].specs, 0, "torch").to(self.dtype)
         state = net.state_dict()
         for segment in self.segments:
-            if segment.kind != "learned":
-                state[segment.name] = segment.write(
-                    self.rows[k, self.where[segment.name]].cpu(), state[segment.name].shape
-                )
+            if segment.kind in kinds:
+                state[segment.name] = segment.write(rows[k, self.where[segment.name]].cpu(), state[segment.name].shape)
         for node in self.nodes:
             if node.layer is Activations and node.segments:
                 at = self.where[node.segments[0].name].start
                 for name, p in net.get_submodule(node.name).named_parameters():
-                    state[f"{node.name}.{name}"] = self.rows[k, at : at + p.numel()].cpu().view(p.shape).clone()
+                    state[f"{node.name}.{name}"] = rows[k, at : at + p.numel()].cpu().view(p.shape).clone()
                     at += p.numel()
         return state
 

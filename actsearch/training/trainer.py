@@ -28,7 +28,7 @@ from actsearch.errors import ActSearchError, one_line
 from actsearch.models.model import Model
 from actsearch.processes import Processes, core_count
 from actsearch.training.diagnostics import Diagnostics
-from actsearch.training.plan import SERIAL, Plan, candidates, fastest
+from actsearch.training.plan import FAULT, SERIAL, Plan, candidates, fastest
 from actsearch.training.reference import Evaluation, Run
 from actsearch.training.worker import Worker
 
@@ -90,6 +90,7 @@ class Trainer:
         Raises ActSearchError if the model or the data cannot be pickled.
         """
         self.plan, self.goal = plan, data.goal
+        self._fault: str | None = None  # what the self-check of the fused engine found; None before it
         if self._processes is None:
             self._worker = Worker(model, data.without_test(), self._devices[0])
             return
@@ -102,12 +103,29 @@ class Trainer:
     def start(self, runs: Sequence[Run]) -> None:
         """Distributes runs over the workers. Runs that were in training before are dropped."""
         numbered = list(enumerate(runs))
+        if self.plan.engine == "fused" and numbered:
+            self._check(numbered)
         if self._processes is None:
             self._worker.start(numbered, self.plan)
             self.plan = self._worker.plan  # it has a smaller k if memory was short
         else:
             parts = [numbered[i :: self.cores] for i in range(self.cores)]
             list(self._processes.ask([cloudpickle.dumps(("start", part, self.plan)) for part in parts]))
+
+    def _check(self, numbered: Sequence[tuple[int, Run]]) -> None:
+        """Holds the fused engine against the plain loop on these runs, once; if it fails, it is never used.
+
+        A trainer that is loaded anew may be on another machine than the study's plan is from: it checks again.
+        """
+        if self._fault is None:
+            if self._processes is None:
+                answers = list(self._worker.check(numbered, self.plan))
+            else:
+                parts = [numbered[i :: self.cores] for i in range(self.cores)]
+                answers = list(self._processes.ask([cloudpickle.dumps(("check", part, self.plan)) for part in parts]))
+            self._fault = next((why for _, why in answers if why is not None), "")
+        if self._fault:
+            self.plan = Plan("serial", why=f"{FAULT}: {self._fault}")
 
     def advance(self, stopped: set[int]) -> Iterator[tuple[int, Evaluation]]:
         """Trains all runs but those stopped to their next rung and yields (index, evaluation), in any order."""

@@ -27,9 +27,10 @@ from actsearch.data.source import Data, Split
 from actsearch.models.model import Model
 from actsearch.training.fused import Fused
 from actsearch.training.optimizers import use_precision, without_dynamo
-from actsearch.training.plan import SERIAL, Plan
+from actsearch.training.plan import SERIAL, Plan, is_out_of_memory
 from actsearch.training.reference import WEIGHTS, Evaluation, Run, score, stream, train
 from actsearch.training.rows import Rows
+from actsearch.training.self_check import self_check
 from actsearch.training.trace import trace_layers
 
 
@@ -133,9 +134,23 @@ class Worker:
     def _part(self, runs: list[tuple[int, Run]]) -> Serial | Fused:
         if not self._fused(runs[0][1]):
             return Serial(self.model, self.data, runs, self.device, self.plan.channels_last)
+        return Fused(self._data_as_rows(), runs)
+
+    def _data_as_rows(self) -> Rows:
         if self._rows is None:
             self._rows = Rows(self.model, trace_layers(self.model), self.data, self.device)
-        return Fused(self._rows, runs)
+        return self._rows
+
+    def check(self, runs: Sequence[tuple[int, Run]], plan: Plan) -> Iterator[tuple[str, str | None]]:
+        """Yields ("check", why the fused engine must not train these runs, or None), see self_check.py."""
+        self.plan, self._parts = plan, []
+        if self.device.type == "cuda" and runs:
+            torch.cuda.set_device(self.device)
+            use_precision(runs[0][1].recipe)
+        fused = [run for _, run in runs if self._fused(run)]
+        together = [r for r in fused if (r.recipe.optimizer, r.recipe.batch_size)
+                    == (fused[0].recipe.optimizer, fused[0].recipe.batch_size)]  # fmt: skip
+        yield "check", self_check(self._data_as_rows(), together) if together else None
 
     def advance(self, stopped: set[int]) -> list[tuple[int, Evaluation]]:
         self._rungs.append(set(stopped))
@@ -156,8 +171,8 @@ class Worker:
                     for stopped in self._rungs[:-1]:
                         self._advance(stopped)
                 return work()
-            except torch.OutOfMemoryError:
-                if self.plan.engine == "serial":
+            except (RuntimeError, MemoryError) as error:
+                if self.plan.engine == "serial" or not is_out_of_memory(error):
                     raise
             # outside of the except block, in which the traceback would keep the tensors alive
             if self.plan.k > 1:
