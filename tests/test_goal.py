@@ -116,7 +116,7 @@ def test_a_goal_that_does_not_fit_its_data_is_refused_when_they_are_made():
         goal = Goal(MAE, loss, out_shape, (1.0, 1.0), of_loss=float)
         with pytest.raises(ActSearchError, match="its goal"):
             as_source(Source(x, y, lambda: (x, y), goal=goal), "mine")
-    with pytest.raises(ActSearchError, match=r"Wanted: \(n, …\) inputs and \(n,\) integer classes"):
+    with pytest.raises(ActSearchError, match=r"y has the shape \(9, 3\)\. Wanted: one class per example"):
         as_source(Source(x, y, lambda: (x, y)), "mine")
     with pytest.raises(ActSearchError, match="no finite numbers"):
         as_source(Source(x, y / 0, lambda: (x, y), goal=pixels(y)), "mine")

@@ -64,21 +64,9 @@ def _hint(made: Any) -> str:
 
 
 def _is_examples(part: Any) -> bool:
-    """Whether this is a data set of torch or of Hugging Face, a loader, or a pair (x, y)."""
-    return isinstance(part, Dataset | DataLoader) or _is_hugging_face(part) or _is_pair(part)
-
-
-def _is_pair(part: Any) -> bool:
-    """Whether this is (x, y), and not an array of two rows."""
-    return (
-        isinstance(part, tuple | list)
-        and len(part) == 2
-        and (isinstance(part, tuple) or all(hasattr(p, "shape") for p in part))
-    )
-
-
-def _is_hugging_face(part: Any) -> bool:
-    return type(part).__module__.startswith("datasets.") and hasattr(part, "column_names") and hasattr(part, "features")
+    """Whether this is a data set of torch, a loader, or a pair (x, y), and not an array of two rows."""
+    pair = isinstance(part, tuple) or (isinstance(part, list) and all(hasattr(p, "shape") for p in part))
+    return isinstance(part, Dataset | DataLoader) or (pair and len(part) == 2)
 
 
 def _examples(part: Any, what: str) -> tuple[Any, Any]:
@@ -95,7 +83,7 @@ def _examples(part: Any, what: str) -> tuple[Any, Any]:
     if isinstance(part, TensorDataset) and len(part.tensors) > 1:
         *x, y = part.tensors
         return (x[0] if len(x) == 1 else tuple(x)), y
-    if isinstance(part, Dataset) or _is_hugging_face(part):
+    if isinstance(part, Dataset):
         return _read_out(part, what)
     return tuple(part)
 

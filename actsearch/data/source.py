@@ -18,7 +18,7 @@ from torch import Tensor
 
 from actsearch.data.arrays import Given, as_tensor, read
 from actsearch.data.datasets import four_parts
-from actsearch.data.goal import Goal, check_goal, classification
+from actsearch.data.goal import OURS, Goal, check_goal, classification
 from actsearch.data.inputs import Inputs, count, examples, shape_of, tensors, to
 from actsearch.data.labels import Labels
 from actsearch.data.standard import Scale, far_from_standard, is_standard, loses_digits, spread
@@ -98,7 +98,7 @@ class Taken:
         x_name, y_name = names
         if not isinstance(made, tuple | list) or len(made) != 2:
             raise ActSearchError(f"wanted ({x_name}, {y_name}), a pair, not {type(made).__name__}.")
-        x, y, given, answers = _examples(made[0], made[1], names)
+        x, answers, given = _examples(made[0], made[1], names)
         if given.columns and self.columns and given.columns != self.columns:
             raise ActSearchError(
                 f"{x_name} has the columns {', '.join(given.columns)}; x has {', '.join(self.columns)}. They must be "
@@ -110,6 +110,7 @@ class Taken:
             )
         if self.labels is not None:
             return x, self.labels.numbers(answers, y_name)
+        y = _answers(answers, y_name)
         if y.shape[1:] != self.source.y.shape[1:]:
             raise ActSearchError(
                 f"an example of y has shape {tuple(self.source.y.shape[1:])}, one of {y_name} {tuple(y.shape[1:])}. "
@@ -141,12 +142,13 @@ def _take(made: Any) -> Taken:
         made = Source(x, y, (x_test, y_test))
     else:
         _check_fields(made)
-    x, y, given, answers = _examples(made.x, made.y, ("x", "y"))
+    x, answers, given = _examples(made.x, made.y, ("x", "y"))
     labels, least_loss = None, 0.0
     if made.goal is None:
         labels = Labels(answers, "y")
         y = labels.numbers(answers, "y")
     else:
+        y = _answers(answers, "y")
         least_loss = check_goal(made.goal, y)
     remarks = (*given.remarks, *([labels.remark] if labels is not None and labels.remark else []))
     taken = Taken(replace(made, x=x, y=y, validation=None), labels, given.columns, ready, None, least_loss, remarks)
@@ -169,8 +171,8 @@ def _check_fields(source: Source) -> None:
         whole("n_tokens", source.n_tokens)
 
 
-def _examples(x: Any, y: Any, names: tuple[str, str]) -> tuple[Inputs, Tensor, Given, Any]:
-    """Inputs and answers as tensors, the inputs' Given, and the answers as an array. names: in messages.
+def _examples(x: Any, y: Any, names: tuple[str, str]) -> tuple[Inputs, np.ndarray, Given]:
+    """Inputs as tensors, answers as an array, and the inputs' Given. names: in messages.
 
     Raises ActSearchError unless they are as many.
     """
@@ -184,9 +186,13 @@ def _examples(x: Any, y: Any, names: tuple[str, str]) -> tuple[Inputs, Tensor, G
             f"(n, …) inputs and n answers.{_cure(inputs, answers.array)}"
         )
     remarks = (*given.remarks, *_order_of(given.index, answers.index, names))
-    given = replace(given, remarks=remarks)
-    text = answers.array.dtype.kind in "OUST"
-    return inputs, torch.empty(0) if text else _single(as_tensor(answers.array)), given, answers.array
+    return inputs, answers.array, replace(given, remarks=remarks)
+
+
+def _answers(array: np.ndarray, what: str) -> Tensor:
+    """The answers that a goal of one's own takes: floats as float32, whole numbers as int64, booleans as they are."""
+    y = as_tensor(read(array, what).array)
+    return y.float() if y.is_floating_point() else y if y.dtype == torch.bool else y.long()
 
 
 def _cure(x: Inputs, y: np.ndarray) -> str:
@@ -359,6 +365,10 @@ class Data:
             self.source = replace(self.source, validation=(self._as_kind(x_val, "x of validation"), y_val))
         if not tokens and isinstance(given.x, Tensor):
             self._remark_on_numbers(given.x)
+        if self.goal.metric not in OURS and self.source.y.is_floating_point():
+            far = far_from_standard(self.source.y)
+            if far:
+                self.remarks.append(f"y is far from standardised ({far}), but a net begins with outputs of about 1.")
         self._remark_on_classes()
         if not self.unclear:
             self._taken = replace(self._taken, source=self.source)
