@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import FunctionType
 from typing import Any
 
 import numpy as np
@@ -118,7 +119,7 @@ def _config(asked: Mapping[str, Any]) -> tuple[Config, Given]:
             values[group] = dict(vars(value))
         elif isinstance(value, type) and group in ("sampler", "pruner"):
             targets[group] = {"_target_": f"{value.__module__}.{value.__qualname__}"}
-        elif isinstance(value, Mapping):
+        elif isinstance(value, Mapping) and not (group == "data" and _holds_arrays(value)):
             (targets if group in WITH_TARGET else values)[group] = _plain(value)
         elif group in ("model", "data"):
             setattr(given, group, value)
@@ -156,10 +157,17 @@ def _add_option(group: str, text: str, words: list[str], values: dict[str, Any])
         words.append(f"{group}={text}")
     elif group in URL and ":" in text:
         values[group] = {URL[group]: text}
+    elif group == "data" and Path(text).is_file():
+        raise ActSearchError(f"data={text}: read the file first, e.g. by pandas, and give (x, y, x_test, y_test).")
     elif group in WITH_TARGET and "." in text:
         words.append(f"{group}._target_={text}")
     else:
         raise unknown({"data": "data set"}.get(group, group), text, options(group))
+
+
+def _holds_arrays(value: Mapping[str, Any]) -> bool:
+    """Whether these are data, as sklearn's bunches are, and not keys of the config."""
+    return any(hasattr(item, "shape") for item in value.values())
 
 
 def _searched_recipe(values: dict[str, Any]) -> None:
@@ -189,5 +197,6 @@ def _given_data(data: Any, n_validation: int | None, standardise: bool | str | N
                 "resample": data.resample, "standardise": data.standardise}  # fmt: skip
     else:
         chosen = "auto" if standardise is None else standardise
-        keys = {"name": "data", "n_validation": n_validation, "standardise": chosen}
-    return keys, data if isinstance(data, Data) else lambda: data
+        name = getattr(data, "__name__", "data")
+        keys = {"name": name if name.isidentifier() else "data", "n_validation": n_validation, "standardise": chosen}
+    return keys, data if isinstance(data, Data | FunctionType) else lambda: data

@@ -78,7 +78,7 @@ def _data(values: Mapping[str, Any], given: Any) -> Data:
 def _model(values: Mapping[str, Any], given: Any, data: Data) -> tuple[Model, Data]:
     """The model, and the data as it takes them: where whole numbers may be tokens or numbers, the model decides.
 
-    Raises ActSearchError if it takes neither, or both.
+    Raises ActSearchError if it takes neither, or both; but a Source says that they are tokens if they can be.
     """
     function, keywords = (given, {}) if given is not None else target("model", values)
 
@@ -95,13 +95,13 @@ def _model(values: Mapping[str, Any], given: Any, data: Data) -> tuple[Model, Da
             found.append(fitted(data.settled(tokens)))
         except ActSearchError as error:
             refused.append(error)
-    if not refused:
+    if not refused and not data.from_source:
         raise ActSearchError(
             f"'{data.name}': x has whole numbers, which the model takes as tokens and as numbers. For tokens give an "
             "actsearch.Source with n_tokens=, the size of the vocabulary; for numbers give floats, x.astype('float32')."
         )
     if not found:
-        raise refused[-1]
+        raise ActSearchError(f"x has whole numbers. As tokens: {refused[0]} As numbers: {refused[1]}")
     return found[0]
 
 

@@ -120,7 +120,8 @@ def _native(array: np.ndarray, what: str, names: bool) -> np.ndarray:
         raise ActSearchError(f"{what} has entries of the type {array.dtype}. Give an array of numbers.")
     if kind == "f":
         if array.dtype.itemsize not in (4, 8):
-            array = array.astype(np.float32 if array.dtype.itemsize < 4 else np.float64)
+            with np.errstate(over="ignore"):  # what becomes inf is refused after this
+                array = array.astype(np.float32 if array.dtype.itemsize < 4 else np.float64)
     elif kind == "u" and array.size and int(array.max()) > np.iinfo(np.int64).max:
         raise ActSearchError(f"{what} has numbers above {np.iinfo(np.int64).max:,}, which int64 cannot hold.")
     return array.astype(array.dtype.newbyteorder("="), copy=False)

@@ -40,7 +40,7 @@ def four_parts(made: Any) -> tuple[Any, Any, Any, Any]:
     if isinstance(made, tuple | list) and len(made) == 2 and all(_is_examples(part) for part in made):
         (x, y), (x_test, y_test) = (_examples(part, what) for part, what in zip(made, ("train", "test"), strict=True))
         return x, y, x_test, y_test
-    raise ActSearchError(f"returned {type(made).__name__}. It must return {WANTED}. {_hint(made)}".rstrip())
+    raise ActSearchError(f"got {type(made).__name__}. Wanted: {WANTED}. {_hint(made)}".rstrip())
 
 
 def _hint(made: Any) -> str:
@@ -50,6 +50,8 @@ def _hint(made: Any) -> str:
         return f"{split}, with x, y = bunch.data, bunch.target."
     if isinstance(made, Dataset | DataLoader):
         return "A data set needs another for the test: give the pair (train, test)."
+    if hasattr(made, "shape"):
+        return f"Take inputs and labels apart. {split}."
     if isinstance(made, Mapping):
         return f"Its keys are {', '.join(map(str, list(made)[:6]))}: name the four parts yourself."
     if isinstance(made, tuple | list) and len(made) == 2:
@@ -62,21 +64,9 @@ def _hint(made: Any) -> str:
 
 
 def _is_examples(part: Any) -> bool:
-    """Whether this is a data set of torch or of Hugging Face, a loader, or a pair (x, y)."""
-    return isinstance(part, Dataset | DataLoader) or _is_hugging_face(part) or _is_pair(part)
-
-
-def _is_pair(part: Any) -> bool:
-    """Whether this is (x, y), and not an array of two rows."""
-    return (
-        isinstance(part, tuple | list)
-        and len(part) == 2
-        and (isinstance(part, tuple) or all(hasattr(p, "shape") for p in part))
-    )
-
-
-def _is_hugging_face(part: Any) -> bool:
-    return type(part).__module__.startswith("datasets.") and hasattr(part, "column_names") and hasattr(part, "features")
+    """Whether this is a data set of torch, a loader, or a pair (x, y), and not an array of two rows."""
+    pair = isinstance(part, tuple) or (isinstance(part, list) and all(hasattr(p, "shape") for p in part))
+    return isinstance(part, Dataset | DataLoader) or (pair and len(part) == 2)
 
 
 def _examples(part: Any, what: str) -> tuple[Any, Any]:
@@ -93,7 +83,7 @@ def _examples(part: Any, what: str) -> tuple[Any, Any]:
     if isinstance(part, TensorDataset) and len(part.tensors) > 1:
         *x, y = part.tensors
         return (x[0] if len(x) == 1 else tuple(x)), y
-    if isinstance(part, Dataset) or _is_hugging_face(part):
+    if isinstance(part, Dataset):
         return _read_out(part, what)
     return tuple(part)
 

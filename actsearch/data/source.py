@@ -18,7 +18,7 @@ from torch import Tensor
 
 from actsearch.data.arrays import Given, as_tensor, read
 from actsearch.data.datasets import four_parts
-from actsearch.data.goal import Goal, check_goal, classification
+from actsearch.data.goal import OURS, Goal, check_goal, classification
 from actsearch.data.inputs import Inputs, count, examples, shape_of, tensors, to
 from actsearch.data.labels import Labels
 from actsearch.data.standard import Scale, far_from_standard, is_standard, loses_digits, spread
@@ -98,7 +98,7 @@ class Taken:
         x_name, y_name = names
         if not isinstance(made, tuple | list) or len(made) != 2:
             raise ActSearchError(f"wanted ({x_name}, {y_name}), a pair, not {type(made).__name__}.")
-        x, y, given, answers = _examples(made[0], made[1], names)
+        x, answers, given = _examples(made[0], made[1], names)
         if given.columns and self.columns and given.columns != self.columns:
             raise ActSearchError(
                 f"{x_name} has the columns {', '.join(given.columns)}; x has {', '.join(self.columns)}. They must be "
@@ -110,6 +110,7 @@ class Taken:
             )
         if self.labels is not None:
             return x, self.labels.numbers(answers, y_name)
+        y = _answers(answers, y_name)
         if y.shape[1:] != self.source.y.shape[1:]:
             raise ActSearchError(
                 f"an example of y has shape {tuple(self.source.y.shape[1:])}, one of {y_name} {tuple(y.shape[1:])}. "
@@ -141,12 +142,13 @@ def _take(made: Any) -> Taken:
         made = Source(x, y, (x_test, y_test))
     else:
         _check_fields(made)
-    x, y, given, answers = _examples(made.x, made.y, ("x", "y"))
+    x, answers, given = _examples(made.x, made.y, ("x", "y"))
     labels, least_loss = None, 0.0
     if made.goal is None:
         labels = Labels(answers, "y")
         y = labels.numbers(answers, "y")
     else:
+        y = _answers(answers, "y")
         least_loss = check_goal(made.goal, y)
     remarks = (*given.remarks, *([labels.remark] if labels is not None and labels.remark else []))
     taken = Taken(replace(made, x=x, y=y, validation=None), labels, given.columns, ready, None, least_loss, remarks)
@@ -169,8 +171,8 @@ def _check_fields(source: Source) -> None:
         whole("n_tokens", source.n_tokens)
 
 
-def _examples(x: Any, y: Any, names: tuple[str, str]) -> tuple[Inputs, Tensor, Given, Any]:
-    """Inputs and answers as tensors, the inputs' Given, and the answers as an array. names: in messages.
+def _examples(x: Any, y: Any, names: tuple[str, str]) -> tuple[Inputs, np.ndarray, Given]:
+    """Inputs as tensors, answers as an array, and the inputs' Given. names: in messages.
 
     Raises ActSearchError unless they are as many.
     """
@@ -184,9 +186,13 @@ def _examples(x: Any, y: Any, names: tuple[str, str]) -> tuple[Inputs, Tensor, G
             f"(n, …) inputs and n answers.{_cure(inputs, answers.array)}"
         )
     remarks = (*given.remarks, *_order_of(given.index, answers.index, names))
-    given = replace(given, remarks=remarks)
-    text = answers.array.dtype.kind in "OUST"
-    return inputs, torch.empty(0) if text else _single(as_tensor(answers.array)), given, answers.array
+    return inputs, answers.array, replace(given, remarks=remarks)
+
+
+def _answers(array: np.ndarray, what: str) -> Tensor:
+    """The answers that a goal of one's own takes: floats as float32, whole numbers as int64, booleans as they are."""
+    y = as_tensor(read(array, what).array)
+    return y.float() if y.is_floating_point() else y if y.dtype == torch.bool else y.long()
 
 
 def _cure(x: Inputs, y: np.ndarray) -> str:
@@ -256,8 +262,9 @@ class Data:
     Attributes: n_train and n_validation, the numbers of examples; goal, the source's or classification; in_shape, of
     one example (of the first input, where there are several); n_tokens, the size of the vocabulary if inputs are
     tokens, None if they are numbers; unclear, whether the whole numbers in x may be tokens or numbers, which `settled`
-    settles; scaled, whether features are standardised; least_loss, that the goal's loss can reach, as far as is known;
-    remarks, sentences on what was done to these data that a reader of the result must know.
+    settles; from_source, whether a Source was given; scaled, whether features are standardised; least_loss, that the
+    goal's loss can reach, as far as is known; remarks, sentences on what was done to these data that a reader of the
+    result must know.
     Raises ActSearchError if something is wrong with the data, or if there are too few examples for these numbers.
     """
 
@@ -272,7 +279,7 @@ class Data:
     ) -> None:
         self._taken = take(source, name)
         self.source, self.name, self.resample = self._taken.source, name, resample
-        self.standardise = standardise
+        self.standardise, self.from_source = standardise, self._taken.ready
         if not isinstance(resample, bool):
             raise ActSearchError(f"data.resample={resample}: write true or false.")
         if standardise not in STANDARDISE:
@@ -318,7 +325,10 @@ class Data:
     # --- tokens, numbers, standardised features ---------------------------------------------------
 
     def _kind(self) -> bool:
-        """Whether x is taken as tokens for now; sets `unclear`. Whole numbers (n, length) in a tuple may be either."""
+        """Whether x is taken as tokens, unless it is settled otherwise; sets `unclear`.
+
+        Whole numbers may be either: in a Source they are tokens if the net takes them; in a tuple (n, length) may be.
+        """
         x, source = self.source.x, self.source
         first = tensors(x)[0]
         integers = not first.is_floating_point() and first.dtype != torch.bool
@@ -329,12 +339,13 @@ class Data:
             return True
         if not isinstance(x, Tensor):
             return integers
-        if self._taken.ready:
-            return first.dtype in (torch.int32, torch.int64)
         x_test = tensors(self._taken.test[0])[0] if self._taken.test is not None else first
-        could_be = integers and x.dim() == 2 and not x_test.is_floating_point() and self.standardise is not True
-        self.unclear = could_be and int(x.min()) >= 0 and int(x.max()) < MOST_TOKENS
-        return False
+        could_be = integers and not x_test.is_floating_point() and int(x.min()) >= 0 and self.standardise is not True
+        if self.from_source:
+            self.unclear = could_be and first.dtype in (torch.int32, torch.int64)
+        else:
+            self.unclear = could_be and x.dim() == 2 and int(x.max()) < MOST_TOKENS
+        return self.unclear and self.from_source
 
     def settled(self, tokens: bool) -> Data:
         """These data, with whole numbers in x taken as tokens or as numbers."""
@@ -354,6 +365,10 @@ class Data:
             self.source = replace(self.source, validation=(self._as_kind(x_val, "x of validation"), y_val))
         if not tokens and isinstance(given.x, Tensor):
             self._remark_on_numbers(given.x)
+        if self.goal.metric not in OURS and self.source.y.is_floating_point():
+            far = far_from_standard(self.source.y)
+            if far:
+                self.remarks.append(f"y is far from standardised ({far}), but a net begins with outputs of about 1.")
         self._remark_on_classes()
         if not self.unclear:
             self._taken = replace(self._taken, source=self.source)
@@ -371,7 +386,7 @@ class Data:
                 f"'{self.name}' is {'of tokens' if tokens else _shapes(x)}. Write data.standardise=false."
             )
         if self.standardise == "auto":
-            return isinstance(x, Tensor) and table and not self._taken.ready and not is_standard(x)
+            return isinstance(x, Tensor) and table and not self.from_source and not is_standard(x)
         return bool(self.standardise)
 
     def _as_kind(self, x: Inputs, what: str) -> Inputs:

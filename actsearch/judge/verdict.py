@@ -123,7 +123,7 @@ def _unusable(metric: Metric, values: Sequence[float]) -> str:
     """Why two nets with these values cannot be compared, in words; empty if they can."""
     if not all(map(math.isfinite, values)):
         return f"some values of {metric.words} are not finite, so nothing can be compared"
-    if metric.ratio and min(values) <= 0:
+    if metric.ratio and any(value <= 0 for value in values):
         return (
             f"{metric.words} is compared by ratio, which needs values above 0, but gets down to {min(values):.4g}: a "
             "metric of one's own with ratio=False is compared by the difference"
