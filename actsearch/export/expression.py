@@ -15,8 +15,8 @@ LONGEST = 105  # characters of an expression on a line, after the indent and `y 
 def module_text(made: Node, name: str, learned: set[str], imports: Callable[[str], str]) -> str:
     """The text of a module with the expression as function `name`.
 
-    made: the tree by which it is evaluated. learned: the parameters that are tensors. imports: gives the line that imports a
-    catalogue entry under its name.
+    made: the tree by which it is evaluated. learned: the parameters that are tensors. imports: gives the line that
+    imports a catalogue entry under its name.
     """
     lines = ["import torch", "from torch import Tensor", "from actsearch.activations.activation import Value"]
     lines += [imports(entry) for entry in made.functions]
