@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import optuna
+import torch
 
-from actsearch.activations.spec import parse_net
+from actsearch.activations.reach import remarks
+from actsearch.activations.spec import Spec, parse_net
 from actsearch.data.source import Data
 from actsearch.errors import ActSearchError, whole
 from actsearch.models.model import Model
@@ -96,7 +98,12 @@ class Job:
     @property
     def remarks(self) -> list[str]:
         """What a reader of the result must know: the header, the report and `Result.warnings` have it."""
-        return [*self.data.remarks, *self.model.remarks]
+        known = [*self.space.corners(), *parse_net(self.confirm.baseline)]
+        return [*self.data.remarks, *self.model.remarks, *self.remarks_on(known)]
+
+    def remarks_on(self, specs: Iterable[Spec]) -> list[str]:
+        """Of these functions those whose values or slopes break at some x in the precision of the training."""
+        return remarks(specs, torch.bfloat16 if self.recipe.precision == "bf16" else torch.float32)
 
     @property
     def study_info(self) -> StudyInfo:
