@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import optuna
 import psutil
+import torch
 
-from actsearch.activations.spec import parse_net
+from actsearch.activations.reach import remarks
+from actsearch.activations.spec import Spec, parse_net
 from actsearch.data.source import Data
 from actsearch.errors import ActSearchError, whole
 from actsearch.models.model import Model
@@ -99,12 +101,17 @@ class Job:
     @property
     def remarks(self) -> list[str]:
         """What a reader of the result must know: the header, the report and `Result.warnings` have it."""
+        known = [*self.space.corners(), *parse_net(self.confirm.baseline)]
         unread = [
             f"{what} cannot be read: if it changes, this study is found again all the same. study.fresh=true then "
             "trains anew."
             for what in self.unknown
         ]
-        return [*self.data.remarks, *self.model.remarks, *unread]
+        return [*self.data.remarks, *self.model.remarks, *unread, *self.remarks_on(known)]
+
+    def remarks_on(self, specs: Iterable[Spec]) -> list[str]:
+        """Of these functions those whose values or slopes break at some x in the precision of the training."""
+        return remarks(specs, torch.bfloat16 if self.recipe.precision == "bf16" else torch.float32)
 
     @property
     def study_info(self) -> StudyInfo:

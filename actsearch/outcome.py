@@ -9,6 +9,7 @@ from pathlib import Path
 
 import optuna
 
+from actsearch.activations.spec import parse_net
 from actsearch.errors import ActSearchError, hide_password
 from actsearch.job import Job
 from actsearch.judge.comparison import compare_finalists
@@ -95,13 +96,15 @@ def make_result(job: Job, store: Store, evidence: Evidence) -> Result:
         rows = leaderboard_rows(as_records(evidence.runs, objective), [objective], job.metric)
     comparisons = compare_finalists(evidence, job.confirm)
     test_name = f"{job.data.name}'s test set"
+    judged = [spec for comparison in comparisons for spec in parse_net(comparison.activation)]
     return Result(
         name=job.name, rows=rows, records=done, comparisons=comparisons, runs=list(evidence.runs),
         summary=sentence(comparisons, test_name, job.confirm), folder=job.folder, test_name=test_name,
         searched=bool(done), objective=objective, options=job.confirm,
         n_test=store.finalists.n_test, target=notes.target,
         earlier_looks=[seen for seen in notes.looks if seen != look(job.confirm)],
-        refused=store.refused(), warnings=[*job.remarks, *faults(notes)], about=about(job, store, notes),
+        refused=store.refused(), about=about(job, store, notes),
+        warnings=list(dict.fromkeys([*job.remarks, *job.remarks_on(judged), *faults(notes)])),
         config_yaml=job.config_yaml.replace(str(job.folder), f"runs/{job.name}"),  # a report goes to others
     )  # fmt: skip
 

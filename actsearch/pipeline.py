@@ -286,6 +286,8 @@ def conclude(session: Session, evidence: Evidence) -> Result:
     """The result, in the output folder and in MLflow."""
     job, store, tracker = session.job, session.store, session.tracker
     result = make_result(job, store, evidence)
+    for warning in [warning for warning in result.warnings if warning not in job.remarks]:  # of what the search found
+        session.terminal.warn(warning)
     show_looks(job, store, result, session.terminal)
     files = write_files(result)
     if session.found is not None:  # not in the report, which says when the study was trained

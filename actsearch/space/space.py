@@ -94,6 +94,10 @@ class SearchSpace:
         """One candidate of each entry, with its parameters at the middle of their ranges."""
         return [Candidate(entry.middle()) for entry in self.entries]
 
+    def corners(self) -> list[Spec]:
+        """The specs that are known before the search, with parameters at the middle and the ends of their ranges."""
+        return [spec for entry in self.entries for spec in entry.corners()]
+
     def nets(self) -> list[Candidate]:
         """All activations, without recipe values. Raises ActSearchError if a range makes them too many to list."""
         nets = [specs for entry in self.entries for specs in entry.all()]
