@@ -497,11 +497,16 @@ def test_data_in_other_forms_are_refused_with_the_cure(data, said, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_test_set_that_is_wrong_shows_before_anything_is_trained_for_it(fake, tmp_path):
-    x, y, _, _ = arrays()
+def test_a_test_set_that_is_wrong_shows_before_training_or_in_one_line_when_it_is_read(fake, tmp_path):
+    x, y, x_test, y_test = arrays()
     with pytest.raises(ActSearchError, match=r"one of x_test \(2,\)"):
-        actsearch.compare("mlp", Source(x, y, lambda: (x[:, :2], y)), ["tanh"], folder=tmp_path, **SHORT)
-    assert fake == []
+        actsearch.search("mlp", Source(x, y, (x_test[:, :2], y_test)), ["relu", "tanh"], folder=tmp_path, **LITTLE)
+    assert fake == [] and list(tmp_path.iterdir()) == []
+
+    late = Source(x, y, lambda: (x_test[:, :2], y_test))
+    with pytest.raises(ActSearchError, match=r"test set of 'data': .* one of x_test \(2,\)"):
+        actsearch.search("mlp", late, ["relu", "tanh"], folder=tmp_path, **LITTLE)
+    assert {run.seed for run in fake} == {0, 1, 1000, 1001}
 
 
 def test_a_metric_that_can_be_negative_is_refused_or_compared_by_the_difference(tmp_path):
