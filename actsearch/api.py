@@ -24,6 +24,7 @@ from actsearch.pipeline import run
 from actsearch.question.recipe import Recipe
 from actsearch.report.result import Result
 from actsearch.report.terminal import Terminal
+from actsearch.study.storage import sqlite_url
 
 SHORT = {
     "n_trials": "study.n_trials", "seeds": "study.seeds", "name": "study.name", "fresh": "study.fresh",
@@ -131,7 +132,7 @@ def _config(asked: Mapping[str, Any]) -> tuple[Config, Given]:
     try:
         cfg = compose(words)
         if cfg.tracking.uri == "sqlite:///runs/mlflow.db":
-            cfg.tracking.uri = f"sqlite:///{Path(asked['folder'])}/mlflow.db"
+            cfg.tracking.uri = sqlite_url(Path(asked["folder"]) / "mlflow.db")
         cfg.merge_with(values)
         for key, value in flat.items():
             OmegaConf.update(cfg, key, _plain(value))

@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import optuna
+import psutil
 
 from actsearch.activations.spec import parse_net
 from actsearch.data.source import Data
 from actsearch.errors import ActSearchError, whole
 from actsearch.models.model import Model
+from actsearch.processes import core_count
 from actsearch.question.identity import fingerprint, study_name
 from actsearch.question.metrics import Direction, Metric, directions_of
 from actsearch.question.options import SPEED, SPEED_RUNGS, Confirmation, StudyOptions, speed_is_told
@@ -117,6 +119,12 @@ def check(job: Job) -> None:
         raise ActSearchError(
             f"recipe.batch_size={job.largest_batch} is more than the {job.data.n_train} training examples. "
             f"Choose at most {job.data.n_train}."
+        )
+    n_bytes = 8 * max(map(int, job.space.searched("steps") or [job.recipe.steps])) * job.largest_batch
+    if n_bytes > psutil.virtual_memory().total / core_count():
+        raise ActSearchError(
+            f"recipe.steps={job.recipe.steps:,}: the order of its examples takes {n_bytes / 2**30:,.0f} GiB for each "
+            "run, more than this machine has. Choose fewer steps."
         )
     if job.recipe.precision == "tf32" and find_device(job.device).type != "cuda":
         raise ActSearchError("recipe.precision=tf32: there is no NVIDIA GPU. Write recipe.precision=float32.")

@@ -34,7 +34,7 @@ from actsearch.judge.comparison import Comparison
 from actsearch.judge.statistics import mean
 from actsearch.question.metrics import ACCURACY, Metric
 from actsearch.records import Curves, FinalistRun, TrialRecord
-from actsearch.study.storage import sqlite_path
+from actsearch.study.storage import sqlite_path, sqlite_url
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # must be set before mlflow is imported; README mentions it
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # the default, 7, takes minutes when a server is down
@@ -165,7 +165,7 @@ def make_store(path: Path) -> None:
             shutil.copyfile(template, fresh)
         if not fresh.exists() or not _is_sound(fresh):
             fresh.unlink(missing_ok=True)
-            mlflow.MlflowClient(tracking_uri=f"sqlite:///{fresh}").search_experiments(max_results=1)
+            mlflow.MlflowClient(tracking_uri=sqlite_url(fresh)).search_experiments(max_results=1)
             _keep_template(fresh, template)
         with contextlib.suppress(FileExistsError):  # another process was faster
             os.link(fresh, path)
@@ -248,6 +248,11 @@ class Delivery:
             # artifacts go beside the database, not into the folder in which the command was given
             place = None if path is None else (path.absolute().parent / "mlartifacts").as_uri()
             return self.client.create_experiment(name, place, tags)
+        if found.lifecycle_stage == "deleted":
+            raise ActSearchError(
+                f"the experiment '{name}' was deleted in MLflow. Restore it (MLFLOW_TRACKING_URI=URL mlflow "
+                f"experiments restore --experiment-id {found.experiment_id}) or write tracking.experiment=another"
+            )
         for key, value in tags.items():
             if found.tags.get(key) != value:
                 self.client.set_experiment_tag(found.experiment_id, key, value)

@@ -5,7 +5,7 @@ It is measured on a grid against the same function in float64, whatever the func
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -61,8 +61,8 @@ def _wrong(spec: Spec, x: Tensor, dtype: torch.dtype) -> dict[tuple[str, str], T
     move = 8 * torch.finfo(dtype).eps
     near = [_values(spec, x * (1 + k * move) + k * 1e-9) for k in (0, -1, 1)]
     wrong: dict[tuple[str, str], Tensor] = {}
-    for what, got in _values(spec, x.to(dtype)).items():
-        got, (wanted, *moved) = got.double(), (found[what] for found in near)
+    for what, rounded in _values(spec, x.to(dtype)).items():
+        got, (wanted, *moved) = rounded.double(), (found[what] for found in near)
         allowed = max(OFF, move) * wanted.abs().clamp(min=1.0) + sum((other - wanted).abs() for other in moved)
         wrong[what, "NaN"] = got.isnan()
         wrong[what, "infinite"] = got.isinf()
@@ -73,11 +73,11 @@ def _wrong(spec: Spec, x: Tensor, dtype: torch.dtype) -> dict[tuple[str, str], T
 def _values(spec: Spec, x: Tensor) -> Found:
     """Value and slopes at each x, by name."""
     x = x.clone().requires_grad_()
-    given: dict[str, Any] = {}
+    given: dict[str, Any] = dict(spec.params)
     for name, value in spec.params.items():
-        limit = torch.finfo(x.dtype).max
-        held = max(-limit, min(value.init, limit)) if isinstance(value, Learned) else value
-        given[name] = torch.full_like(x, held).requires_grad_() if isinstance(value, Learned) else held
+        if isinstance(value, Learned):  # in mixed precision, parameters are float32
+            wide = torch.promote_types(x.dtype, torch.float32)
+            given[name] = torch.full_like(x, value.init, dtype=wide).requires_grad_()
     leaves = {"slope": x} | {f"slope in {name}": v for name, v in given.items() if isinstance(v, Tensor)}
     y = spec.activation.fn(x, **given)
     slopes = torch.autograd.grad(y.sum(), list(leaves.values()), allow_unused=True, materialize_grads=True)

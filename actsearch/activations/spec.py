@@ -138,8 +138,9 @@ class Spec:
         cure = "Choose another value." if self.values else "Change it: for log(x) write e.g. log(1 + abs(x))."
         place = ""
         if y.shape == x.shape:
-            at = x[~y.isfinite()].abs().argmin()
-            place = f": it is {number(y[~y.isfinite()][at].item())} at x = {number(round(x[~y.isfinite()][at].item(), 6))}"
+            bad = zip(x[~y.isfinite()].tolist(), y[~y.isfinite()].tolist(), strict=True)
+            at, value = min(bad, key=lambda pair: abs(pair[0]))
+            place = f": it is {number(value)} at x = {number(round(at, 6))}"
         return ActSearchError(f"'{self}' is not finite between -3 and 3{place}. {cure}")
 
     def _trainable(self) -> Spec:

@@ -1,7 +1,8 @@
 """Rewrites the tree of an expression so that overflow in its parts spoils neither its values nor its slopes.
 
-An expression keeps its text and its name; only its evaluation and its exported source are rewritten. `1 / (1 + exp(-x))`
-is evaluated as sigmoid(x), because at x = -100 exp(-x) is infinite in float32, and the slope is then 0 · inf = NaN.
+An expression keeps its text and its name; only its evaluation and its exported source are rewritten. For
+example 1 / (1 + exp(-x)) is evaluated as sigmoid(x): at x = -100 exp(-x) is infinite in float32, and the slope of the
+quotient as it is written would be 0 · inf = NaN.
 
 Sums of exponentials are held as terms: (coefficient, exponent) stands for coefficient · exp(exponent). In a quotient, a
 logarithm or a power of such sums, the largest exponent is taken out before anything is computed. It is detached from
@@ -40,7 +41,8 @@ RANGES: dict[str, Interval] = {
 @lru_cache(maxsize=4096)
 def stable(node: Node) -> Node:
     """The tree by which an expression is evaluated; the same node if it is stable as it is written."""
-    return _shared(_limited(_guarded(_rewritten(node))), {})
+    form = _limited(_guarded(_rewritten(node)))
+    return _shared(form, {}) if form.varies else node  # exp(x) / exp(x) is a function of x, if a dull one
 
 
 def _shared(node: Node, seen: dict[Node, Node]) -> Node:
@@ -152,23 +154,36 @@ def _value(terms: Iterable[Term], less: Node = ZERO) -> Node:
 
 
 def _largest(terms: Terms) -> Node:
-    return apply("detach", apply("max", *[u for _, u in terms]) if len(terms) > 1 else terms[0][1])
+    return apply("detach", apply("max", *[u for _, u in terms]))
+
+
+def _parted(terms: Terms) -> tuple[Node, Terms]:
+    """The terms as a factor and terms that do not cancel: c · (exp(u) - exp(v)) is c · tanh((u - v) / 2) times a sum.
+
+    The exponents are limited, so that their differences are defined.
+    """
+    finite = tuple((c, _limited(u, (True, True))) for c, u in terms)
+    if len(finite) == 2 and finite[0][0] == apply("neg", finite[1][0]):
+        (c, u), (_, v) = finite
+        return apply("*", c, apply("tanh", apply("*", constant(0.5), _minus(u, v)))), ((ONE, u), (ONE, v))
+    return ONE, finite
 
 
 def _risky(node: Node, terms: Terms) -> bool:
     """Whether a sum of exponentials may be infinite in float32, or 0 because all its terms vanish."""
-    return _overflows(node) or all(u.varies for _, u in terms)
+    return _overflows(node, deep=False) or all(u.varies for _, u in terms)
 
 
 @lru_cache(maxsize=4096)
-def _overflows(node: Node) -> bool:
-    """Whether an exponential in the node may be infinite in float32."""
+def _overflows(node: Node, deep: bool = True) -> bool:
+    """Whether an exponential in the node may be infinite in float32. deep: also one in the argument of a function."""
     if node.op in ("exp", "expm1", "sinh", "cosh"):
         low, high = bounds(node.args[0])
         risky = high > HIGHEST or (node.op in ("sinh", "cosh") and low < -HIGHEST)
     else:
         risky = node.op == "**" and any(u.varies and bounds(u)[1] > HIGHEST for _, u in _terms(node))
-    return (risky and node.varies) or any(_overflows(arg) for arg in node.args)
+    inside = node.args if deep or node.op in ("neg", "+", "*", "/", "**") else ()
+    return (risky and node.varies) or any(_overflows(arg, deep) for arg in inside)
 
 
 # --- quotients --------------------------------------------------------------------------------------
@@ -183,7 +198,7 @@ def _fraction(node: Node) -> tuple[Terms, Terms]:
     elif node.op in ("*", "+", "neg"):
         found = (one, one) if node.op == "*" else ((), one)
         for arg in node.args:
-            a, b = _fraction(arg)
+            a, b = _factor(arg) if node.op == "*" else _fraction(arg)
             if node.op == "*":
                 found = _times(found[0], a), _times(found[1], b)
             else:
@@ -193,9 +208,6 @@ def _fraction(node: Node) -> tuple[Terms, Terms]:
                 return _terms(node), one
         if node.op == "neg":
             found = _times(((constant(-1), ZERO),), found[0]), found[1]
-    elif node.op == "silu":
-        x, beta = node.args
-        return _fraction(apply("*", x, apply("sigmoid", apply("*", beta, x))))
     elif node.op in ("sigmoid", "tanh"):
         small = apply("exp", apply("*", constant(-1 if node.op == "sigmoid" else -2), node.args[0])).args[0]
         above: Terms = one if node.op == "sigmoid" else (*one, (constant(-1), small))
@@ -208,30 +220,42 @@ def _fraction(node: Node) -> tuple[Terms, Terms]:
     return (_times(a, _inverse(b)), one) if len(b) == 1 else (a, b)
 
 
+def _factor(node: Node) -> tuple[Terms, Terms]:
+    """As _fraction, for a factor of a product: tanh does not vanish at infinity, but silu does."""
+    if node.op == "tanh":
+        return _terms(node), ((ONE, ZERO),)
+    if node.op == "silu":
+        x, beta = node.args
+        return _fraction(apply("*", x, apply("sigmoid", apply("*", beta, x))))
+    return _fraction(node)
+
+
 def _quotient(node: Node) -> Node:
     """A product or a quotient in which exponentials meet, with the largest exponent of its denominator taken out."""
-    meet = [arg.op in ("/", "sigmoid", "tanh", "silu") or any(u != ZERO for _, u in _terms(arg)) for arg in node.args]
+    meet = [arg.op in ("/", "sigmoid", "silu") or any(u != ZERO for _, u in _terms(arg)) for arg in node.args]
     divides = node.op == "/" and meet[1]
-    needed = _overflows(node) or (divides and _risky(node.args[1], _terms(node.args[1])))
+    needed = _overflows(node, deep=False) or (divides and _risky(node.args[1], _terms(node.args[1])))
     if not needed or not (divides or sum(meet) > 1):
         return _mapped(node, lambda arg: _ruled(arg) if arg.op in ("*", "/") else arg)
     above, below = _fraction(node)
     if len(below) == 1:
         return _value(_times(above, _inverse(below)))
+    (factor, above), (divisor, below) = _parted(above), _parted(below)
     largest = _largest(below)
-    return _two_terms(above, below) or apply("/", _value(above, largest), _value(below, largest))
+    quotient = _two_terms(above, below) or apply("/", _value(above, largest), _value(below, largest))
+    return apply("/", apply("*", factor, quotient), divisor)
 
 
 def _two_terms(above: Terms, below: Terms) -> Node | None:
-    """The quotient by sigmoid or tanh, if its denominator has two positive terms and its numerator has no others."""
+    """The quotient by sigmoid, if its denominator has two positive terms and its numerator has no others."""
     if len(below) != 2 or not _positive_numbers(below) or not {u for _, u in above} <= {u for _, u in below}:
         return None
     (b1, v1), (b2, v2) = below
     difference = apply("+", _minus(v1, v2), constant(math.log(float(b1.value) / float(b2.value))))
     shares = {u: c for c, u in above}
     first, second = (apply("/", shares.get(v, ZERO), b) for b, v in below)
-    if first != ZERO and first == apply("neg", second):
-        return apply("*", first, apply("tanh", apply("*", constant(0.5), difference)))
+    if first == second:
+        return first
     parts = [(first, difference), (second, apply("neg", difference))]
     return apply("+", *[apply("*", share, apply("sigmoid", at)) for share, at in parts if share != ZERO])
 
@@ -248,7 +272,7 @@ def _logarithm(node: Node) -> Node:
     inside = node.args[0] if node.op == "log" else apply("+", ONE, node.args[0])
     above, below = _fraction(inside)
     vanishes = bounds(inside)[0] <= 0 and (len(below) > 1 or all(u.varies for _, u in above))
-    if not any(u.varies for _, u in (*above, *below)) or not (_overflows(inside) or vanishes):
+    if not any(u.varies for _, u in (*above, *below)) or not (_overflows(inside, deep=False) or vanishes):
         return node
     if len(below) == 1:
         return _log_of(above)
@@ -258,6 +282,11 @@ def _logarithm(node: Node) -> Node:
 
 
 def _log_of(terms: Terms) -> Node:
+    factor, terms = _parted(terms)
+    return apply("+", apply("log", factor), _log_of_sum(terms))
+
+
+def _log_of_sum(terms: Terms) -> Node:
     if len(terms) == 1:
         ((coefficient, exponent),) = terms
         return apply("+", exponent, apply("log", coefficient))
@@ -286,15 +315,16 @@ def _root(node: Node) -> Node:
     terms = _terms(base)
     if not _risky(base, terms) or not any(u.varies for _, u in terms):
         return node
+    factor, terms = _parted(terms)
     outside = terms[0][1] if len(terms) == 1 else _largest(terms)
-    inside = terms[0][0] if len(terms) == 1 else _value(terms, outside)
+    inside = apply("*", factor, terms[0][0] if len(terms) == 1 else _value(terms, outside))
     return apply("*", apply("exp", apply("*", exponent, outside)), apply("**", inside, exponent))
 
 
 def _sum(node: Node) -> Node:
     """exp(u) - 1 is expm1(u); and exponentials that cancel, as in cosh(x) - sinh(x), are left out."""
     terms = _terms(node)
-    if len(terms) < sum(len(_terms(arg)) for arg in node.args) and _overflows(node):
+    if len(terms) < sum(len(_terms(arg)) for arg in node.args) and _overflows(node, deep=False):
         node = _value(terms)
     for arg in node.args if node.op == "+" else ():
         single = _terms(arg)
@@ -411,6 +441,10 @@ def _limited(node: Node, swallowed: Ways = (False, False)) -> Node:
     """
     if not node.varies:
         return node
+    if node.op == "**" and _overflows(node) and (any(swallowed) or _overflows(node.args[1])):
+        base, exponent = node.args
+        if base.op == "number" and float(base.value) > 0:  # 2 ** u is exp(log(2) * u)
+            node = Node("exp", (apply("*", constant(math.log(float(base.value))), exponent),))
     args = tuple(_limited(arg, _ways(node, i, swallowed)) for i, arg in enumerate(node.args))
     made = node if args == node.args else replace(node, args=args)
     if node.op not in ("exp", "expm1", "sinh", "cosh") or not _overflows(node):
@@ -427,7 +461,11 @@ def _limited(node: Node, swallowed: Ways = (False, False)) -> Node:
 def _ways(node: Node, i: int, swallowed: Ways) -> Ways:
     """Which infinities of a node's argument i are swallowed. swallowed: those of the node itself."""
     down, up = swallowed
-    if node.op in ("+", "where"):
+    if node.op == "+":  # limits to terms of opposite signs would cancel
+        signs = [bounds(arg) for arg in node.args if _overflows(arg)]
+        alike = len(signs) == 1 or all(low >= 0 for low, _ in signs) or all(high <= 0 for _, high in signs)
+        return swallowed if alike else (False, False)
+    if node.op == "where":
         return swallowed
     if node.op == "neg":
         return up, down
@@ -444,7 +482,7 @@ def _ways(node: Node, i: int, swallowed: Ways) -> Ways:
         signs = [bounds(other) for other in others]
         if all(low >= 0 or high <= 0 for low, high in signs):
             return swallowed if sum(high <= 0 for _, high in signs) % 2 == 0 else (up, down)
-        return (down or up,) * 2  # the sign of a learned factor may change
+        return down or up, down or up  # the sign of a learned factor may change
     low, high = _saturates(node)
     return low or (down and node.op in RISING), high or (up and node.op in RISING)
 

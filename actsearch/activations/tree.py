@@ -63,9 +63,10 @@ class Node:
     """A node of an expression's tree.
 
     op: `x`, `number`, `parameter`, `word`, `neg`, `+`, `*`, `/`, `**`, `max`, `min`, `where`, a comparison, or a
-    function's name; `detach` and `hypot` occur only in trees that stable.py rewrote, `part`, a name for a part that is
-    computed before, only in those that are written as source. args: the nodes that op is applied to; for a catalogue function x first, then all its parameters in the entry's order. value: the number, the name of
-    the parameter, or the word.
+    function's name; `detach` and `hypot` occur only in trees that stable.py rewrote, and `part`, the name of a value
+    that is computed before, only in those that are written as source. args: the nodes that op is applied to; for a
+    catalogue function x first, then all its parameters in the entry's order. value: the number, the name of the
+    parameter or the part, or the word.
     """
 
     op: str

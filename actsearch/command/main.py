@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import _thread
 import atexit
+import contextlib
+import io
 import os
 import sys
 import threading
@@ -47,8 +49,9 @@ def command() -> None:
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else 1
     atexit._run_exitfuncs()
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(BrokenPipeError):  # `| head`
+            stream.flush()
     os._exit(code)
 
 
@@ -60,8 +63,17 @@ def _interrupt_again(dropped: sys.UnraisableHookArgs) -> None:
         sys.__unraisablehook__(dropped)
 
 
+def _prepare_output() -> None:
+    """Makes every output possible: a closed one is dropped, and what the terminal's alphabet lacks becomes a `?`."""
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")
+
+
 def _main() -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises what it would print
+    _prepare_output()
     try:
         register(sys.argv[1:])
         hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(_task)()
@@ -71,6 +83,8 @@ def _main() -> None:
         _fail(str(error), 2)
     except ERRORS as error:
         _fail(str(explain(error, sys.argv[1:])), 2)
+    except BrokenPipeError:  # `| head`
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
     except OSError as error:  # Hydra makes the output folder
         _fail(f"the output folder cannot be written ({error}). Choose another: hydra.run.dir=FOLDER.", 2)
 

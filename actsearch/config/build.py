@@ -27,6 +27,7 @@ from actsearch.models.model import Model
 from actsearch.question.identity import flatten
 from actsearch.space.space import SearchSpace
 from actsearch.study.samplers import SamplerFactory, make_pruner
+from actsearch.study.storage import sqlite_url
 
 
 @dataclass
@@ -59,7 +60,7 @@ def build(config: Config, place: Callable[[str], Path], command: str, given: Giv
         study=config.study.settled(data.goal.metric), confirm=config.confirm.settled(data.goal.metric),
         sampler=SamplerFactory(*target("sampler", config.sampler), config.study.seed),
         pruner=make_pruner(*target("pruner", config.pruner)), identity=identity(config, contents),
-        folder=folder, config_yaml=_yaml(config), storage_url=config.storage.url or f"sqlite:///{folder / 'study.db'}",
+        folder=folder, config_yaml=_yaml(config), storage_url=config.storage.url or sqlite_url(folder / "study.db"),
         tracking_uri=config.tracking.uri, experiment=config.tracking.experiment,
         device=config.device, engine=config.engine, worker=config.worker, params=_shown_params(config),
         tags=_tags(command), unknown=unknown,

@@ -5,6 +5,7 @@ Imports no torch: a wrong word is answered at once.
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,9 +14,12 @@ from typing import Any
 import hydra
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 
 from actsearch.config.shape import WITH_TARGET, Config
+from actsearch.errors import unknown
 from actsearch.question.identity import check_name, fingerprint, study_name
 
 PACKAGE = Path(__file__).parents[1]
@@ -30,6 +34,7 @@ def register(words: Sequence[str]) -> None:
     Where they name a function of the user's own (model._target_=my_net.my_net), that group takes any key; the
     function's signature says later which are right.
     """
+    _check_options(words)
     shape = OmegaConf.structured(Config)
     for group in _own_targets(words):
         OmegaConf.set_struct(shape[group], False)
@@ -112,6 +117,20 @@ def name_of(config: Config) -> str:
     name = search_name(config)
     task = str(config.task.get("_target_"))
     return f"{name}-cost-{fingerprint(config.task)}" if task.endswith(".cost") else name
+
+
+def _check_options(words: Sequence[str]) -> None:
+    """Raises ActSearchError where a word gives a group something that cannot be an option, such as a number."""
+    parser = OverridesParser.create()
+    for word in words:
+        group = _key(word)
+        if "=" not in word or not (CONF / group).is_dir():
+            continue
+        with contextlib.suppress(OverrideParseException):  # `explain` explains it
+            given = parser.parse_override(word)
+            names = [] if given.is_sweep_override() else given.value()
+            if not all(isinstance(name, str) for name in (names if isinstance(names, list) else [names])):
+                raise unknown(f"option of {group}:", word.partition("=")[2], options(group))
 
 
 def _own_targets(words: Sequence[str]) -> list[str]:

@@ -15,15 +15,18 @@ LONGEST = 105  # characters of an expression on a line, after the indent and `y 
 def module_text(made: Node, name: str, learned: set[str], imports: Callable[[str], str]) -> str:
     """The text of a module with the expression as function `name`.
 
-    made: the tree by which it is evaluated. learned: the parameters that are tensors. imports: gives the line that imports a
-    catalogue entry under its name.
+    made: the tree by which it is evaluated. learned: the parameters that are tensors. imports: gives the line that
+    imports a catalogue entry under its name.
     """
     lines = ["import torch", "from torch import Tensor", "from actsearch.activations.activation import Value"]
     lines += [imports(entry) for entry in made.functions]
     parameters = "".join(f", {parameter}: Value" for parameter in made.parameters)
     taken = {*made.parameters, *made.functions}
     dtype, y = (next(n for n in (name, f"{name}_", f"{name}__") if n not in taken) for name in ("dtype", "y"))
-    body = [f"{dtype} = x.dtype", "x = x.float() if x.element_size() < 4 else x  # half precision is computed in float32"]
+    body = [
+        f"{dtype} = x.dtype",
+        "x = x.float() if x.element_size() < 4 else x  # half precision is computed in float32",
+    ]
     body += [f"{k} = {k}.to(x.dtype)" for k in made.parameters if k in learned]
     names = (n for n in (f"part{i}" for i in range(1, 1000)) if n not in taken)
     while (part := _next_part(made)) is not None:
