@@ -287,6 +287,11 @@ EXPRESSIONS = {
     "(a * x + where(x > 0, x, b) + c)(a=learned(0.3), b=1, c=learned(0.1))": [],
     "relu(x) + arcsinh(x) - leaky_relu(x - 1, negative_slope=0.1) * gelu(x, approximate=tanh)": ["gelu", "leaky_relu"],
     "sqrt(abs(x))": [],  # no slope at 0
+    "x / (1 + exp(-x))": [],  # as it is evaluated, not as it is written
+    "x * tanh(log(1 + exp(x)))": ["softplus"],
+    "where(x > 0, x, exp(x) - 1)": [],
+    "(x / sqrt(a + exp(-x)))(a=learned(2))": [],  # parts that occur twice are lines of their own
+    "sqrt(x ** 2 + 1)": [],
     "where(x > a, x, sin(x))(a=learned(0.5))": [],  # no gradient for a
     "(a * sqrt(abs(x)))(a=learned(2))": [],
     "+".join(f"{i}.5*tanh({i}*x+{i})*sigmoid(x*{i})" for i in range(2, 8)): [],  # of several lines

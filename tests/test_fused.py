@@ -41,6 +41,12 @@ TEXTS = [
     "silu(beta=learned)", "elu(alpha=learned)", "hardtanh(min_val=learned, max_val=learned)",
     "pau(a1=0.6, b3=learned(0.2))", "smu(alpha=learned, mu=learned(2))", "pdelu(t=0.5)",
 ]  # fmt: skip
+REWRITTEN = [
+    "where(x > 0, x, exp(x) - 1)", "x / (1 + exp(-x))", "(log(1 + exp(a * x)) / a)(a=learned(0.7))",
+    "(x / (a + exp(-x)))(a=0.5)", "(x / (a + exp(-x)))(a=0.7)", "x / cosh(x)", "x * tanh(exp(x))",
+    "sqrt(x ** 2 + 1) - 1",
+]  # fmt: skip
+"""Expressions that are evaluated in another form than they are written."""
 FEW = ["relu", "leaky_relu(negative_slope=0.3)", "prelu", "gelu", "tanh", "silu(beta=learned)", "identity"]
 MODELS = {
     "mlp": (mlp, (6,), {"width": 8, "depth": 2}),
@@ -236,7 +242,7 @@ def test_expressions_with_fixed_learned_and_differing_parameters(vectorised):
     bent, gated = "min(max(a * x, x), 6)(a={})", "(x * sigmoid(b * x))(b={})"
     values = ("0.02", "0.3", "learned(0.1)", "learned(0.2)")
     texts = [form.format(value) for form in (bent, gated) for value in values]
-    check("cnn1d", runs_of([*texts, "x * tanh(softplus(x))", "where(x > 0, x, exp(x) - 1)", "relu"]), vectorised)
+    check("cnn1d", runs_of([*texts, "x * tanh(softplus(x))", *REWRITTEN, "relu"]), vectorised)
 
 
 def test_a_split_of_its_own_for_each_seed():
@@ -414,7 +420,7 @@ def test_a_step_and_an_evaluation_never_touch_the_host(name, optimizer, monkeypa
     """
     m = model(name)
     traced, d = trace_layers(m), data(m.in_shape)
-    texts = [*TEXTS, *BOUNDS] if name == "cnn1d" else FEW
+    texts = [*TEXTS, *BOUNDS, *REWRITTEN] if name == "cnn1d" else FEW
     runs = runs_of(texts, replace(RECIPE, optimizer=optimizer, grad_clip=1.0))
     monkeypatch.setattr(torch, "Generator", NoGenerator)
     orders = torch.zeros(RECIPE.steps, RECIPE.batch_size, dtype=torch.long)

@@ -1,17 +1,19 @@
 """Models: shapes, slots, order of layers, known sizes, initial weights, and what a user may hand over."""
 
+import collections
 import copy
 import math
 
 import pytest
 import torch
 from torch import nn
+from transformers.modeling_outputs import SequenceClassifierOutput
 
 from actsearch.activations import Spec
 from actsearch.activations.spec import ActivationModule, gain, parse_net
 from actsearch.errors import ActSearchError
 from actsearch.models import cnn1d, cnn2d, mlp, resnet, torchvision
-from actsearch.models.model import Model
+from actsearch.models.model import Model, forward
 
 RELU = parse_net("relu")
 
@@ -386,3 +388,64 @@ def test_gain_keeps_the_size_of_signals_through_twenty_layers(name):
         net(torch.randn(64, 256, generator=torch.Generator().manual_seed(1)))
     assert sizes[0] == pytest.approx(1, rel=0.1)
     assert 0.2 < sizes[19] < 5
+
+
+# --- several inputs, and outputs with logits ------------------------------------------------------
+
+
+class Record:
+    def __init__(self, logits):
+        self.logits = logits
+
+
+Named = collections.namedtuple("Named", ["logits", "auxiliary"])
+
+
+@pytest.mark.parametrize("x", [torch.ones(2, 3), (torch.ones(2, 3),), {"x": torch.ones(2, 3)}], ids=type)
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda out: out,
+        Record,
+        lambda out: {"logits": out, "loss": None},
+        lambda out: SequenceClassifierOutput(logits=out),
+    ],
+)
+def test_a_net_is_called_with_what_it_takes_and_its_logits_are_its_outputs(x, wrap):
+    class Net(nn.Module):
+        def forward(self, x):
+            return wrap(2 * x)
+
+    assert torch.equal(forward(Net(), x), torch.full((2, 3), 2.0))
+
+
+def test_several_inputs_go_to_the_net_in_their_order_or_by_their_names():
+    class Net(nn.Module):
+        def forward(self, a, b):
+            return a - b
+
+    one, two = torch.full((2,), 1.0), torch.full((2,), 2.0)
+    assert forward(Net(), (one, two)).tolist() == [-1, -1]
+    assert forward(Net(), {"b": one, "a": two}).tolist() == [1, 1]
+
+
+def test_outputs_beside_the_logits_are_not_dropped():
+    """An auxiliary output of a tuple counts in training: to drop it would train another net than was given."""
+
+    class Net(nn.Module):
+        def forward(self, x):
+            return Named(x, x)
+
+    assert isinstance(forward(Net(), torch.ones(2)), Named)
+    assert forward(nn.ReLU(), torch.ones(2)).tolist() == [1, 1]
+
+
+def test_a_model_is_tried_on_the_examples_that_it_is_given():
+    def net(activation, in_shape, n_tokens):
+        return nn.Sequential(
+            nn.Embedding(5, 4), nn.Flatten(), nn.Linear(4 * in_shape[0], 4), activation(4), nn.Linear(4, 3)
+        )
+
+    Model(net, "tokens", (2,), 3, n_tokens=9)  # zeros are tokens of every vocabulary
+    with pytest.raises(ActSearchError, match="IndexError"):
+        Model(net, "tokens", (2,), 3, n_tokens=9, examples=torch.tensor([[0, 1], [2, 8]]))

@@ -286,10 +286,10 @@ ENDING = {
     "(4 - x) * log(4 - x)": ((-inf, 4), (-1 / math.e, inf), (4 - 1 / math.e, None), "neither"),
     "log(x + 20)": ((-20, inf), (-inf, inf), (None, None), "neither"),
     "2 * isru(x, alpha=-0.01)": ((-10, 10), (-inf, inf), (None, None), "odd"),
-    "where(x > 5.1, sqrt(3 - x), relu(x - 1))": ((-inf, 3), (0, 2), (0, 3), "neither"),  # f′ is NaN above 3
+    "where(x > 5.1, sqrt(3 - x), relu(x - 1))": ((-inf, 5.1), (0, 4.1), (0, 5.1), "neither"),
     "0.003 + sqrt(4 - x)": ((-inf, 4), (0.003, inf), (4, None), "neither"),
     "where(x > 9, log(-x), tanh(x))": ((-inf, 9), (-1, math.tanh(9)), (None, 9), "neither"),
-    "where(x < -5, x + 5, sqrt(x + 5))": ((-5, inf), (0, inf), (-5, None), "neither"),  # f′ is NaN below -5
+    "where(x < -5, x + 5, sqrt(x + 5))": ((-inf, inf), (-inf, inf), (None, None), "neither"),
 }
 
 

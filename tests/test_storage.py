@@ -9,7 +9,7 @@ import optuna
 import pytest
 
 from actsearch.errors import ActSearchError
-from actsearch.study.storage import open_storage, sole_leader, sqlite_path
+from actsearch.study.storage import close_storage, open_storage, sole_leader, sqlite_path, sqlite_url
 
 
 def message(url):
@@ -111,3 +111,14 @@ def test_the_leaders_file_where_none_can_be_is_an_error_with_its_url(tmp_path):
     url = f"sqlite:///{tmp_path}/file/study.db"
     with pytest.raises(ActSearchError, match=r"storage\.url"), sole_leader(url, "a"):
         pass
+
+
+@pytest.mark.parametrize("name", ["plain.db", "which act?/x.db", "50% of #1.db", "a {b}.db", "%41.db", "ü v.db"])
+def test_a_url_of_a_sqlite_file_leads_back_to_it(name, tmp_path):
+    path = tmp_path / name
+    assert sqlite_path(sqlite_url(path)) == path
+    storage = open_storage(sqlite_url(path))
+    optuna.create_study(study_name="s", storage=storage)
+    close_storage(storage)
+    assert path.stat().st_size > 0
+    assert [*tmp_path.rglob("*.db")] == [path]

@@ -295,7 +295,9 @@ def test_what_makes_no_module_is_an_error_and_changes_nothing(to, part):
 
 def test_a_function_without_dim_is_told_why_it_gets_no_channels():
     with pytest.raises(ActSearchError, match=r"channels is not given to what takes no `dim`, here -1.*lambda c"):
-        swap_activations(nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 2)), lambda c: nn.PReLU(num_parameters=c))
+        swap_activations(
+            nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 2)), lambda c: nn.PReLU(num_parameters=c)
+        )
 
 
 class Guarded(nn.Module):

@@ -23,6 +23,8 @@ from torch import Tensor
 from actsearch.activations import tree
 from actsearch.activations.activation import Activation, Param
 from actsearch.activations.catalog import ALIASES, CATALOG
+from actsearch.activations.numerics import in_float32
+from actsearch.activations.stable import stable
 from actsearch.activations.tree import CATALOGUE, COMPARISONS, ELEMENTARY, SUGAR, Node, apply
 from actsearch.errors import ActSearchError, unknown
 
@@ -336,10 +338,12 @@ def entry_for(made: Node, params: Mapping[str, Any]) -> tuple[str, dict[str, Any
 
 def activation(made: Node) -> Activation:
     """An entry for an expression, like the catalogue's. Its parameters have no defaults: a spec always gives values."""
+    form = stable(made)
 
+    @in_float32
     def fn(x: Tensor, **params: Tensor | float) -> Tensor:
         cast = {k: v.to(x.dtype) if isinstance(v, Tensor) else v for k, v in params.items()}
-        out = tree.evaluate(made, x, cast)
+        out = tree.evaluate(made, x, cast) if form == made else tree.evaluate(form, x, cast, known={})
         assert isinstance(out, Tensor)
         return out
 

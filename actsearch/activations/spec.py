@@ -125,24 +125,31 @@ class Spec:
         """Refuses values with which the function raises, or is not finite on ordinary inputs, such as celu(alpha=0)."""
         if self.activation.kind == "weighted":
             return self
+        x = (torch.arange(-30, 30) / 10).view(1, -1)
         try:
-            finite = bool(torch.isfinite(self((torch.arange(-30, 30) / 10).view(1, -1))).all())
+            y = self(x)
         except (ValueError, RuntimeError, ArithmeticError) as error:
             raise ActSearchError(f"'{self}' does not work: {one_line(error)}") from None
-        if not finite:
-            raise self._not_finite()
+        if not torch.isfinite(y).all():
+            raise self._not_finite(x, y)
         return self if self.name in CATALOG else self._trainable()
 
-    def _not_finite(self) -> ActSearchError:
+    def _not_finite(self, x: Tensor, y: Tensor) -> ActSearchError:
         cure = "Choose another value." if self.values else "Change it: for log(x) write e.g. log(1 + abs(x))."
-        return ActSearchError(f"'{self}' is not finite between -3 and 3. {cure}")
+        place = ""
+        if y.shape == x.shape:
+            bad = zip(x[~y.isfinite()].tolist(), y[~y.isfinite()].tolist(), strict=True)
+            at, value = min(bad, key=lambda pair: abs(pair[0]))
+            place = f": it is {number(value)} at x = {number(round(at, 6))}"
+        return ActSearchError(f"'{self}' is not finite between -3 and 3{place}. {cure}")
 
     def _trainable(self) -> Spec:
         """Refuses faults that no catalogue entry has: overflow, slopes of 0 or NaN, impossible parameter names."""
         x = torch.linspace(-8.0, 8.0, 33, dtype=torch.float64).view(1, -1).requires_grad_()
         y = self(x)
-        if not torch.isfinite(y[x.abs() <= 3]).all():  # x = 0 is among them: padding and dead units give it
-            raise self._not_finite()
+        near = x.abs() <= 3  # x = 0 is among them: padding and dead units give it
+        if not torch.isfinite(y[near]).all():
+            raise self._not_finite(x[near], y[near])
         if torch.isinf(y.square()).any():  # else the gain would be 0
             raise ActSearchError(f"'{self}' is too large between -8 and 8. Bound it, or choose another value.")
         learned = [k for k, v in self.params.items() if isinstance(v, Learned)]
@@ -151,7 +158,9 @@ class Spec:
             raise ActSearchError(f"'{self}' has no slope between -8 and 8: nothing can be learned through it.")
         broken = x[slopes.isnan() & (x.abs() <= 3)].tolist()
         if len(broken) > 1:  # a single point is allowed: a root such as sqrt(abs(x)) has one
-            cure = "'where' also propagates a NaN gradient of the branch not selected: write e.g. sqrt(max(x, 0))"
+            cure = "Keep roots and quotients away from 0: write e.g. sqrt(max(x, 0))"
+            if is_path(self.name):
+                cure = "torch.where also propagates a NaN gradient of the branch not selected. " + cure
             raise ActSearchError(f"'{self}' has no slope at x = {number(broken[0])}, where that is NaN. {cure}.")
         for name in learned:  # a module may already have an attribute of that name
             try:

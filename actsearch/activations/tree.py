@@ -63,8 +63,10 @@ class Node:
     """A node of an expression's tree.
 
     op: `x`, `number`, `parameter`, `word`, `neg`, `+`, `*`, `/`, `**`, `max`, `min`, `where`, a comparison, or a
-    function's name. args: the nodes that op is applied to; for a catalogue function x first, then all its parameters
-    in the entry's order. value: the number, the name of the parameter, or the word.
+    function's name; `detach` and `hypot` occur only in trees that stable.py rewrote, and `part`, the name of a value
+    that is computed before, only in those that are written as source. args: the nodes that op is applied to; for a
+    catalogue function x first, then all its parameters in the entry's order. value: the number, the name of the
+    parameter or the part, or the word.
     """
 
     op: str
@@ -83,7 +85,7 @@ class Node:
     @cached_property
     def varies(self) -> bool:
         """Whether x occurs in it."""
-        return self.op == "x" or any(arg.varies for arg in self.args)
+        return self.op in ("x", "part") or any(arg.varies for arg in self.args)
 
     @cached_property
     def parameters(self) -> tuple[str, ...]:
@@ -318,7 +320,7 @@ def _text(node: Node) -> tuple[str, int]:
     if op == "number":
         named = {math.pi: "pi", math.e: "e"}.get(float(node.value))
         return named or number(float(node.value)), UNARY if float(node.value) < 0 else ATOM
-    if op in ("x", "parameter", "word"):
+    if op in ("x", "part", "parameter", "word"):
         return "x" if op == "x" else str(node.value), ATOM
     if op == "neg":
         written, binds = _text(args[0])
@@ -351,8 +353,20 @@ def _arguments(node: Node, write: Callable[[Node], str]) -> list[str]:
 # --- values ---------------------------------------------------------------------------------------
 
 
-def evaluate(node: Node, x: Tensor, params: Mapping[str, Value]) -> Value:
-    """The value at x: a tensor if x occurs in it. params: floats, or tensors of x's dtype that broadcast against x."""
+def evaluate(node: Node, x: Tensor, params: Mapping[str, Value], known: dict[int, Value] | None = None) -> Value:
+    """The value at x: a tensor if x occurs in it. params: floats, or tensors of x's dtype that broadcast against x.
+
+    known: the values of parts, by id, to which those that are computed are added; each object is then computed once.
+    """
+    if known is None:
+        return _value(node, x, params, lambda arg: evaluate(arg, x, params))
+    if id(node) not in known:
+        known[id(node)] = _value(node, x, params, lambda arg: evaluate(arg, x, params, known))
+    return known[id(node)]
+
+
+def _value(node: Node, x: Tensor, params: Mapping[str, Value], of: Callable[[Node], Value]) -> Value:
+    """The value of a node at x. of: gives the value of an argument."""
 
     def tensor(value: Value) -> Tensor:
         return value if isinstance(value, Tensor) else x.new_full((), value)
@@ -366,17 +380,21 @@ def evaluate(node: Node, x: Tensor, params: Mapping[str, Value]) -> Value:
         return params[str(node.value)]
     if op == "where":
         condition, yes, no = node.args
-        left, right = (evaluate(arg, x, params) for arg in condition.args)
+        left, right = (of(arg) for arg in condition.args)
         chosen = COMPARISONS[condition.op][0](tensor(left), right)
-        return torch.where(chosen, evaluate(yes, x, params), tensor(evaluate(no, x, params)))
+        return torch.where(chosen, of(yes), tensor(of(no)))
     if op in CATALOGUE:
         entry = CATALOGUE[op]
-        given = [arg.value if arg.op == "word" else evaluate(arg, x, params) for arg in node.args[1:]]
+        given = [arg.value if arg.op == "word" else of(arg) for arg in node.args[1:]]
         keywords = {param.name: value for param, value in zip(entry.params, given, strict=True)}
-        return entry.fn(tensor(evaluate(node.args[0], x, params)), **keywords)
-    values = [evaluate(arg, x, params) for arg in node.args]
+        return entry.fn(tensor(of(node.args[0])), **keywords)
+    values = [of(arg) for arg in node.args]
     if op == "neg":
         return -values[0]
+    if op == "detach":
+        return tensor(values[0]).detach()
+    if op == "hypot":
+        return torch.hypot(tensor(values[0]), tensor(values[1]))
     if op == "**":  # Python's power of two floats may be complex, so the base is made a tensor
         return values[0] ** values[1] if isinstance(values[1], Tensor) else tensor(values[0]) ** values[1]
     if op in ("max", "min"):
@@ -420,7 +438,7 @@ def source(node: Node) -> str:
         return repr(float(node.value))
     if op == "word":
         return repr(node.value)
-    if op in ("x", "parameter"):
+    if op in ("x", "part", "parameter"):
         return node.text
     if op == "neg":
         return f"-{group(args[0])}"
@@ -439,6 +457,10 @@ def source(node: Node) -> str:
         left, right = condition.args
         compared = f"{tensor(left)} {condition.op} {group(right)}"
         return f"torch.where({compared}, {source(yes)}, {tensor(no)})"
+    if op == "detach":
+        return f"{group(args[0])}.detach()"
+    if op == "hypot":
+        return f"torch.hypot({tensor(args[0])}, {tensor(args[1])})"
     if op in CATALOGUE:
         return f"{op}({', '.join([tensor(args[0]), *_arguments(node, source)[1:]])})"
     return f"{ELEMENTARY[op]}({tensor(args[0])})"

@@ -150,8 +150,11 @@ def as_onnx(made: nn.Module, shape: tuple[int, ...], free: Sequence[int]) -> tup
     from onnxscript import opset20
 
     op: Any = opset20
-    # torch 2.15 translates logsigmoid as log(sigmoid(x)), which is -inf below -88
-    stable: Any = {torch.ops.aten.log_sigmoid.default: lambda x: op.Neg(op.Softplus(op.Neg(x)))}
+    # torch 2.15 translates logsigmoid as log(sigmoid(x)), which is -inf below -88, and hypot not at all
+    stable: Any = {
+        torch.ops.aten.log_sigmoid.default: lambda x: op.Neg(op.Softplus(op.Neg(x))),
+        torch.ops.aten.hypot.default: lambda x, y: op.Sqrt(op.Add(op.Mul(x, x), op.Mul(y, y))),
+    }
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

@@ -15,6 +15,7 @@ import actsearch
 from actsearch.activations.catalog import CATALOG
 from actsearch.activations.expression import parse
 from actsearch.activations.spec import Learned, Spec
+from actsearch.activations.stable import stable
 from actsearch.errors import ActSearchError, one_line
 from actsearch.export.collect import Collector, splice
 from actsearch.export.expression import module_text
@@ -109,7 +110,7 @@ class SourceFile:
             return path
         sources: dict[str, str] = {}
         if self.entry.family == "expression":
-            made, learned = parse(self.spec.name), set(self.learned)
+            made, learned = stable(parse(self.spec.name)), set(self.learned)
             name = f"{self.name}_" if self.name in made.functions else self.name  # else it would call itself
             module = "expression"
             sources[module] = module_text(made, name, learned, lambda used: import_of(CATALOG[used], sources))

@@ -52,6 +52,14 @@ class Entry:
         chosen = {param: domain.at(0.5) for param, domain in self.free}
         return self.specs or (Spec.of(self.name, {**dict(self.fixed), **chosen}),)
 
+    def corners(self) -> list[Spec]:
+        """Its specs, with parameters at the middle and at the ends of their ranges."""
+        if self.specs is not None:
+            return list(self.specs)
+        ends = itertools.product(*[domain.ends() for _, domain in self.free])
+        chosen = [dict(zip([name for name, _ in self.free], values, strict=True)) for values in ends]
+        return [*self.middle(), *[Spec.of(self.name, {**dict(self.fixed), **values}) for values in chosen]]
+
     def all(self) -> Iterator[tuple[Spec, ...]]:
         if self.specs is not None:
             yield self.specs

@@ -114,6 +114,10 @@ class Grammar:
             )
         return found
 
+    def corners(self) -> list[Spec]:
+        """None: what it will propose is not known before."""
+        return []
+
     def all(self) -> Iterator[tuple[Spec, ...]]:
         """Each usable function once. Raises ActSearchError for a depth above 1, where there are millions."""
         for _, spec in self.examined():

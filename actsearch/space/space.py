@@ -94,6 +94,10 @@ class SearchSpace:
         """One candidate of each entry, with its parameters at the middle of their ranges."""
         return [Candidate(entry.middle()) for entry in self.entries]
 
+    def corners(self) -> list[Spec]:
+        """The specs that are known before the search, with parameters at the middle and the ends of their ranges."""
+        return [spec for entry in self.entries for spec in entry.corners()]
+
     def nets(self) -> list[Candidate]:
         """All activations, without recipe values. Raises ActSearchError if a range makes them too many to list."""
         nets = [specs for entry in self.entries for specs in entry.all()]
@@ -105,6 +109,10 @@ class SearchSpace:
         """All activations with all recipe values. Raises ActSearchError if a range makes them too many to list."""
         recipes = [tuple(values.items()) for values in product_of("search_space.recipe", self.recipe)]
         return [Candidate(net.specs, recipe) for net in self.nets() for recipe in recipes]
+
+    def searched(self, key: str) -> list[Any]:
+        """The ends of the range, or the values of the list, of a recipe value; nothing if it is not searched."""
+        return dict(self.recipe)[key].ends() if key in dict(self.recipe) else []
 
     def recipe_points(self, n: int) -> list[tuple[tuple[str, Any], ...]]:
         """The tuning grid: at most n points spread over the searched recipe values, the same for every spec."""

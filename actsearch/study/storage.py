@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote, unquote
 
 import filelock
 import optuna
@@ -101,5 +103,13 @@ def is_storage_error(error: Exception) -> bool:
     return isinstance(error, sqlalchemy.exc.SQLAlchemyError | optuna.exceptions.OptunaError)
 
 
+def sqlite_url(path: Path) -> str:
+    """The URL of a SQLite file. Characters into which SQLAlchemy, Optuna or SQLite would read more are encoded."""
+    return SQLITE + re.sub("[%?#{}]", lambda found: quote(found[0]), str(path))
+
+
 def sqlite_path(url: str) -> Path | None:
-    return Path(url.removeprefix(SQLITE)) if url.startswith(SQLITE) else None
+    """The file that a URL names; None for another database."""
+    if not url.startswith(SQLITE):
+        return None
+    return Path(unquote(url.removeprefix(SQLITE).partition("?")[0]))
