@@ -252,7 +252,8 @@ class Model:
         wanted = (n, *self.out_shape)
         for training in (False, True):
             mode = " in training" if training else ""
-            out = self._outputs(net.train(training), mode)
+            with _seeded(0):
+                out = self._outputs(net.train(training), mode)
             if isinstance(out, Tensor) and out.shape == wanted:
                 continue
             per_class = ", one per class" if len(self.out_shape) == 1 else ""
@@ -263,7 +264,7 @@ class Model:
 
     def _outputs(self, net: nn.Module, mode: str) -> Any:
         try:
-            with _seeded(0), torch.no_grad():
+            with torch.no_grad():
                 return forward(net, self.examples)
         except Exception as error:  # whatever a user's forward raises
             raise ActSearchError(
