@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import is_lazy
+from torch.nn.parameter import UninitializedBuffer, is_lazy
 
 from actsearch.activations.spec import ActivationModule, Spec, print_net
 from actsearch.data.inputs import Inputs, count
@@ -227,7 +227,8 @@ class Model:
     def _assemble(self, activation: Callable[..., nn.Module]) -> nn.Module:
         try:
             if self._pattern:
-                net = copy.deepcopy(self.function)
+                lazy = [b for b in self.function.buffers() if is_lazy(b)]  # torch cannot copy these
+                net = copy.deepcopy(self.function, {id(b): UninitializedBuffer(dtype=b.dtype) for b in lazy})
             elif self.takes_activation:
                 net = self.function(activation=activation, **self.keywords)
             else:
