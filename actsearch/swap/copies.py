@@ -32,9 +32,13 @@ def copied(net: nn.Module) -> nn.Module:
             if not tensor.is_leaf:
                 memo[id(tensor)] = tensor.detach().clone()
     try:
-        return copy.deepcopy(net, dict(memo))
+        twin = copy.deepcopy(net, dict(memo))
     except Exception as error:  # whatever an attribute of the user's raises
         raise ActSearchError(f"{_culprit(net, memo)} cannot be copied ({one_line(error)}). Remove it.") from error
+    for ours, theirs in zip(net.modules(), twin.modules(), strict=True):
+        for name in vars(theirs).keys() & theirs._modules.keys() - vars(ours).keys():
+            del vars(theirs)[name]  # a copy of torch's decoder layer has F.relu before its activation module
+    return twin
 
 
 def _culprit(net: nn.Module, memo: Mapping[int, Any]) -> str:

@@ -142,19 +142,34 @@ def _install(net: nn.Module, install: list[tuple[Found, nn.Module]], writing: se
         setattr(f.owner, f.name, module)
         if f.calls:
             _stand_after(f.owner, f.name, f.after)
-        if isinstance(f.owner, nn.TransformerEncoderLayer):
-            f.owner.activation_relu_or_gelu = 0  # else its fast path would compute the old activation
     calls = defaultdict(dict)
     for f, _ in install:
         calls[f.owner].update(dict.fromkeys(f.calls, f.name))
     for owner, module_of_call in calls.items():
         if module_of_call:
             rewrite(owner, module_of_call)
+    _fit_transformers(net)
     for module in net.modules():
         # a dropout in place overwrites the output that the backward pass of relu or tanh needs (the one of
         # mobilenet_v3's hardswish needs the input instead, so there the dropout was allowed)
         if getattr(module, "inplace", False) and id(module) not in writing:
             module.inplace = False  # pyright: ignore[reportArgumentType]
+
+
+def _fit_transformers(net: nn.Module) -> None:
+    """Makes torch's transformers use the modules that were put into them, in evaluation and in copies too.
+
+    An encoder layer's fast path would compute the old activation, and an encoder hands nested tensors to its layers if
+    there is a padding mask, which most activations cannot take. A copy of a decoder layer computes relu unless its
+    activation is an attribute.
+    """
+    for module in net.modules():
+        if isinstance(module, nn.TransformerEncoderLayer) and isinstance(module.activation, nn.Module):
+            module.activation_relu_or_gelu = 0
+        elif isinstance(module, nn.TransformerDecoderLayer) and "activation" in module._modules:
+            vars(module)["activation"] = module.activation
+        elif isinstance(module, nn.TransformerEncoder):
+            module.use_nested_tensor = False
 
 
 @contextmanager
