@@ -11,7 +11,7 @@ import optuna
 
 from actsearch.activations.spec import parse_net
 from actsearch.data.source import Data
-from actsearch.errors import ActSearchError, whole
+from actsearch.errors import ActSearchError
 from actsearch.models.model import Model
 from actsearch.question.identity import fingerprint, study_name
 from actsearch.question.metrics import Direction, Metric, directions_of
@@ -51,7 +51,6 @@ class Job:
     config_yaml: str = ""
     device: str = "auto"
     engine: str = "auto"
-    worker: int = 0
     params: Mapping[str, Any] = field(default_factory=dict)
     tags: Mapping[str, str] = field(default_factory=dict)
     unknown: Sequence[str] = ()
@@ -120,7 +119,6 @@ def check(job: Job) -> None:
         )
     if job.recipe.precision == "tf32" and find_device(job.device).type != "cuda":
         raise ActSearchError("recipe.precision=tf32: there is no NVIDIA GPU. Write recipe.precision=float32.")
-    whole("worker", job.worker, least=0)
     if len(job.study.objectives) > 1 and not isinstance(job.pruner, optuna.pruners.NopPruner):
         raise ActSearchError("pruner: Optuna can prune only with one objective. Write pruner=none.")
     if job.compares_all:
