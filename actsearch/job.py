@@ -14,7 +14,7 @@ import torch
 from actsearch.activations.reach import remarks
 from actsearch.activations.spec import Spec, parse_net
 from actsearch.data.source import Data
-from actsearch.errors import ActSearchError, whole
+from actsearch.errors import ActSearchError
 from actsearch.models.model import Model
 from actsearch.processes import core_count
 from actsearch.question.identity import fingerprint, study_name
@@ -55,7 +55,6 @@ class Job:
     config_yaml: str = ""
     device: str = "auto"
     engine: str = "auto"
-    worker: int = 0
     params: Mapping[str, Any] = field(default_factory=dict)
     tags: Mapping[str, str] = field(default_factory=dict)
     unknown: Sequence[str] = ()
@@ -135,7 +134,6 @@ def check(job: Job) -> None:
         )
     if job.recipe.precision == "tf32" and find_device(job.device).type != "cuda":
         raise ActSearchError("recipe.precision=tf32: there is no NVIDIA GPU. Write recipe.precision=float32.")
-    whole("worker", job.worker, least=0)
     if len(job.study.objectives) > 1 and not isinstance(job.pruner, optuna.pruners.NopPruner):
         raise ActSearchError("pruner: Optuna can prune only with one objective. Write pruner=none.")
     if job.compares_all:

@@ -60,13 +60,14 @@ def finished(job: Job, store: Store) -> Evidence | None:
     notes = store.notes()
     known = Evidence(store.finalists.all(), notes.target, notes.costs)
     evidence, wanted = standing(known, notes.finalists, job.recipe, job.confirm)
-    return evidence if notes.finalists and notes.costs and not wanted else None
+    searched = len(store.records()) >= job.n_trials and not store.in_flight
+    return evidence if searched and notes.finalists and notes.costs and not wanted else None
 
 
 def found_again(job: Job, store: Store) -> str | None:
     """That the study is finished and nothing will be trained, in words; None if something will be."""
     asked = store.notes().asked == [job.confirm.finalists, job.confirm.baseline]
-    if not asked or len(store.records()) < job.n_trials or finished(job, store) is None:
+    if not asked or finished(job, store) is None:
         return None
     return f"found: trained on {store.trained_on}, the same question; study.fresh=true trains again"
 

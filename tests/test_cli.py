@@ -500,7 +500,7 @@ BAD = {
     "study named after a folder": (["study.name=.."], "study.name='..'", "without slashes"),
     "sampler's seed": (["study.seed=-1"], "study.seed=-1", "at least 0"),
     "objective twice": (["study.objectives=[val_loss,val_loss]"], "study.objectives", "Remove"),
-    "worker": (["worker=-1"], "worker=-1", "at least 0"),
+    "worker": (["worker=1"], "unknown config key 'worker'", "--cfg job"),
     "task's function": (
         ["task._target_=actsearch.command.tasks.serach"], "task._target_=actsearch.command.tasks.serach", "import",
     ),
@@ -572,7 +572,7 @@ def test_a_damaged_database_is_named_and_left_alone(command, lab):
     assert not (lab / "runs").exists() or not list((lab / "runs").iterdir())
 
 
-def test_a_study_that_another_worker_holds_is_refused(command, lab):
+def test_a_study_that_another_process_holds_is_refused(command, lab):
     with sole_leader("sqlite:///s.db", "mine"):
         code, _, err = command(*TINY, "storage.url=sqlite:///s.db", "study.name=mine")
     assert code == 2

@@ -64,7 +64,7 @@ def build(config: Config, place: Callable[[str], Path], command: str, given: Giv
         pruner=make_pruner(*target("pruner", config.pruner)), identity=identity(config, contents),
         folder=folder, config_yaml=_yaml(config), storage_url=config.storage.url or sqlite_url(folder / "study.db"),
         tracking_uri=config.tracking.uri, experiment=config.tracking.experiment,
-        device=config.device, engine=config.engine, worker=config.worker, params=_shown_params(config),
+        device=config.device, engine=config.engine, params=_shown_params(config),
         tags=_tags(command), unknown=unknown,
     )  # fmt: skip
 

@@ -46,7 +46,6 @@ class Config:
     task: dict[str, Any] = field(default_factory=dict)
     device: str = "auto"
     engine: str = "auto"
-    worker: int = 0
 
 
 OWN_KEYS = {"data": ("name", "n_validation", "subset", "resample", "standardise"), "model": ("name", "only")}

@@ -137,6 +137,11 @@ class Store:
         return records(self.search)
 
     @property
+    def in_flight(self) -> int:
+        """How many trials of the search are not finished: they are training now, or were when it was killed."""
+        return len(self.search.get_trials(deepcopy=False, states=(TrialState.RUNNING,)))
+
+    @property
     def trained_on(self) -> str:
         """The day on which the last finalist was trained; empty if there is none."""
         ended = self.finalists.ended
