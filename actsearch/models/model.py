@@ -72,6 +72,11 @@ def _built_in(net: nn.Module) -> dict[str, str]:
     return {**own, **left}
 
 
+def _uninitialized(buffer: Tensor) -> Any:
+    kind: Any = UninitializedBuffer
+    return kind(dtype=buffer.dtype)
+
+
 def _is_slot(module: nn.Module | None) -> bool:
     return isinstance(module, ActivationModule)
 
@@ -191,7 +196,7 @@ class Model:
         """
         if init == "keep":
             return
-        if self._pattern and (norm := _trained_norm(self.function)):
+        if isinstance(self.function, nn.Module) and (norm := _trained_norm(self.function)):
             raise ActSearchError(
                 f"recipe.init={init}: the net '{self.name}' has been trained ({norm}), and its weights would be drawn "
                 "anew. Write recipe.init=keep to start from them; or give a function that makes an untrained net."
@@ -228,7 +233,7 @@ class Model:
         try:
             if self._pattern:
                 lazy = [b for b in self.function.buffers() if is_lazy(b)]  # torch cannot copy these
-                net = copy.deepcopy(self.function, {id(b): UninitializedBuffer(dtype=b.dtype) for b in lazy})
+                net = copy.deepcopy(self.function, {id(b): _uninitialized(b) for b in lazy})
             elif self.takes_activation:
                 net = self.function(activation=activation, **self.keywords)
             else:

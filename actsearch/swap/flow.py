@@ -11,9 +11,10 @@ from collections.abc import Mapping, Sequence, Set
 from typing import Any
 
 from torch import fx, nn
+from torch.fx.node import map_arg
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.dropout import _DropoutNd
-from torch.nn.modules.lazy import LazyModuleMixin
+from torch.nn.parameter import is_lazy
 
 from actsearch.swap.reading import read
 from actsearch.swap.values import Value, Values, leaves
@@ -123,8 +124,8 @@ class Flow:
         for n in graph.nodes:
             if n.op == "placeholder":
                 continue
-            at = fx.node.map_arg(n.args, made.__getitem__)
-            named = fx.node.map_arg(n.kwargs, made.__getitem__)
+            at = map_arg(n.args, made.__getitem__)
+            named = map_arg(n.kwargs, made.__getitem__)
             if n.op == "output":
                 return at[0]
             if n.op == "get_attr":
@@ -152,7 +153,7 @@ def has_weights(module: nn.Module) -> bool:
     """Whether a module that is not followed inside multiplies its input by weights; a norm's do not count."""
     if isinstance(module, NORMS):
         return False
-    lazy = isinstance(module, LazyModuleMixin) and module.has_uninitialized_params()  # pyright: ignore[reportArgumentType]
+    lazy = any(map(is_lazy, module.parameters()))
     return lazy or type(module).__module__.startswith("torch.ao.nn") or any(p.dim() > 1 for p in module.parameters())
 
 
