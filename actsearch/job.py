@@ -14,7 +14,7 @@ import torch
 from actsearch.activations.reach import remarks
 from actsearch.activations.spec import Spec, parse_net
 from actsearch.data.source import Data
-from actsearch.errors import ActSearchError
+from actsearch.errors import ActSearchError, check_url, hide_password, hide_passwords
 from actsearch.models.model import Model
 from actsearch.processes import core_count
 from actsearch.question.identity import fingerprint, study_name
@@ -58,6 +58,14 @@ class Job:
     params: Mapping[str, Any] = field(default_factory=dict)
     tags: Mapping[str, str] = field(default_factory=dict)
     unknown: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        check_url("storage.url", self.storage_url)
+        if self.tracking_uri is not None:
+            check_url("tracking.uri", self.tracking_uri)
+        self.tags = {key: hide_password(text) for key, text in self.tags.items()}
+        self.params = hide_passwords(self.params)
+        self.config_yaml = hide_password(self.config_yaml)
 
     @property
     def name(self) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 import optuna
 
 from actsearch.activations.spec import parse_net
-from actsearch.errors import ActSearchError, hide_password
+from actsearch.errors import ActSearchError
 from actsearch.job import Job
 from actsearch.judge.comparison import compare_finalists
 from actsearch.question.options import Confirmation
@@ -43,8 +43,7 @@ def stored(job: Job) -> Iterator[tuple[Store, Result | None]]:
     storage = open_storage(job.storage_url) if path is None or path.exists() else None
     try:
         if storage is None or job.name not in optuna.get_all_study_names(storage):
-            where = hide_password(job.storage_url)
-            raise ActSearchError(f"there is no study '{job.name}' in {where}. Run it first, without task=.")
+            raise ActSearchError(f"there is no study '{job.name}' in {job.storage_url}. Run it first, without task=.")
         store = Store(storage, job.name, job.directions, job.identity)
         notes = store.notes()
         _check_asked(job, notes)

@@ -16,7 +16,7 @@ import torch
 from actsearch.activations.spec import parse_net
 from actsearch.clock import Clock
 from actsearch.contents import digest_of
-from actsearch.errors import ActSearchError, hide_password, one_line
+from actsearch.errors import ActSearchError, one_line
 from actsearch.job import Job, check
 from actsearch.judge.comparison import TARGET
 from actsearch.judge.statistics import fewest_for_sign_flips
@@ -218,7 +218,7 @@ def header(session: Session) -> dict[str, str]:
         **model_rows(job),
         "training": str(trainer.plan),
         "search": search_row,
-        "study": f"{job.name} in {hide_password(job.storage_url)}",
+        "study": f"{job.name} in {job.storage_url}",
         "results in": str(job.folder),
     }
 
@@ -336,7 +336,7 @@ def deliver(job: Job) -> Result:
         except ActSearchError:
             raise
         except Exception as error:
-            raise ActSearchError(f"tracking.uri={job.tracking_uri} does not take it: {one_line(error)}") from error
+            raise ActSearchError(f"tracking.uri={job.tracking_uri} does not take it: {one_line(error)}") from None
     if result is None:
         raise ActSearchError(f"the study '{job.name}' is not finished: its trials are delivered. Run it to its end.")
     return result

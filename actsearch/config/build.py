@@ -20,7 +20,7 @@ from actsearch.config.compose import NOT_IN_RESULT, identity, label, search_name
 from actsearch.config.shape import OWN_KEYS, Config
 from actsearch.contents import Contents
 from actsearch.data.source import Data, make_data
-from actsearch.errors import ActSearchError, one_line, unknown
+from actsearch.errors import ActSearchError, hide_passwords, one_line, unknown
 from actsearch.job import Job
 from actsearch.measure.environment import source_commit
 from actsearch.models.model import Model
@@ -195,7 +195,7 @@ def _imported(group: str, path: str) -> Callable[..., Any]:
 
 def _yaml(config: Config) -> str:
     """The config of the search, whatever is done with it now."""
-    plain: Any = OmegaConf.to_container(OmegaConf.structured(config))
+    plain: Any = hide_passwords(OmegaConf.to_container(OmegaConf.structured(config), resolve=True))
     plain["study"]["fresh"] = False
     return OmegaConf.to_yaml(OmegaConf.create({**plain, "task": {"_target_": "actsearch.command.tasks.search"}}))
 

@@ -63,7 +63,7 @@ def _explained(url: str) -> Iterator[None]:
     except (sqlalchemy.exc.SQLAlchemyError, ImportError, ValueError, RuntimeError, OSError) as error:
         raise ActSearchError(
             f"storage.url={url} cannot be opened ({one_line(error)}). Write e.g. sqlite:///study.db or "
-            "postgresql+psycopg://user:password@host/database."
+            "postgresql+psycopg://user@host/database, with the password in the variable PGPASSWORD."
         ) from None
 
 
