@@ -46,6 +46,7 @@ def search(
     finalists: int | str | None = None,
     finalist_seeds: int | None = None,
     baseline: str | None = None,
+    only: Any = None,
     n_validation: int | None = None,
     standardise: bool | str | None = None,
     search_space: Group = None,
@@ -75,6 +76,7 @@ def search(
     keys, {"scope": "per_layer"}. In `recipe`, a range or a list is searched: {"lr": {"low": 1e-3, "high": 3e-2,
     "log": True}}. sampler, pruner: also a class. storage, tracking: also a URL; tracking="none" switches MLflow off.
     overrides: words as the command takes them, ["experiment=leaky_slope", "study.generation=8"].
+    only: of a net without the keyword `activation`, which activations are replaced, as in `swap_activations`.
     fresh: whether a study that is found is deleted and trained again. folder: where folders of results and MLflow's
     database lie.
     Raises ActSearchError for what a user can put right.
@@ -148,7 +150,16 @@ def _config(asked: Mapping[str, Any]) -> tuple[Config, Given]:
         config.data, given.data = _given_data(given.data, asked["n_validation"], asked["standardise"])
     if given.model is not None:
         config.model = {"name": getattr(given.model, "__name__", type(given.model).__name__)}
+    if _is_plain(asked["only"]):
+        config.model["only"] = _plain(asked["only"])
+    else:
+        given.only = asked["only"]
     return config, given
+
+
+def _is_plain(only: Any) -> bool:
+    """Whether it is made of text, and so can stand in a config."""
+    return isinstance(only, str) or (isinstance(only, list | tuple) and all(isinstance(part, str) for part in only))
 
 
 def _add_option(group: str, text: str, words: list[str], values: dict[str, Any]) -> None:

@@ -103,7 +103,7 @@ class Contents:
                 self._token(attribute)
                 self.add(buffer)
             for attribute, p in module._parameters.items():
-                lazy = is_lazy(p)
+                lazy = p is not None and is_lazy(p)
                 shape = None if p is None or lazy else tuple(p.shape)
                 self._token(attribute, "" if p is None else f"{shape} {p.dtype} {p.requires_grad}")
                 if weights and not lazy:

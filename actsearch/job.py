@@ -14,7 +14,7 @@ import torch
 from actsearch.activations.reach import remarks
 from actsearch.activations.spec import Spec, parse_net
 from actsearch.data.source import Data
-from actsearch.errors import ActSearchError, whole
+from actsearch.errors import ActSearchError, check_url, hide_password, hide_passwords
 from actsearch.models.model import Model
 from actsearch.processes import core_count
 from actsearch.question.identity import fingerprint, study_name
@@ -55,10 +55,17 @@ class Job:
     config_yaml: str = ""
     device: str = "auto"
     engine: str = "auto"
-    worker: int = 0
     params: Mapping[str, Any] = field(default_factory=dict)
     tags: Mapping[str, str] = field(default_factory=dict)
     unknown: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        check_url("storage.url", self.storage_url)
+        if self.tracking_uri is not None:
+            check_url("tracking.uri", self.tracking_uri)
+        self.tags = {key: hide_password(text) for key, text in self.tags.items()}
+        self.params = hide_passwords(self.params)
+        self.config_yaml = hide_password(self.config_yaml)
 
     @property
     def name(self) -> str:
@@ -135,7 +142,6 @@ def check(job: Job) -> None:
         )
     if job.recipe.precision == "tf32" and find_device(job.device).type != "cuda":
         raise ActSearchError("recipe.precision=tf32: there is no NVIDIA GPU. Write recipe.precision=float32.")
-    whole("worker", job.worker, least=0)
     if len(job.study.objectives) > 1 and not isinstance(job.pruner, optuna.pruners.NopPruner):
         raise ActSearchError("pruner: Optuna can prune only with one objective. Write pruner=none.")
     if job.compares_all:

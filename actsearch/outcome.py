@@ -10,7 +10,7 @@ from pathlib import Path
 import optuna
 
 from actsearch.activations.spec import parse_net
-from actsearch.errors import ActSearchError, hide_password
+from actsearch.errors import ActSearchError
 from actsearch.job import Job
 from actsearch.judge.comparison import compare_finalists
 from actsearch.question.options import Confirmation
@@ -43,8 +43,7 @@ def stored(job: Job) -> Iterator[tuple[Store, Result | None]]:
     storage = open_storage(job.storage_url) if path is None or path.exists() else None
     try:
         if storage is None or job.name not in optuna.get_all_study_names(storage):
-            where = hide_password(job.storage_url)
-            raise ActSearchError(f"there is no study '{job.name}' in {where}. Run it first, without task=.")
+            raise ActSearchError(f"there is no study '{job.name}' in {job.storage_url}. Run it first, without task=.")
         store = Store(storage, job.name, job.directions, job.identity)
         notes = store.notes()
         _check_asked(job, notes)
@@ -60,13 +59,14 @@ def finished(job: Job, store: Store) -> Evidence | None:
     notes = store.notes()
     known = Evidence(store.finalists.all(), notes.target, notes.costs)
     evidence, wanted = standing(known, notes.finalists, job.recipe, job.confirm)
-    return evidence if notes.finalists and notes.costs and not wanted else None
+    searched = len(store.records()) >= job.n_trials and not store.in_flight
+    return evidence if searched and notes.finalists and notes.costs and not wanted else None
 
 
 def found_again(job: Job, store: Store) -> str | None:
     """That the study is finished and nothing will be trained, in words; None if something will be."""
     asked = store.notes().asked == [job.confirm.finalists, job.confirm.baseline]
-    if not asked or len(store.records()) < job.n_trials or finished(job, store) is None:
+    if not asked or finished(job, store) is None:
         return None
     return f"found: trained on {store.trained_on}, the same question; study.fresh=true trains again"
 

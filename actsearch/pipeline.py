@@ -7,7 +7,7 @@ import importlib
 import json
 import threading
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
@@ -16,7 +16,7 @@ import torch
 from actsearch.activations.spec import parse_net
 from actsearch.clock import Clock
 from actsearch.contents import digest_of
-from actsearch.errors import ActSearchError, hide_password, one_line
+from actsearch.errors import ActSearchError, one_line
 from actsearch.job import Job, check
 from actsearch.judge.comparison import TARGET
 from actsearch.judge.statistics import fewest_for_sign_flips
@@ -71,7 +71,7 @@ class Session:
     """What a run holds while it goes on: the study's store, the trainer, and who watches.
 
     before: trials of earlier runs of this study. found: that the study is finished already, in words; None if it is
-    not. tracker: None where nothing is tracked.
+    not. tracker: None where nothing is tracked. still_held: raises if another process may lead the study now.
     """
 
     job: Job
@@ -82,6 +82,7 @@ class Session:
     tracker: Tracker | None
     before: list[TrialRecord]
     found: str | None
+    still_held: Callable[[], None]
     _names: dict[int, str] = field(default_factory=dict)
     _earlier: list[TrialRecord] = field(default_factory=list)
 
@@ -96,6 +97,7 @@ class Session:
                 event = next(events)
             except StopIteration as end:
                 return end.value
+            self.still_held()
             if self.clock.first_rung_s is None and isinstance(event, RungReached):
                 self.store.note_environment(environment(self.trainer.device))
                 threading.Thread(target=import_for_the_end, daemon=True).start()  # while others train
@@ -145,7 +147,7 @@ def opened(job: Job, terminal: Terminal, clock: Clock, processes: Processes | No
     )
     make_folder(job.folder)
     with contextlib.ExitStack() as stack:
-        stack.enter_context(sole_leader(job.storage_url, job.name))
+        still_held = stack.enter_context(sole_leader(job.storage_url, job.name))
         trainer = stack.enter_context(Trainer(device, processes=processes))
         trainer.load(job.model, job.data, plan)
         storage = open_storage(job.storage_url)
@@ -162,7 +164,8 @@ def opened(job: Job, terminal: Terminal, clock: Clock, processes: Processes | No
             tracker = Tracker(make, terminal.warn)
             stack.callback(tracker.close)
         stack.callback(terminal.end)
-        session = Session(job, store, trainer, terminal, clock, tracker, store.records(), found_again(job, store))
+        found = found_again(job, store)
+        session = Session(job, store, trainer, terminal, clock, tracker, store.records(), found, still_held)
         settle_plan(session)
         job.data.source.prepare_test()
         yield session
@@ -215,7 +218,7 @@ def header(session: Session) -> dict[str, str]:
         **model_rows(job),
         "training": str(trainer.plan),
         "search": search_row,
-        "study": f"{job.name} in {hide_password(job.storage_url)}",
+        "study": f"{job.name} in {job.storage_url}",
         "results in": str(job.folder),
     }
 
@@ -229,9 +232,7 @@ def settle_finalists(session: Session) -> list[Candidate]:
         options = replace(job.study, n_trials=job.n_trials)
         latency = lambda candidate: measured_latency(job, candidate, trainer.device)  # noqa: E731
         session.follow(
-            run_trials(
-                store.search, trainer, job.space, job.recipe, options, job.sampler, job.pruner, latency, job.worker
-            )
+            run_trials(store.search, trainer, job.space, job.recipe, options, job.sampler, job.pruner, latency)
         )
         chosen = stage.choose_finalists(
             store.records(), int(job.confirm.finalists), job.confirm.baseline, job.directions[0]
@@ -335,7 +336,7 @@ def deliver(job: Job) -> Result:
         except ActSearchError:
             raise
         except Exception as error:
-            raise ActSearchError(f"tracking.uri={job.tracking_uri} does not take it: {one_line(error)}") from error
+            raise ActSearchError(f"tracking.uri={job.tracking_uri} does not take it: {one_line(error)}") from None
     if result is None:
         raise ActSearchError(f"the study '{job.name}' is not finished: its trials are delivered. Run it to its end.")
     return result

@@ -39,7 +39,7 @@ from actsearch.study.storage import sqlite_path, sqlite_url
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # must be set before mlflow is imported; README mentions it
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # the default, 7, takes minutes when a server is down
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
-os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # the URL may hold a password
+os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"  # the URL may hold a password
 
 LIVE_SECONDS = 10.0  # between writes of a trial in flight: rungs go in batches, not each in a request of its own
 STUDY, TRIAL, FINALIST = "actsearch.study", "actsearch.trial", "actsearch.finalist"

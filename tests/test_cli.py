@@ -13,9 +13,11 @@ import time
 from functools import partial
 from pathlib import Path
 
+import mlflow
 import optuna
 import psutil
 import pytest
+import sqlalchemy
 from fake_trainer import FakeTrainer
 from hydra.core.global_hydra import GlobalHydra
 
@@ -500,7 +502,7 @@ BAD = {
     "study named after a folder": (["study.name=.."], "study.name='..'", "without slashes"),
     "sampler's seed": (["study.seed=-1"], "study.seed=-1", "at least 0"),
     "objective twice": (["study.objectives=[val_loss,val_loss]"], "study.objectives", "Remove"),
-    "worker": (["worker=-1"], "worker=-1", "at least 0"),
+    "worker": (["worker=1"], "unknown config key 'worker'", "--cfg job"),
     "task's function": (
         ["task._target_=actsearch.command.tasks.serach"], "task._target_=actsearch.command.tasks.serach", "import",
     ),
@@ -572,13 +574,87 @@ def test_a_damaged_database_is_named_and_left_alone(command, lab):
     assert not (lab / "runs").exists() or not list((lab / "runs").iterdir())
 
 
-def test_a_study_that_another_worker_holds_is_refused(command, lab):
+def test_a_study_that_another_process_holds_is_refused(command, lab):
     with sole_leader("sqlite:///s.db", "mine"):
         code, _, err = command(*TINY, "storage.url=sqlite:///s.db", "study.name=mine")
     assert code == 2
     assert err.count("\n") == 1
     assert "'mine' in s.db is held by another process" in err
     assert command(*TINY, "storage.url=sqlite:///s.db", "study.name=mine")[0] == 0
+
+
+SECRET = "Planted-7f3%2Fq"
+
+
+def assert_no_secret(folder, *texts):
+    """Nothing in these texts and in the files below the folder has the planted password, in any form."""
+    left = {"": "\n".join(texts).encode(), **{str(p): p.read_bytes() for p in folder.rglob("*") if p.is_file()}}
+    assert [name for name, data in left.items() if b"Planted-7f3" in data] == []
+    assert all("Planted-7f3" not in name for name in left)
+
+
+def test_a_password_stands_in_nothing_that_a_run_leaves(command, lab, postgresql, monkeypatch):
+    monkeypatch.setattr(sys.modules["actsearch.tracking"], "LIVE_SECONDS", 0.0)
+    url = postgresql(f"postgres:{SECRET}")
+    words = [*(word for word in TINY if word != "tracking=none"), f"storage.url='{url}'"]
+    code, out, err = command(*words)
+    assert (code, err) == (0, "")
+    assert "postgresql+psycopg://postgres:***@/test" in out
+    (report,) = (lab / "runs").glob("*/report.html")
+    assert "postgres:***@" in report.read_text()
+    assert "postgres:***@" in report.with_name("config.yaml").read_text()
+    (run,) = mlflow.MlflowClient(f"sqlite:///{lab}/runs/mlflow.db").search_runs(["1"], "tags.kind = 'study'")
+    assert "postgres:***@" in run.data.tags["command"]
+    again = command(*words, "task=report")
+    assert again[0] == 0
+    engine = sqlalchemy.create_engine(url)
+    with engine.connect() as connection:
+        names = sqlalchemy.inspect(engine).get_table_names()
+        kept = [str(connection.execute(sqlalchemy.text(f"SELECT * FROM {name}")).fetchall()) for name in names]
+    engine.dispose()
+    assert any("relu" in text for text in kept)
+    assert_no_secret(lab, out, *again[1:], *kept)
+
+
+@pytest.mark.parametrize("login", [f"me:{SECRET}@", f"{SECRET}@"])
+def test_a_token_of_a_server_that_is_down_is_not_shown(command, lab, monkeypatch, login):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    words = [*TINY, f"tracking.uri=http://{login}127.0.0.1:1"]
+    code, out, err = command(*words)
+    assert (code, err) == (0, "")
+    assert "warning: MLflow could not be written" in out
+    later = command(*words, "task=deliver")
+    assert later[0] == 2
+    assert "http://***@127.0.0.1:1 does not take it" in later[2]
+    assert_no_secret(lab, out, *later[1:])
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        [f"storage.url=postgresql+psycopg://me:{SECRET}@no-such-host.invalid/x"],
+        [f"storage.url=postgresql+psycopg://me:{SECRET}@127.0.0.1:1/x"],
+        [f"storage.url=postgresql+psycopg://me:{SECRET}/x"],
+        [f"storage.url='postgresql+psycopg://127.0.0.1:1/x?user=me&password={SECRET}'"],
+        [f"storage.url=postgresql+nothere://me:{SECRET}@h/x"],
+        [f"storage.url=postgresql+psycopg://me:{SECRET}@{SECRET}@h/x"],
+        [f"storage.url=redis://me:{SECRET}@h/x"],
+        [f"tracking.uri=ftp://me:{SECRET}@h/x"],
+        [f"storage.url=postgresql://me:{SECRET}@h/x", "recipe.lrr=3"],
+        [f"storage.urll=postgresql://me:{SECRET}@h/x"],
+        [f"storage.url={{a: postgresql://me:{SECRET}@h/x}}"],
+        [f"storage.url = postgresql://me:{SECRET}@h/x"],
+        [f"storage=postgresql://me:{SECRET}@h/x"],
+        ["task=report", f"storage.url=postgresql+psycopg://me:{SECRET}@127.0.0.1:1/x"],
+        ["-m", "recipe.lr=0.1,0.2", f"storage.url=postgresql+psycopg://me:{SECRET}@127.0.0.1:1/x"],
+        ["-m", "recipe.lr=0.1,a", f"storage.url=postgresql+psycopg://me:{SECRET}@127.0.0.1:1/x"],
+    ],
+)
+def test_a_password_is_not_shown_by_what_fails(command, lab, words):
+    code, out, err = command(*words, *TINY)
+    assert code == 2
+    assert set(line.partition(":")[0] for line in err.splitlines()) == {"actsearch"}
+    assert_no_secret(lab, out, err)
 
 
 def test_another_config_under_the_same_name_is_refused_naming_the_keys(command, lab):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from actsearch.errors import ActSearchError, hide_password, one_line, unknown
+from actsearch.errors import ActSearchError, check_url, hide_password, hide_passwords, one_line, unknown
 
 
 def test_is_a_value_error():
@@ -44,9 +44,55 @@ def test_one_line_of_an_error_without_message_is_its_type():
     ("url", "shown"),
     [
         ("postgresql+psycopg://me:secret@host:5/db", "postgresql+psycopg://me:***@host:5/db"),
-        ("postgresql+psycopg://me@host/db", "postgresql+psycopg://me@host/db"),
-        ("sqlite:////a/b.db", "sqlite:////a/b.db"),
+        ("postgresql+psycopg://me:s%40cret@host/db", "postgresql+psycopg://me:***@host/db"),
+        ("postgresql+psycopg://me:sec@ret@host/db", "postgresql+psycopg://me:***@host/db"),
+        ("postgresql+psycopg://me:sec/ret@host/db", "postgresql+psycopg://me:***@host/db"),
+        ("postgresql://me:secret/db", "postgresql://me:***/db"),
+        ("postgresql://:secret@host/db", "postgresql://:***@host/db"),
+        ("postgresql://host/db?user=me&password=secret", "postgresql://host/db?user=me&password=***"),
+        ("postgresql://host:1/db?password=sec@ret", "postgresql://host:***"),
+        ("https://host/x?token=secret&a=b", "https://host/x?token=***&a=b"),
+        ("http://secret@host:5000", "http://***@host:5000"),
+        ("http://me:sec/ret@host:5000", "http://***@host:5000"),
+        ("mssql+pyodbc:///?odbc_connect=PWD%3Dsecret", "mssql+pyodbc:///?odbc_connect=***"),
     ],
 )
-def test_a_password_is_never_shown(url, shown):
-    assert hide_password(url) == shown
+@pytest.mark.parametrize("text", ["{}", "storage.url={}", "it says '{}' twice: \"{}\"", '{{"a":"{}","b":"c@d"}}'])
+def test_a_password_is_never_shown(url, shown, text):
+    assert hide_password(text.format(url, url)) == text.format(shown, shown)
+    assert str(ActSearchError(url)) == shown
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "postgresql+psycopg://me@host/db", "sqlite:////a/b.db", "sqlite:///a@b:c.db", "http://127.0.0.1:5000/a@b",
+        "http://[::1]:5000/", "https://medium.com/@me/x", "postgresql://host:5432/db", "data.n_tokens=256, a@b",
+        '{"u":"http://x.org:80/","mail":"a@b"}', "mlflow: http://127.0.0.1:5000/#/experiments/1/runs?viewState=ab",
+    ],
+)  # fmt: skip
+def test_what_holds_no_password_stays(text):
+    assert hide_password(text) == text
+
+
+def test_one_url_may_have_any_character():
+    values = {"url": "postgresql://me:se 'cr\"et@host/db", "more": ["a", 3, {"b": "http://se<cret@h"}]}
+    hidden = {"url": "postgresql://me:***@host/db", "more": ["a", 3, {"b": "http://***@h"}]}
+    assert hide_passwords(values) == hidden
+
+
+@pytest.mark.parametrize("url", ["postgresql://me:sec@ret@h/d", "postgresql://me:sec ret@h/d", "http://me:sec/ret@h"])
+def test_a_password_that_others_would_cut_is_refused(url):
+    with pytest.raises(ActSearchError, match=r"a\.b=\w+://\S*\*\*\*@h\S*: in a password write @ as %40"):
+        check_url("a.b", url)
+
+
+def test_a_hidden_password_is_no_password():
+    with pytest.raises(ActSearchError, match="stands for a password that was hidden"):
+        check_url("a.b", "postgresql://me:***@h/d")
+
+
+def test_a_known_password_is_hidden_where_another_library_names_it_alone():
+    check_url("a.b", "postgresql://me:plan%2Fted-one@h/d")
+    said = one_line(RuntimeError("host 'plan/ted-one' is unknown, nor plan%2Fted-one"))
+    assert said == "RuntimeError: host '***' is unknown, nor ***"

@@ -170,6 +170,20 @@ def test_metrics_that_are_never_negative_keep_their_ratio():
     assert check_goal(divergence, torch.rand(40, 3).softmax(-1)) > -1e-6
 
 
+def test_a_loss_that_holds_a_net_is_left_as_it_was():
+    judge, y = nn.Linear(1, 4), torch.randn(40, 1)
+    goal = Goal(MAE, lambda out, y: (judge(out) - judge(y)).square().mean(), (1,), (1.0, 1.0), of_loss=float)
+    check_goal(goal, y)
+    assert judge.weight.grad is None
+
+
+def test_outputs_that_are_too_large_are_not_tried():
+    seen = []
+    goal = Goal(MAE, lambda out, y: seen.append(len(out)) or (out - y).mean(), (2**19,), (1.0, 1.0), of_loss=float)
+    check_goal(goal, torch.zeros(2, 1).expand(2, 2**19))
+    assert seen == [2]  # whether it fits the shapes
+
+
 def test_the_least_loss_is_that_of_outputs_that_fit():
     y = torch.randn(40, 1)
     likelihood = replace(MAYBE_NEGATIVE["a likelihood"], metric=Metric("nll", "likelihood", ratio=False))

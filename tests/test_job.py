@@ -48,7 +48,6 @@ GOOD = {
 BAD = {
     "batch": ({"recipe": replace(RECIPE, batch_size=61)}, "recipe.batch_size=61"),
     "searched batch": ({"space": space(batch_size=[15, 61])}, "recipe.batch_size=61"),
-    "worker": ({"worker": -1}, "worker=-1"),
     "unknown baseline": (
         {"confirm": confirmation(baseline="rleu")}, "confirm.baseline: unknown activation 'rleu'. Did you mean 'relu'?",
     ),

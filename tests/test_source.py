@@ -195,6 +195,13 @@ def test_what_is_left_unscaled_is_warned_of():
     assert "means of 12" in images.remarks[0]
 
 
+def test_several_inputs_are_looked_at_one_by_one():
+    parts = [(TABLE[rows], RAW[rows], TOKENS[rows]) for rows in (slice(60), slice(60, None))]
+    made = Data((parts[0], CLASSES[:60], parts[1], CLASSES[60:]), "mine")
+    (remark,) = made.remarks  # neither of the first, nor of the tokens
+    assert "columns with means of -" in remark and "Standardise it first" in remark
+
+
 def test_a_table_that_is_standardised_already_is_left_as_it_is():
     made = Data(GIVEN, "mine")
     assert not made.scaled and made.remarks == []

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from actsearch.activations.activation import Activation, Param
-from actsearch.activations.numerics import finite, finite_below, in_float32
+from actsearch.activations.numerics import KeepsFloat32, finite, finite_below, in_float32
 from actsearch.activations.self_gated import gelu, silu
 from actsearch.errors import ActSearchError
 
@@ -44,6 +44,7 @@ def reglu(x: Tensor, dim: int = 1) -> Tensor:
     return a * F.relu(b)
 
 
+@in_float32
 def geglu(x: Tensor, dim: int = 1) -> Tensor:
     a, b = _pairs(x, dim)
     return a * gelu(finite(b))
@@ -117,7 +118,7 @@ MAXOUT = Activation(
 # --- activations that have weights of their own -------------------------------------------------------
 
 
-class FReLU(nn.Module):
+class FReLU(KeepsFloat32):
     """max(x, T(x)), where T is a depthwise 3 × 3 convolution, then batch norm. x: (N, channels, H, W)."""
 
     def __init__(self, channels: int, dim: int = 1) -> None:
@@ -128,7 +129,8 @@ class FReLU(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if x.dim() != 4:
             raise ActSearchError("'frelu' looks at windows of images (N, C, H, W). Choose another activation here.")
-        return torch.maximum(x, self.norm(self.conv(x)))
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        return torch.maximum(wide, self.norm(self.conv(wide))).to(x.dtype)
 
 
 FRELU = Activation(
@@ -137,7 +139,7 @@ FRELU = Activation(
 )  # fmt: skip
 
 
-class MetaAconC(nn.Module):
+class MetaAconC(KeepsFloat32):
     """ACON-C whose β is computed from the channels' means. x: (N, channels) or (N, channels, …)."""
 
     def __init__(self, channels: int, dim: int = 1) -> None:
@@ -149,12 +151,13 @@ class MetaAconC(nn.Module):
         self.fc1, self.fc2 = nn.Linear(channels, between), nn.Linear(between, channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        mean = x.flatten(2).mean(2) if x.dim() > 2 else x
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        mean = wide.flatten(2).mean(2) if x.dim() > 2 else wide
         shape = (-1, x.shape[1], *[1] * (x.dim() - 2))
         beta = torch.sigmoid(self.fc2(self.fc1(mean))).view(shape)
         p1, p2 = self.p1.view(shape[1:]), self.p2.view(shape[1:])
-        scaled = (p1 - p2) * x
-        return scaled * torch.sigmoid(beta * scaled) + p2 * x
+        scaled = (p1 - p2) * wide
+        return (scaled * torch.sigmoid(beta * scaled) + p2 * wide).to(x.dtype)
 
 
 META_ACON = Activation(

@@ -49,8 +49,13 @@ PELU = Activation(
 
 def celu(x: Tensor, alpha: Value = 1.0) -> Tensor:
     if isinstance(alpha, Tensor) or x.dtype == torch.float64:  # the derivative of F.celu rounds 1 / alpha to float32
-        return pelu(x, alpha, alpha)
+        return _celu(x, alpha)
     return F.celu(x, alpha)
+
+
+@in_float32
+def _celu(x: Tensor, alpha: Value) -> Tensor:
+    return pelu(x, alpha, alpha)
 
 
 CELU = Activation(

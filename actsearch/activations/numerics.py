@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 HALF = (torch.float16, torch.bfloat16)
 FAR = 1e15  # a limit for `finite`: bounded functions have reached their bound there, and FAR² is finite in float32
@@ -42,13 +42,30 @@ def in_float32(fn: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """Decorator for functions of several steps: if x is in half precision, they are computed in float32.
 
     torch's own kernels do the same inside. The largest float16 is 65504, so there the square of 300 is infinite and a
-    derivative may be 0 · inf. The result has x's dtype.
+    derivative may be 0 · inf. The result has x's dtype. Parameters become float32 too, so that the parts of their
+    gradients are added up before they are rounded.
     """
 
     @functools.wraps(fn)
     def wide(x: Tensor, *args: Tensor | float, **params: Tensor | float) -> Tensor:
         if x.dtype in HALF:
+            args = tuple(v.float() if isinstance(v, Tensor) else v for v in args)
+            params = {k: v.float() if isinstance(v, Tensor) else v for k, v in params.items()}
             return fn(x.float(), *args, **params).to(x.dtype)
         return fn(x, *args, **params)
 
     return wide
+
+
+class KeepsFloat32(nn.Module):
+    """A module whose parameters and buffers stay in float32 if it is converted to half precision.
+
+    For modules that compute statistics of x: a variance may be too large for float16.
+    """
+
+    def _apply(self, fn: Callable[..., Tensor], recurse: bool = True) -> nn.Module:
+        def kept(tensor: Tensor) -> Tensor:
+            made = fn(tensor)
+            return tensor.float().to(made.device) if made.dtype in HALF else made
+
+        return super()._apply(kept, recurse)

@@ -57,8 +57,13 @@ def rrelu(x: Tensor, lower: Value = 1 / 8, upper: Value = 1 / 3, training: bool 
         raise ValueError(f"lower={lower:g} is above upper={upper:g}")
     if training:
         # slopes are drawn for positive x as well, so that the random numbers do not depend on x
-        return leaky_relu(x, lower + (upper - lower) * torch.rand_like(x))
+        return _between(x, lower, upper, torch.rand_like(x))
     return leaky_relu(x, (lower + upper) / 2)
+
+
+@in_float32
+def _between(x: Tensor, lower: Value, upper: Value, share: Tensor) -> Tensor:
+    return leaky_relu(x, lower + (upper - lower) * share)
 
 
 RRELU = Activation(

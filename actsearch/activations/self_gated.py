@@ -130,6 +130,8 @@ SERF = Activation("serf", serf, family="self-gated", formula="x * erf(softplus(x
 @in_float32
 def smu(x: Tensor, alpha: Value = 0.25, mu: Value = 1e6) -> Tensor:
     x = finite_below(x)
+    if isinstance(mu, Tensor):
+        mu = finite(mu, 1e30)  # a mu of 1e6 that was converted to float16 is infinite, and inf * 0 is NaN
     return x * (alpha + (1 - alpha) / 2 * (1 + torch.erf(mu * (1 - alpha) * x)))
 
 

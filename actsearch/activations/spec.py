@@ -34,6 +34,7 @@ from actsearch.activations.expression import (
     refuse,
 )
 from actsearch.activations.imported import imported, is_path
+from actsearch.activations.numerics import HALF
 from actsearch.activations.tree import number
 from actsearch.errors import ActSearchError, one_line, unknown
 
@@ -208,6 +209,15 @@ class ActivationModule(nn.Module):
             if channels is None:
                 raise ActSearchError(f"'{spec}' has weights for each channel, but the number of channels is not given.")
             self.weighted = entry.fn(channels, dim, **self.fixed)
+
+    def _apply(self, fn: Callable[..., Tensor], recurse: bool = True) -> nn.Module:
+        """Converts the module; a learned parameter too large for half precision becomes its largest number, not inf."""
+        made = super()._apply(fn, recurse)
+        for param in (getattr(self, name) for name in self.learned):
+            if param.dtype in HALF:
+                largest = torch.finfo(param.dtype).max
+                param.data.clamp_(-largest, largest)
+        return made
 
     def forward(self, x: Tensor) -> Tensor:
         if self.weighted is not None:

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from actsearch.config.compose import CONF, register, settle
@@ -87,6 +88,16 @@ def _main() -> None:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115
     except OSError as error:  # Hydra makes the output folder
         _fail(f"the output folder cannot be written ({error}). Choose another: hydra.run.dir=FOLDER.", 2)
+    finally:
+        _hide_in_sweep()
+
+
+def _hide_in_sweep() -> None:
+    """Hides the passwords in the file in which Hydra keeps the words of several jobs."""
+    given = [word.partition("=")[2] for word in sys.argv if word.startswith("hydra.sweep.dir=")]
+    file = Path(given[-1] if given else "runs", "multirun.yaml")
+    if file.is_file() and (text := file.read_text()) != (shown := hide_password(text)):
+        file.write_text(shown)
 
 
 def _task(cfg: DictConfig) -> None:
@@ -94,6 +105,8 @@ def _task(cfg: DictConfig) -> None:
     if exit_code == 130:
         return
     chosen = HydraConfig.get()
+    if chosen.mode == RunMode.MULTIRUN:
+        _hide_in_sweep()
     folder, words = Path(chosen.runtime.output_dir), list(chosen.overrides.task)
     processes = asked = None
     try:
@@ -117,8 +130,8 @@ def _task(cfg: DictConfig) -> None:
 
         if not is_storage_error(error):
             raise  # a defect of ours
-        where = hide_password(str(cfg.storage.url))
-        _fail(f"storage.url={where}: it is damaged or does not answer ({one_line(error)}). Choose another.", 2)
+        url = cfg.storage.url
+        _fail(f"storage.url={url}: it is damaged or does not answer ({one_line(error)}). Choose another.", 2)
     finally:
         if processes is not None:
             processes.close()
@@ -139,4 +152,4 @@ def _remove_if_empty(folder: Path) -> None:
 def _fail(message: str, code: int) -> None:
     global exit_code
     exit_code = max(exit_code, code)
-    print(f"actsearch: {message}", file=sys.stderr)
+    print(f"actsearch: {hide_password(message)}", file=sys.stderr)

@@ -18,7 +18,7 @@ from actsearch.activations.activation import Param
 from actsearch.config.build import build, target
 from actsearch.config.compose import search_name
 from actsearch.config.shape import Config
-from actsearch.errors import ActSearchError
+from actsearch.errors import ActSearchError, hide_passwords
 from actsearch.export import export as export_spec
 from actsearch.job import Job
 from actsearch.measure.activation_cost import activation_costs, first_shape, large_shape, settings
@@ -45,7 +45,7 @@ class Asked:
     processes: Processes | None = None
 
     def job(self) -> Job:
-        return build(self.config, self._place, " ".join(["actsearch", *sys.argv[1:]]))
+        return build(self.config, self._place, " ".join(["actsearch", *hide_passwords(sys.argv[1:])]))
 
     def _place(self, name: str) -> Path:
         self.folder = self.folder.with_name(self.folder.name.replace(search_name(self.config), name, 1))

@@ -20,7 +20,7 @@ from actsearch.config.compose import NOT_IN_RESULT, identity, label, search_name
 from actsearch.config.shape import OWN_KEYS, Config
 from actsearch.contents import Contents
 from actsearch.data.source import Data, make_data
-from actsearch.errors import ActSearchError, one_line, unknown
+from actsearch.errors import ActSearchError, hide_passwords, one_line, unknown
 from actsearch.job import Job
 from actsearch.measure.environment import source_commit
 from actsearch.models.model import Model
@@ -34,11 +34,13 @@ from actsearch.study.storage import sqlite_url
 class Given:
     """What a call from Python gives as an object; a Config then has its name and a digest instead of a `_target_`.
 
-    model: a model function or an nn.Module. data: a Data, or a function without arguments that makes a data set.
+    model: a model function or an nn.Module. data: a Data, or a function without arguments that makes a data set. only:
+    which activations of the model are replaced.
     """
 
     model: Any = None
     data: Any = None
+    only: Any = None
 
 
 def build(config: Config, place: Callable[[str], Path], command: str, given: Given | None = None) -> Job:
@@ -48,7 +50,7 @@ def build(config: Config, place: Callable[[str], Path], command: str, given: Giv
     """
     given = given or Given()
     data = _data(config.data, given.data)
-    model, data = _model(config.model, given.model, data)
+    model, data = _model(config.model, given, data)
     space = SearchSpace(
         config.search_space.activations, config.search_space.recipe, config.search_space.scope,
         n_slots=model.n_slots, base=config.recipe,
@@ -62,7 +64,7 @@ def build(config: Config, place: Callable[[str], Path], command: str, given: Giv
         pruner=make_pruner(*target("pruner", config.pruner)), identity=identity(config, contents),
         folder=folder, config_yaml=_yaml(config), storage_url=config.storage.url or sqlite_url(folder / "study.db"),
         tracking_uri=config.tracking.uri, experiment=config.tracking.experiment,
-        device=config.device, engine=config.engine, worker=config.worker, params=_shown_params(config),
+        device=config.device, engine=config.engine, params=_shown_params(config),
         tags=_tags(command), unknown=unknown,
     )  # fmt: skip
 
@@ -75,16 +77,17 @@ def _data(values: Mapping[str, Any], given: Any) -> Data:
     return make_data(function, label("data", values), **own, **keywords)
 
 
-def _model(values: Mapping[str, Any], given: Any, data: Data) -> tuple[Model, Data]:
+def _model(values: Mapping[str, Any], given: Given, data: Data) -> tuple[Model, Data]:
     """The model, and the data as it takes them: where whole numbers may be tokens or numbers, the model decides.
 
     Raises ActSearchError if it takes neither, or both; but a Source says that they are tokens if they can be.
     """
-    function, keywords = (given, {}) if given is not None else target("model", values)
+    function, keywords = (given.model, {}) if given.model is not None else target("model", values)
+    only = values.get("only") if given.only is None else given.only
 
     def fitted(one: Data) -> tuple[Model, Data]:
         name, out_shape = label("model", values), one.goal.out_shape
-        return Model(function, name, one.in_shape, out_shape, dict(keywords), one.n_tokens, one.some()), one
+        return Model(function, name, one.in_shape, out_shape, dict(keywords), one.n_tokens, one.some(), only), one
 
     if not data.unclear:
         return fitted(data)
@@ -112,6 +115,8 @@ def _contents(
     parts: dict[str, Contents] = defaultdict(Contents)
     if given.model is not None or _is_own(config.model):
         _add_model(parts["model"], model, "keep" in [config.recipe.init, *space.searched("init")])
+    if given.only is not None:
+        parts["model"].add(given.only)
     if given.data is not None or _is_own(config.data):
         for part in fields(data.source):
             parts["data"].add(getattr(data.source, part.name))
@@ -190,7 +195,7 @@ def _imported(group: str, path: str) -> Callable[..., Any]:
 
 def _yaml(config: Config) -> str:
     """The config of the search, whatever is done with it now."""
-    plain: Any = OmegaConf.to_container(OmegaConf.structured(config))
+    plain: Any = hide_passwords(OmegaConf.to_container(OmegaConf.structured(config), resolve=True))
     plain["study"]["fresh"] = False
     return OmegaConf.to_yaml(OmegaConf.create({**plain, "task": {"_target_": "actsearch.command.tasks.search"}}))
 

@@ -154,9 +154,9 @@ def _is_missing(entry: object) -> bool:
 def _check_finite(array: np.ndarray, what: str, columns: Sequence[str]) -> None:
     """Raises ActSearchError for NaN and inf, and for numbers that float32 turns into inf."""
     most = np.finfo(np.float32).max
-    good = np.isfinite(array) & (np.abs(array) <= most)
-    if good.all():
+    if not array.size or (array.min() >= -most and array.max() <= most):  # NaN is neither
         return
+    good = np.isfinite(array) & (np.abs(array) <= most)
     place = tuple(np.argwhere(~good)[0].tolist())
     value = array[place]
     column = f"in column '{columns[place[1]]}'" if columns else f"at {list(place)}"

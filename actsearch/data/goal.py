@@ -73,6 +73,7 @@ class Goal:
 
 OURS = (ACCURACY, PERPLEXITY, PSNR)  # their goals need no trial
 TRIED = 64  # examples on which a user's goal is tried
+MOST_TRIED = 2**19  # outputs in all of them
 DRAWN = 8  # random outputs that are tried
 DESCENTS = 200  # steps by which outputs are fitted to them
 ROUNDING = 1e-6  # a loss that cannot be negative, as a divergence, may be so by this much
@@ -96,7 +97,10 @@ def check_goal(goal: Goal, y: Tensor) -> float:
     _check_shapes(goal, y[:2])
     if goal.metric in OURS:
         return 0.0
-    y = y[:TRIED]
+    n = min(TRIED, MOST_TRIED // math.prod(goal.out_shape))
+    if n < 2:  # outputs so large are not tried
+        return 0.0
+    y = y[:n]
     generator = torch.Generator().manual_seed(0)
     drawn = [torch.randn(len(y), *goal.out_shape, generator=generator) for _ in range(DRAWN)]
     try:
@@ -133,8 +137,7 @@ def _fitted(goal: Goal, y: Tensor) -> Tensor:
             loss = goal.loss(outputs, y)
             if not loss.requires_grad:
                 raise ActSearchError("its goal's loss has no gradient: nets cannot be trained by it.")
-            optimizer.zero_grad()
-            loss.backward()
+            (outputs.grad,) = torch.autograd.grad(loss, outputs)  # a loss may hold a net, whose gradients stay
             optimizer.step()
     return outputs.detach()
 

@@ -363,12 +363,10 @@ class Data:
         if given.validation is not None:
             x_val, y_val = given.validation
             self.source = replace(self.source, validation=(self._as_kind(x_val, "x of validation"), y_val))
-        if not tokens and isinstance(given.x, Tensor):
-            self._remark_on_numbers(given.x)
-        if self.goal.metric not in OURS and self.source.y.is_floating_point():
-            far = far_from_standard(self.source.y)
-            if far:
-                self.remarks.append(f"y is far from standardised ({far}), but a net begins with outputs of about 1.")
+        self._remark_on_numbers(given.x)
+        own = self.goal.metric not in OURS and self.source.y.is_floating_point()
+        if far := far_from_standard(self.source.y) if own else "":
+            self.remarks.append(f"y is far from standardised ({far}), but a net begins with outputs of about 1.")
         self._remark_on_classes()
         if not self.unclear:
             self._taken = replace(self._taken, source=self.source)
@@ -405,21 +403,26 @@ class Data:
             return x
         return x.long() if self.n_tokens is not None else x.double() if self.scaled else x.float()
 
-    def _remark_on_numbers(self, x: Tensor) -> None:
-        if self.scaled:
+    def _remark_on_numbers(self, x: Inputs) -> None:
+        if self.scaled and isinstance(x, Tensor):
             self.remarks.append(
                 f"features standardised by training statistics; their standard deviations were {spread(x)}."
             )
             return
-        if loses_digits(x):
-            self.remarks.append(
-                "x has numbers with more digits than float32 holds: examples that differ become equal. Subtract the "
-                "mean of each feature first."
-            )
-        far = far_from_standard(self.source.x)
-        if far:
-            cure = "data.standardise=true changes that" if x.dim() == 2 else "Standardise it first"
-            self.remarks.append(f"x is far from standardised ({far}): the comparison may be about this scale. {cure}.")
+        for before, after in zip(tensors(x), tensors(self.source.x), strict=True):
+            if not after.is_floating_point():
+                continue
+            if loses_digits(before):
+                self.remarks.append(
+                    "x has numbers with more digits than float32 holds: examples that differ become equal. Subtract "
+                    "the mean of each feature first."
+                )
+            if far := far_from_standard(after):
+                table = isinstance(x, Tensor) and x.dim() == 2
+                cure = "data.standardise=true changes that" if table else "Standardise it first"
+                self.remarks.append(
+                    f"x is far from standardised ({far}): the comparison may be about this scale. {cure}."
+                )
 
     def _remark_on_classes(self) -> None:
         """Names classes that no example to train on has."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -73,7 +74,7 @@ def _is_trained(p: nn.Parameter) -> bool:
     return p.requires_grad
 
 
-def _set_weight(module: nn.Module, weight: Tensor) -> None:
+def _set_weight(module: Any, weight: Tensor) -> None:
     """Sets the weight of a layer, through its parametrisation if it has one.
 
     Raises ActSearchError if the layer computes its weight in a way that cannot be inverted.

@@ -20,13 +20,13 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import is_lazy
+from torch.nn.parameter import UninitializedBuffer, is_lazy
 
-from actsearch.activations.spec import Spec, print_net
+from actsearch.activations.spec import ActivationModule, Spec, print_net
 from actsearch.data.inputs import Inputs, count
 from actsearch.errors import ActSearchError, one_line
 from actsearch.models.initialise import NORMS, initialise
-from actsearch.swap.net import swap_activations
+from actsearch.swap.net import find_activations, swap_activations
 
 
 @contextlib.contextmanager
@@ -42,6 +42,43 @@ def _seeded(seed: int) -> Iterator[None]:
         finally:
             np.random.set_state(states[0])
             random.setstate(states[1])
+
+
+SEVERAL = (
+    " Return one tensor: switch further outputs off (torchvision: aux_logits=False), or wrap the net in a module whose "
+    "forward returns the one that counts."
+)
+MOST_NAMED = 3
+
+
+def stays_in_words(left: Mapping[str, str]) -> list[str]:
+    """A sentence for each kind of activation that is not replaced. left: by path, "what: why"."""
+    paths: dict[str, list[str]] = {}
+    for path, text in left.items():
+        paths.setdefault(text, []).append(path)
+    sentences = []
+    for text, places in paths.items():
+        what, _, why = text.partition(": ")
+        more = f" and {len(places) - MOST_NAMED} more" if len(places) > MOST_NAMED else ""
+        named = ", ".join(f"'{place}'" for place in places[:MOST_NAMED])
+        sentences.append(f"The {what} at {named}{more} stays in every candidate: {why}.")
+    return sentences
+
+
+def _built_in(net: nn.Module) -> dict[str, str]:
+    """Activations beside those that a model function took, by path: what they are, and why they stay."""
+    found, left = find_activations(net)
+    own = {f.path: f"{f.was}: {f.stays or 'the model makes it itself'}" for f in found if not _is_slot(f.module)}
+    return {**own, **left}
+
+
+def _uninitialized(buffer: Tensor) -> Any:
+    kind: Any = UninitializedBuffer
+    return kind(dtype=buffer.dtype)
+
+
+def _is_slot(module: nn.Module | None) -> bool:
+    return isinstance(module, ActivationModule)
 
 
 def _trained_norm(net: nn.Module) -> str:
@@ -86,6 +123,7 @@ class Model:
     name: its name in messages. in_shape: the shape of one example. out_shape: the shape of the outputs for it; an
     integer is a number of classes. keywords: further arguments of the function. n_tokens: the size of the vocabulary if
     inputs are tokens, else None. examples: two or more real inputs, on which a net is tried; if None, zeros.
+    only: which activations are replaced, as in `swap_activations`, if the function has no keyword `activation`.
     Attributes: n_slots, the number of activations that the model takes; channels, the number of channels with which
     each was asked for; n_parameters, with relu in all slots; remarks, sentences on this model that a reader of the
     result must know.
@@ -101,6 +139,7 @@ class Model:
         keywords: dict[str, Any] | None = None,
         n_tokens: int | None = None,
         examples: Inputs | None = None,
+        only: Any = None,
     ) -> None:
         self.name, self.in_shape, self.n_tokens = name, tuple(in_shape), n_tokens
         self.out_shape = (out_shape,) if isinstance(out_shape, int) else tuple(out_shape)
@@ -111,13 +150,19 @@ class Model:
         told = {"in_shape": self.in_shape, "n_classes": self.out_shape[-1], "out_shape": self.out_shape,
                 "n_tokens": n_tokens}  # fmt: skip
         self.keywords |= {k: v for k, v in told.items() if k in takes}
+        self._only = only
+        if only is not None and self.takes_activation:
+            raise ActSearchError(
+                f"model.only: '{name}' takes its activations itself, by the keyword `activation`. Remove it."
+            )
         self.examples = self.zeros(2) if examples is None else examples
-        self.remarks: list[str] = []
+        self._left: dict[str, str] = {}
         relu, slots = Spec.of("relu"), []
         with _seeded(0):
             net = self._assemble(lambda channels=None, dim=1: slots.append(channels) or relu.module(channels, dim))
         self.n_slots, self.channels = len(slots), slots
         self.n_parameters = sum(p.numel() for p in net.parameters())
+        self.remarks = [] if self.n_slots == 0 else stays_in_words(self._left if self._left else _built_in(net))
         self._try(net)
 
     def build(self, specs: Sequence[Spec], seed: int, init: str) -> nn.Module:
@@ -151,7 +196,7 @@ class Model:
         """
         if init == "keep":
             return
-        if self._pattern and (norm := _trained_norm(self.function)):
+        if isinstance(self.function, nn.Module) and (norm := _trained_norm(self.function)):
             raise ActSearchError(
                 f"recipe.init={init}: the net '{self.name}' has been trained ({norm}), and its weights would be drawn "
                 "anew. Write recipe.init=keep to start from them; or give a function that makes an untrained net."
@@ -187,7 +232,8 @@ class Model:
     def _assemble(self, activation: Callable[..., nn.Module]) -> nn.Module:
         try:
             if self._pattern:
-                net = copy.deepcopy(self.function)
+                lazy = [b for b in self.function.buffers() if is_lazy(b)]  # torch cannot copy these
+                net = copy.deepcopy(self.function, {id(b): _uninitialized(b) for b in lazy})
             elif self.takes_activation:
                 net = self.function(activation=activation, **self.keywords)
             else:
@@ -198,24 +244,35 @@ class Model:
             raise ActSearchError(f"the model '{self.name}' could not be built: {one_line(error)}") from error
         if not isinstance(net, nn.Module):
             raise ActSearchError(f"the model '{self.name}' returned {type(net).__name__}, not an nn.Module.")
+        if any(map(is_lazy, (*net.parameters(), *net.buffers()))):
+            self._outputs(net.eval(), "")  # examples give lazy layers their shapes
         if not self.takes_activation:
-            swap_activations(net, activation)
+            self._left = swap_activations(net, activation, self._only).left
         return net
 
     def _try(self, net: nn.Module) -> None:
+        """Raises ActSearchError unless the net gives what is wanted, in evaluation and in training."""
         if self.n_slots == 0:
             raise ActSearchError(f"the model '{self.name}' never called its `activation`: there is nothing to search.")
+        n = count(self.examples)
+        wanted = (n, *self.out_shape)
+        for training in (False, True):
+            mode = " in training" if training else ""
+            with _seeded(0):
+                out = self._outputs(net.train(training), mode)
+            if isinstance(out, Tensor) and out.shape == wanted:
+                continue
+            per_class = ", one per class" if len(self.out_shape) == 1 else ""
+            got, cure = (tuple(out.shape), "") if isinstance(out, Tensor) else (type(out).__name__, SEVERAL)
+            raise ActSearchError(
+                f"the model '{self.name}' gives {got} for {n} examples{mode}; wanted {wanted}{per_class}.{cure}"
+            )
+
+    def _outputs(self, net: nn.Module, mode: str) -> Any:
         try:
             with torch.no_grad():
-                out = forward(net.eval(), self.examples)
-        except Exception as error:
+                return forward(net, self.examples)
+        except Exception as error:  # whatever a user's forward raises
             raise ActSearchError(
-                f"the model '{self.name}' does not take the data's shape {self.in_shape}: {one_line(error)}"
+                f"the model '{self.name}' does not take the data's shape {self.in_shape}{mode}: {one_line(error)}"
             ) from error
-        n = count(self.examples)
-        if not isinstance(out, Tensor) or out.shape != (n, *self.out_shape):
-            got = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
-            per_class = ", one per class" if len(self.out_shape) == 1 else ""
-            raise ActSearchError(
-                f"the model '{self.name}' gives {got} for {n} examples; wanted {(n, *self.out_shape)}{per_class}."
-            )

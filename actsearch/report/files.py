@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from actsearch.activations.spec import number
-from actsearch.errors import ActSearchError
+from actsearch.errors import ActSearchError, hide_password
 from actsearch.files import whole_file
 from actsearch.judge.comparison import Comparison
 from actsearch.judge.statistics import mean, std
@@ -114,7 +114,7 @@ def csv_text(rows: Sequence[dict[str, Any]]) -> str:
 
 def write_text(path: Path, text: str) -> None:
     with whole_file(path) as file:
-        file.write(text.encode())
+        file.write(hide_password(text).encode())
 
 
 def _digits(value: float) -> str:

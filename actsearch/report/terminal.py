@@ -23,6 +23,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from actsearch.errors import hide_password
 from actsearch.judge.comparison import Comparison
 from actsearch.question.metrics import Direction, Metric
 from actsearch.question.options import Confirmation
@@ -62,7 +63,7 @@ class Terminal:
     def header(self, rows: Mapping[str, str]) -> None:
         self.console.print("[bold]actsearch[/bold]")
         for key, words in rows.items():
-            self.console.print(f"  {key:<12} {words}", markup=False)
+            self.line(f"  {key:<12} {words}")
 
     def begin(self, total_run_steps: int, objective: str, direction: Direction) -> None:
         self._total, self._objective, self._direction = total_run_steps, objective, direction
@@ -107,10 +108,10 @@ class Terminal:
             self._progress = None
 
     def warn(self, message: str) -> None:
-        self.console.print(f"[yellow]warning:[/yellow] {escape(message)}")
+        self.console.print(f"[yellow]warning:[/yellow] {escape(hide_password(message))}")
 
     def line(self, message: str) -> None:
-        self.console.print(message, markup=False)
+        self.console.print(hide_password(message), markup=False)
 
     def each(self, items: Sequence[T], doing: str) -> Iterator[T]:
         """Yields the items in turn and shows how far the work on them is: as a bar, or as plain lines."""

@@ -17,7 +17,7 @@ import optuna
 from optuna.trial import TrialState
 
 from actsearch.activations.spec import parse_net
-from actsearch.errors import ActSearchError
+from actsearch.errors import ActSearchError, hide_passwords
 from actsearch.question.identity import flatten
 from actsearch.question.metrics import Direction
 from actsearch.records import Candidate, Cost, FinalistRun, TrialRecord
@@ -137,6 +137,11 @@ class Store:
         return records(self.search)
 
     @property
+    def in_flight(self) -> int:
+        """How many trials of the search are not finished: they are training now, or were when it was killed."""
+        return len(self.search.get_trials(deepcopy=False, states=(TrialState.RUNNING,)))
+
+    @property
     def trained_on(self) -> str:
         """The day on which the last finalist was trained; empty if there is none."""
         ended = self.finalists.ended
@@ -212,6 +217,7 @@ def open_study(
     storage: optuna.storages.BaseStorage, name: str, directions: Sequence[Direction], config: Mapping[str, Any]
 ) -> optuna.Study:
     """The study, created if it is new. Raises ActSearchError if it was made with another config, naming the keys."""
+    config = hide_passwords(config)
     try:
         study = optuna.load_study(study_name=name, storage=storage)
     except KeyError:

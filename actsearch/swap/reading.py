@@ -353,7 +353,7 @@ class _Reader:
         if isinstance(base, dict):
             members = [member for member in base.values() if member is not None]
             return base[index] if index in base else members[index] if _holds(members, index) else _either(members)
-        return base[index] if _holds(base, index) else base
+        return base[index] if _holds(base, index) else base  # pyright: ignore[reportIndexIssue]
 
     def call(self, node: ast.Call, names: dict[str, Any]) -> Any:
         args = [self.value(arg, names) for arg in node.args]

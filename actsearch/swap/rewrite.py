@@ -84,7 +84,7 @@ def functions_in(graph: fx.Graph) -> list[Call]:
 
 
 def _squares(n: fx.Node) -> bool:
-    return n.target in SQUARES or (n.target in POWERS and len(n.args) == 2 and n.args[1] == 2)
+    return n.target in SQUARES or (n.target in POWERS and n.args[1:] == (2,))
 
 
 def _divided(product: fx.Node) -> fx.Node:

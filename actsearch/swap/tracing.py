@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import fx, nn
+from torch.fx.proxy import TraceError
 
 from actsearch.errors import one_line
 from actsearch.swap.copies import classes_kept, difference, random_states, random_states_kept
@@ -109,7 +110,7 @@ def _graph(twin: nn.Module, settled: Mapping[str, Any]) -> fx.Graph:
             graph = tracer.trace(twin, dict(settled))
         except Untraceable:
             raise
-        except fx.proxy.TraceError:
+        except TraceError:
             raise Untraceable("its forward cannot be traced: it decides or counts by values") from None
         except Exception as error:
             raise Untraceable(f"its forward cannot be traced ({one_line(error)})") from None
