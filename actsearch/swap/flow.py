@@ -10,6 +10,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence, Set
 from typing import Any
 
+import torch
 from torch import fx, nn
 from torch.fx.node import map_arg
 from torch.nn.modules.batchnorm import _NormBase
@@ -152,7 +153,9 @@ class Flow:
 
 
 def _n_inputs(net: nn.Module) -> int:
-    """How many arguments a net's forward needs; one if it takes any."""
+    """How many arguments a net's forward needs; one if it takes any, or is scripted."""
+    if isinstance(net, torch.jit.ScriptModule):
+        return 1
     takes = list(inspect.signature(net.forward).parameters.values())
     return max(1, sum(p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) for p in takes))
 
