@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import FunctionType
 from typing import Any
 
 import numpy as np
 import optuna
-import torch
 from omegaconf import OmegaConf
 from torch import nn
 
@@ -22,19 +21,19 @@ from actsearch.data.source import Data, Source
 from actsearch.errors import ActSearchError, unknown
 from actsearch.outcome import show
 from actsearch.pipeline import run
-from actsearch.question.identity import digest
 from actsearch.question.recipe import Recipe
 from actsearch.report.result import Result
 from actsearch.report.terminal import Terminal
+from actsearch.study.storage import sqlite_url
 
 SHORT = {
-    "n_trials": "study.n_trials", "seeds": "study.seeds", "name": "study.name", "finalists": "confirm.finalists",
-    "finalist_seeds": "confirm.seeds", "baseline": "confirm.baseline", "n_validation": "data.n_validation",
-    "device": "device", "engine": "engine",
+    "n_trials": "study.n_trials", "seeds": "study.seeds", "name": "study.name", "fresh": "study.fresh",
+    "finalists": "confirm.finalists", "finalist_seeds": "confirm.seeds", "baseline": "confirm.baseline",
+    "n_validation": "data.n_validation", "standardise": "data.standardise", "device": "device", "engine": "engine",
 }  # fmt: skip
 URL = {"storage": "url", "tracking": "uri"}
 Group = str | Mapping[str, Any] | None
-DataSet = str | Data | Source | tuple[Any, Any, Any, Any]
+DataSet = str | Data | Source | tuple[Any, ...]
 
 
 def search(
@@ -47,7 +46,9 @@ def search(
     finalists: int | str | None = None,
     finalist_seeds: int | None = None,
     baseline: str | None = None,
+    only: Any = None,
     n_validation: int | None = None,
+    standardise: bool | str | None = None,
     search_space: Group = None,
     recipe: Group | Recipe = None,
     sampler: Group | type = None,
@@ -57,6 +58,7 @@ def search(
     storage: Group = None,
     tracking: Group = None,
     name: str | None = None,
+    fresh: bool | None = None,
     device: str | None = None,
     engine: str | None = None,
     overrides: Sequence[str] = (),
@@ -74,7 +76,9 @@ def search(
     keys, {"scope": "per_layer"}. In `recipe`, a range or a list is searched: {"lr": {"low": 1e-3, "high": 3e-2,
     "log": True}}. sampler, pruner: also a class. storage, tracking: also a URL; tracking="none" switches MLflow off.
     overrides: words as the command takes them, ["experiment=leaky_slope", "study.generation=8"].
-    folder: where folders of results and MLflow's database lie.
+    only: of a net without the keyword `activation`, which activations are replaced, as in `swap_activations`.
+    fresh: whether a study that is found is deleted and trained again. folder: where folders of results and MLflow's
+    database lie.
     Raises ActSearchError for what a user can put right.
     """
     asked = dict(locals())
@@ -117,7 +121,7 @@ def _config(asked: Mapping[str, Any]) -> tuple[Config, Given]:
             values[group] = dict(vars(value))
         elif isinstance(value, type) and group in ("sampler", "pruner"):
             targets[group] = {"_target_": f"{value.__module__}.{value.__qualname__}"}
-        elif isinstance(value, Mapping):
+        elif isinstance(value, Mapping) and not (group == "data" and _holds_arrays(value)):
             (targets if group in WITH_TARGET else values)[group] = _plain(value)
         elif group in ("model", "data"):
             setattr(given, group, value)
@@ -130,7 +134,7 @@ def _config(asked: Mapping[str, Any]) -> tuple[Config, Given]:
     try:
         cfg = compose(words)
         if cfg.tracking.uri == "sqlite:///runs/mlflow.db":
-            cfg.tracking.uri = f"sqlite:///{Path(asked['folder'])}/mlflow.db"
+            cfg.tracking.uri = sqlite_url(Path(asked["folder"]) / "mlflow.db")
         cfg.merge_with(values)
         for key, value in flat.items():
             OmegaConf.update(cfg, key, _plain(value))
@@ -139,13 +143,23 @@ def _config(asked: Mapping[str, Any]) -> tuple[Config, Given]:
         raise explain(error, words) from None
     for group, target in targets.items():
         setattr(config, group, target if "_target_" in target else {**getattr(config, group), **target})
-    if isinstance(given.data, Data) and asked["n_validation"] is not None:
-        raise ActSearchError("n_validation: a Data has its own split. Give it there: Data(source, name, n_validation).")
+    for key in ("n_validation", "standardise"):
+        if isinstance(given.data, Data) and asked[key] is not None:
+            raise ActSearchError(f"{key}: a Data has its own split. Give it there: Data(source, name, {key}=…).")
     if given.data is not None:
-        config.data, given.data = _given_data(given.data, asked["n_validation"])
+        config.data, given.data = _given_data(given.data, asked["n_validation"], asked["standardise"])
     if given.model is not None:
         config.model = {"name": getattr(given.model, "__name__", type(given.model).__name__)}
+    if _is_plain(asked["only"]):
+        config.model["only"] = _plain(asked["only"])
+    else:
+        given.only = asked["only"]
     return config, given
+
+
+def _is_plain(only: Any) -> bool:
+    """Whether it is made of text, and so can stand in a config."""
+    return isinstance(only, str) or (isinstance(only, list | tuple) and all(isinstance(part, str) for part in only))
 
 
 def _add_option(group: str, text: str, words: list[str], values: dict[str, Any]) -> None:
@@ -154,10 +168,17 @@ def _add_option(group: str, text: str, words: list[str], values: dict[str, Any])
         words.append(f"{group}={text}")
     elif group in URL and ":" in text:
         values[group] = {URL[group]: text}
+    elif group == "data" and Path(text).is_file():
+        raise ActSearchError(f"data={text}: read the file first, e.g. by pandas, and give (x, y, x_test, y_test).")
     elif group in WITH_TARGET and "." in text:
         words.append(f"{group}._target_={text}")
     else:
         raise unknown({"data": "data set"}.get(group, group), text, options(group))
+
+
+def _holds_arrays(value: Mapping[str, Any]) -> bool:
+    """Whether these are data, as sklearn's bunches are, and not keys of the config."""
+    return any(hasattr(item, "shape") for item in value.values())
 
 
 def _searched_recipe(values: dict[str, Any]) -> None:
@@ -180,24 +201,13 @@ def _plain(value: Any) -> Any:
     return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
 
 
-def _given_data(data: Any, n_validation: int | None) -> tuple[dict[str, Any], Any]:
+def _given_data(data: Any, n_validation: int | None, standardise: bool | str | None) -> tuple[dict[str, Any], Any]:
     """The keys of the config for data that are given as an object, and the object as `Given` takes it."""
-    source = data.source if isinstance(data, Data) else data
-    goal = source.goal if isinstance(source, Source) else None
-    loss = None if goal is None else [goal.metric.name, getattr(goal.loss, "__name__", "")]
     if isinstance(data, Data):
         keys = {"name": data.name, "n_train": data.n_train, "n_validation": data.n_validation,
-                "resample": data.resample}  # fmt: skip
+                "resample": data.resample, "standardise": data.standardise}  # fmt: skip
     else:
-        keys = {"name": "data", "n_validation": n_validation}
-    return {**keys, "contents": _digest(source), "goal": loss}, data if isinstance(data, Data) else lambda: data
-
-
-def _digest(source: Any) -> str:
-    """Of the numbers themselves. The test set of a Source is not read for it."""
-    parts = (source.x, source.y) if isinstance(source, Source) else source if isinstance(source, tuple) else ()
-    raw = []
-    for part in parts:
-        with contextlib.suppress(TypeError, ValueError, RuntimeError):  # what is no array is refused after this
-            raw.append(torch.as_tensor(part).contiguous().numpy().tobytes())
-    return digest(*raw)
+        chosen = "auto" if standardise is None else standardise
+        name = getattr(data, "__name__", "data")
+        keys = {"name": name if name.isidentifier() else "data", "n_validation": n_validation, "standardise": chosen}
+    return keys, data if isinstance(data, Data | FunctionType) else lambda: data

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import optuna
+import psutil
 import torch
 
 from actsearch.activations.reach import remarks
 from actsearch.activations.spec import Spec, parse_net
 from actsearch.data.source import Data
-from actsearch.errors import ActSearchError, whole
+from actsearch.errors import ActSearchError
 from actsearch.models.model import Model
+from actsearch.processes import core_count
 from actsearch.question.identity import fingerprint, study_name
 from actsearch.question.metrics import Direction, Metric, directions_of
 from actsearch.question.options import SPEED, SPEED_RUNGS, Confirmation, StudyOptions, speed_is_told
@@ -33,7 +35,8 @@ class Job:
     """A complete question.
 
     study, confirm: settled for the data's metric. identity: the part of the config that the fingerprint covers. folder:
-    where the results are written. params: the part of the config that MLflow shows.
+    where the results are written. params: the part of the config that MLflow shows. unknown: what of the user's code
+    could not be read for the identity.
     """
 
     model: Model
@@ -52,9 +55,9 @@ class Job:
     config_yaml: str = ""
     device: str = "auto"
     engine: str = "auto"
-    worker: int = 0
     params: Mapping[str, Any] = field(default_factory=dict)
     tags: Mapping[str, str] = field(default_factory=dict)
+    unknown: Sequence[str] = ()
 
     @property
     def name(self) -> str:
@@ -87,8 +90,7 @@ class Job:
 
     @property
     def largest_batch(self) -> int:
-        searched = dict(self.space.recipe).get("batch_size")
-        return max([self.recipe.batch_size] if searched is None else map(int, searched.ends()))
+        return max(map(int, self.space.searched("batch_size") or [self.recipe.batch_size]))
 
     @property
     def tells_speed(self) -> bool:
@@ -99,7 +101,12 @@ class Job:
     def remarks(self) -> list[str]:
         """What a reader of the result must know: the header, the report and `Result.warnings` have it."""
         known = [*self.space.corners(), *parse_net(self.confirm.baseline)]
-        return [*self.data.remarks, *self.model.remarks, *self.remarks_on(known)]
+        unread = [
+            f"{what} cannot be read: if it changes, this study is found again all the same. study.fresh=true then "
+            "trains anew."
+            for what in self.unknown
+        ]
+        return [*self.data.remarks, *self.model.remarks, *unread, *self.remarks_on(known)]
 
     def remarks_on(self, specs: Iterable[Spec]) -> list[str]:
         """Of these functions those whose values or slopes break at some x in the precision of the training."""
@@ -119,9 +126,14 @@ def check(job: Job) -> None:
             f"recipe.batch_size={job.largest_batch} is more than the {job.data.n_train} training examples. "
             f"Choose at most {job.data.n_train}."
         )
+    n_bytes = 8 * max(map(int, job.space.searched("steps") or [job.recipe.steps])) * job.largest_batch
+    if n_bytes > psutil.virtual_memory().total / core_count():
+        raise ActSearchError(
+            f"recipe.steps={job.recipe.steps:,}: the order of its examples takes {n_bytes / 2**30:,.0f} GiB for each "
+            "run, more than this machine has. Choose fewer steps."
+        )
     if job.recipe.precision == "tf32" and find_device(job.device).type != "cuda":
         raise ActSearchError("recipe.precision=tf32: there is no NVIDIA GPU. Write recipe.precision=float32.")
-    whole("worker", job.worker, least=0)
     if len(job.study.objectives) > 1 and not isinstance(job.pruner, optuna.pruners.NopPruner):
         raise ActSearchError("pruner: Optuna can prune only with one objective. Write pruner=none.")
     if job.compares_all:
@@ -140,6 +152,13 @@ def check(job: Job) -> None:
         raise ActSearchError(
             f"confirm.baseline={job.confirm.baseline} names {layers} layers; the model takes {job.model.n_slots}."
         )
+    if job.confirm.metric in ("test_loss", "learning_speed") and job.data.least_loss < 0:
+        raise ActSearchError(
+            f"confirm.metric={job.confirm.metric}: losses are compared by their ratio, and that of '{job.data.name}' "
+            f"can be negative. Write confirm.metric=test_{job.metric.name}."
+        )
+    for init in dict.fromkeys(job.space.searched("init") or [job.recipe.init]):
+        job.model.check_init(init)
     for candidate in job.space.typical():
         job.model.check(candidate.specs)
     job.model.check(parse_net(job.confirm.baseline))

@@ -14,6 +14,7 @@ from actsearch.errors import ActSearchError, hide_password
 from actsearch.job import Job
 from actsearch.judge.comparison import compare_finalists
 from actsearch.question.options import Confirmation
+from actsearch.question.recipe import INITS
 from actsearch.records import Evidence
 from actsearch.report.files import leaderboard_rows
 from actsearch.report.result import Result
@@ -25,8 +26,11 @@ from actsearch.study.finalists import as_records, standing
 from actsearch.study.storage import close_storage, open_storage, sqlite_path
 from actsearch.study.store import Notes, Store
 from actsearch.tracking import Delivery
+from actsearch.training.plan import FAULT
 
-NOT_TO_REPEAT = ("task=", "hydra.run.dir=")  # of a command: what was done with the result, and where it lies
+INITIAL = {init: f"drawn for each seed ({init})" for init in INITS} | {"keep": "the net's own (keep)"}
+# of a command: what was done with the result, and where it lies
+NOT_TO_REPEAT = ("task=", "hydra.run.dir=", "study.fresh=")
 
 
 @contextlib.contextmanager
@@ -44,13 +48,28 @@ def stored(job: Job) -> Iterator[tuple[Store, Result | None]]:
         store = Store(storage, job.name, job.directions, job.identity)
         notes = store.notes()
         _check_asked(job, notes)
-        known = Evidence(store.finalists.all(), notes.target, notes.costs)
-        evidence, wanted = standing(known, notes.finalists, job.recipe, job.confirm)
-        finished = notes.finalists and notes.costs and not wanted
-        yield store, make_result(job, store, evidence) if finished else None
+        evidence = finished(job, store)
+        yield store, None if evidence is None else make_result(job, store, evidence)
     finally:
         if storage is not None:
             close_storage(storage)
+
+
+def finished(job: Job, store: Store) -> Evidence | None:
+    """The evidence of a study whose finalists are all trained and measured; None if something is missing."""
+    notes = store.notes()
+    known = Evidence(store.finalists.all(), notes.target, notes.costs)
+    evidence, wanted = standing(known, notes.finalists, job.recipe, job.confirm)
+    searched = len(store.records()) >= job.n_trials and not store.in_flight
+    return evidence if searched and notes.finalists and notes.costs and not wanted else None
+
+
+def found_again(job: Job, store: Store) -> str | None:
+    """That the study is finished and nothing will be trained, in words; None if something will be."""
+    asked = store.notes().asked == [job.confirm.finalists, job.confirm.baseline]
+    if not asked or finished(job, store) is None:
+        return None
+    return f"found: trained on {store.trained_on}, the same question; study.fresh=true trains again"
 
 
 def _check_asked(job: Job, notes: Notes) -> None:
@@ -85,10 +104,16 @@ def make_result(job: Job, store: Store, evidence: Evidence) -> Result:
         searched=bool(done), objective=objective, options=job.confirm,
         n_test=store.finalists.n_test, target=notes.target,
         earlier_looks=[seen for seen in notes.looks if seen != look(job.confirm)],
-        refused=store.refused(), warnings=list(dict.fromkeys([*job.remarks, *job.remarks_on(judged)])),
-        about=about(job, notes),
+        refused=store.refused(), about=about(job, store, notes),
+        warnings=list(dict.fromkeys([*job.remarks, *job.remarks_on(judged), *faults(notes)])),
         config_yaml=job.config_yaml.replace(str(job.folder), f"runs/{job.name}"),  # a report goes to others
     )  # fmt: skip
+
+
+def faults(notes: Notes) -> list[str]:
+    """What was wrong with the fused engine, where it was."""
+    whys = dict.fromkeys(plan.why for plan in notes.plans.values() if plan.why.startswith(FAULT))
+    return [f"{why}; the plain loop trained instead." for why in whys]
 
 
 def look(options: Confirmation) -> str:
@@ -97,11 +122,12 @@ def look(options: Confirmation) -> str:
     return f"{options.metric} against {options.baseline}, {n} seeds, alpha {options.alpha:g}, margin {margin}"
 
 
-def about(job: Job, notes: Notes) -> dict[str, str]:
+def about(job: Job, store: Store, notes: Notes) -> dict[str, str]:
     """How a study was made, by heading, for its report."""
     rows = {
         "command": " ".join(w for w in job.tags.get("command", "").split(" ") if not w.startswith(NOT_TO_REPEAT)),
         **model_rows(job),
+        "trained on": store.trained_on,
         "training": "; ".join(dict.fromkeys(map(str, notes.plans.values()))),
         "versions": " / ".join(dict.fromkeys(e["versions"] for e in notes.environments)),
         "hardware": " / ".join(dict.fromkeys(e["hardware"] for e in notes.environments)),
@@ -114,7 +140,7 @@ def model_rows(job: Job) -> dict[str, str]:
     r = job.recipe
     return {
         "model": f"{job.model.name}, {job.model.n_parameters:,} parameters, {plural(job.model.n_slots, 'activation')}; "
-        f"initial weights: {r.init}",
+        f"initial weights: {INITIAL[r.init]}",
         "data": str(job.data),
         "recipe": f"{r.optimizer}, lr {r.lr:g}, {r.schedule}, {r.steps} steps of {r.batch_size}",
         "search space": str(job.space),

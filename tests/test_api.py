@@ -2,25 +2,38 @@
 
 import csv
 import html
+import importlib
+import re
+import sys
+import threading
+from dataclasses import replace
 from pathlib import Path
 
 import hydra
 import numpy as np
 import optuna
+import pandas as pd
 import pytest
 import torch
 from fake_trainer import FakeTrainer, evaluation
 from hydra.core.global_hydra import GlobalHydra
+from sklearn.datasets import load_iris
+from sklearn.model_selection import train_test_split
 from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+from transformers.modeling_outputs import SequenceClassifierOutput
 
 import actsearch
 from actsearch import api
+from actsearch.activations import spec
 from actsearch.activations.spec import parse_net
 from actsearch.config.build import build
 from actsearch.config.compose import compose, settle
+from actsearch.data.goal import Goal, classification
 from actsearch.data.source import Data, Source
 from actsearch.errors import ActSearchError
 from actsearch.models import mlp
+from actsearch.question.metrics import Metric
 from actsearch.question.recipe import Recipe
 from actsearch.training.reference import Run
 
@@ -84,6 +97,100 @@ def test_other_values_in_a_model_are_another_question(fake, tmp_path):
     first = actsearch.search(dropout(0.1), arrays(), ["relu", "tanh"], folder=tmp_path, **LITTLE)
     other = actsearch.search(dropout(0.9), arrays(), ["relu", "tanh"], folder=tmp_path, **LITTLE)
     assert other.folder != first.folder
+
+
+def test_a_finished_study_says_that_it_was_found_and_fresh_trains_again(fake, tmp_path, capsys):
+    keywords = {**LITTLE, "quiet": False, "folder": tmp_path}
+    first = actsearch.search("mlp", arrays(), ["relu", "tanh"], **keywords)
+    n = len(fake)
+    assert "found: trained on" not in capsys.readouterr().out
+    assert not any("found" in warning for warning in first.warnings)
+    found = "found: trained on 20[0-9-]{8}, the same question; study.fresh=true trains again"
+    again = actsearch.search("mlp", arrays(), ["relu", "tanh"], **keywords)
+    assert re.search(f"search  +{found}", capsys.readouterr().out)
+    assert re.fullmatch(found, again.warnings[-1])
+    assert len(fake) == n
+    fresh = actsearch.search("mlp", arrays(), ["relu", "tanh"], fresh=True, **keywords)
+    assert "found: trained on" not in capsys.readouterr().out
+    assert len(fake) == 2 * n
+    assert fresh.rows == first.rows
+
+
+def test_edited_code_is_another_question(fake, tmp_path):
+    """As a notebook does it: the same name, defined again."""
+
+    def asked(model=net, data=arrays, goal=None, activations=("relu", "tanh")):
+        x, y, x_test, y_test = data()
+        source = Source(
+            torch.tensor(x), torch.tensor(y), lambda: (torch.tensor(x_test), torch.tensor(y_test)), goal=goal
+        )
+        return actsearch.search(model, source, list(activations), folder=tmp_path, **LITTLE).name
+
+    def edited(in_shape, n_classes, activation):
+        return nn.Sequential(nn.Linear(in_shape[0], 8), activation(8), nn.Dropout(0.1), nn.Linear(8, n_classes))
+
+    def smoothed(outputs, y):
+        return nn.functional.cross_entropy(outputs, y, label_smoothing=0.1)
+
+    def smoothed_more(outputs, y):
+        return nn.functional.cross_entropy(outputs, y, label_smoothing=0.2)
+
+    def other_test():
+        x, y, x_test, y_test = arrays()
+        return x, y, x_test + 0.01, y_test
+
+    edited.__name__ = edited.__qualname__ = "net"
+    smoothed_more.__name__ = smoothed_more.__qualname__ = "smoothed"
+    goals = [replace(classification(3), loss=loss) for loss in (smoothed, smoothed_more)]
+    names = [asked(), asked(edited), asked(data=other_test), asked(goal=goals[0]), asked(goal=goals[1])]
+    n = len(fake)
+    assert len(set(names)) == 5
+    assert asked() == names[0]
+    assert asked(goal=goals[1]) == names[4]
+    assert len(fake) == n
+
+
+def test_another_test_set_of_arrays_is_another_question(fake, tmp_path):
+    x, y, x_test, y_test = arrays()
+    first = actsearch.search("mlp", (x, y, x_test, y_test), ["relu", "tanh"], folder=tmp_path, **LITTLE)
+    other = actsearch.search("mlp", (x, y, x_test[::-1].copy(), y_test), ["relu", "tanh"], folder=tmp_path, **LITTLE)
+    assert other.name != first.name
+
+
+def test_an_edited_activation_and_a_loaded_file_are_other_questions(fake, tmp_path, monkeypatch):
+    (tmp_path / "acts_a.py").write_text("def bent(x):\n    return x.clamp(min=0) * 2\n")
+    monkeypatch.chdir(tmp_path)
+    torch.save(nn.Linear(6, 8).state_dict(), tmp_path / "trunk.pt")
+
+    def tuned(in_shape, n_classes, activation):
+        trunk = nn.Linear(in_shape[0], 8)
+        trunk.load_state_dict(torch.load(tmp_path / "trunk.pt"))
+        return nn.Sequential(trunk, activation(8), nn.Linear(8, n_classes))
+
+    keywords = {**LITTLE, "recipe": {**RECIPE, "init": "keep"}, "folder": tmp_path}
+    names = [actsearch.search(tuned, arrays(), ["relu", "acts_a.bent"], **keywords).name]
+    torch.save(nn.Linear(6, 8).state_dict(), tmp_path / "trunk.pt")
+    names.append(actsearch.search(tuned, arrays(), ["relu", "acts_a.bent"], **keywords).name)
+    (tmp_path / "acts_a.py").write_text("def bent(x):\n    return x.clamp(min=0) * 3\n")
+    importlib.invalidate_caches()
+    del sys.modules["acts_a"]
+    spec._made.cache_clear()  # as in a new process
+    spec._parse.cache_clear()
+    names.append(actsearch.search(tuned, arrays(), ["relu", "acts_a.bent"], **keywords).name)
+    assert len(set(names)) == 3
+
+
+def test_what_cannot_be_read_of_a_model_is_said(fake, tmp_path):
+    lock = threading.Lock()
+
+    def guarded(in_shape, n_classes, activation):
+        with lock:
+            return net(in_shape, n_classes, activation)
+
+    result = actsearch.search(guarded, arrays(), ["relu", "tanh"], folder=tmp_path, **LITTLE)
+    *_, warning = result.warnings
+    assert "lock cannot be read: if it changes, this study is found again all the same" in warning
+    assert warning in html.unescape((result.folder / "report.html").read_text())
 
 
 @pytest.mark.parametrize(
@@ -263,3 +370,162 @@ def test_what_the_command_has_under_confirm_python_has_too(fake, tmp_path):
     assert (verdict["metric"], verdict["margin"], verdict["n_seeds"]) == ("test_loss", 0.9, 7)
     with pytest.raises(ActSearchError, match=r"'confirm.metrc'.*'confirm.metric'"):
         actsearch.compare("mlp", arrays(), ["relu", "tanh"], confirm={"metrc": "test_loss"}, **kept)
+
+
+# --- data as people have them ---------------------------------------------------------------------
+
+TOKENS = np.random.default_rng(0).integers(0, 30, (160, 6))
+MASK = np.random.default_rng(1).random((160, 6)) > 0.3
+CLASSES = (TOKENS.sum(1) > 87).astype(int)
+SHORT = {"seeds": 2, "quiet": True, "tracking": "none", "recipe": {"steps": 30, "eval_every": 15, "batch_size": 20}}
+
+
+class Bag(nn.Module):
+    """Embeds tokens; those that a mask leaves out do not count."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed, self.layers = nn.Embedding(30, 8), nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 2))
+
+    def forward(self, input_ids, attention_mask=None):
+        embedded = self.embed(input_ids)
+        if attention_mask is not None:
+            embedded = embedded.masked_fill(~attention_mask[..., None], 0)  # of a float mask there is no ~
+        return self.layers(embedded.mean(1))
+
+
+class WithLogits(Bag):
+    def forward(self, input_ids, attention_mask):
+        return SequenceClassifierOutput(logits=super().forward(input_ids, attention_mask))
+
+
+def halves(*parts):
+    """Each part's first 120 rows to train on, the rest to test."""
+    return tuple(part[:120] for part in parts), tuple(part[120:] for part in parts)
+
+
+def test_text_labels_and_raw_columns_are_taken_and_said_everywhere(tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame({"age": rng.uniform(18, 80, 160), "income": rng.lognormal(11, 1, 160)})
+    frame["town"] = pd.Categorical(rng.choice(["Bonn", "Ulm"], 160))
+    labels = pd.Series(np.where(frame.age > 45, "old", "young"))
+    x, x_test, y, y_test = train_test_split(frame, labels, test_size=40, random_state=0)
+    result = actsearch.compare("mlp", (x, y, x_test, y_test), ["tanh"], folder=tmp_path, **{**SHORT, "quiet": False})
+    shown = capsys.readouterr().out
+    page = (result.folder / "report.html").read_text()
+    for words in ("the classes old, young are numbered 0 to 1 in sorted order.", "features standardised by training",
+                  "column 'town' of x is categorical: it is given as 2 columns of 0 and 1."):  # fmt: skip
+        assert any(words in remark for remark in result.warnings)
+        assert f"warning: {words}" in shown
+        assert words in html.unescape(page)
+    assert all(c.test_metric > 0.85 for c in result.comparisons)  # the age alone tells, once incomes do not drown it
+
+
+def test_raw_columns_may_be_left_raw_which_is_another_study(tmp_path):
+    rng = np.random.default_rng(0)
+    x = np.c_[rng.uniform(18, 80, 160), rng.lognormal(11, 1, 160)]
+    y = (x[:, 0] > 45).astype(int)
+    (x, y), (x_test, y_test) = halves(x, y)
+    results = [actsearch.compare("mlp", (x, y, x_test, y_test), ["tanh"], folder=tmp_path, standardise=s, **SHORT)
+               for s in (True, False)]  # fmt: skip
+    assert results[0].folder != results[1].folder
+    assert "far from standardised" in results[1].warnings[0]
+    best, raw = ({c.activation: c.test_metric for c in r.comparisons} for r in results)
+    assert best["tanh"] > raw["tanh"] + 0.1
+
+
+def test_the_net_decides_whether_whole_numbers_are_tokens(tmp_path):
+    (x, y), test = halves(TOKENS, CLASSES)
+    for dtype in (np.int64, np.uint16):
+        data = (x.astype(dtype), y, test[0].astype(dtype), test[1])
+        tokens = actsearch.compare(Bag(), data, ["tanh"], folder=tmp_path, **SHORT)
+        assert tokens.warnings == []  # nothing was standardised
+    numbers = actsearch.compare("mlp", (x, y, *test), ["tanh"], folder=tmp_path, **SHORT)
+    assert numbers.warnings[0].startswith("features standardised")
+    source = actsearch.compare("mlp", Source(x, y, test), ["tanh"], folder=tmp_path, **SHORT)
+    assert "x is far from standardised" in source.warnings[0]
+    with pytest.raises(ActSearchError, match=r"takes as tokens and as numbers.*n_tokens=.*astype"):
+        actsearch.compare("transformer", (x, y, *test), ["tanh"], folder=tmp_path, **SHORT)
+    asked = actsearch.compare("transformer", Source(x, y, test, n_tokens=30), ["gelu"], folder=tmp_path, **SHORT)
+    assert "Embedding" in asked.about["training"]
+    with pytest.raises(ActSearchError, match=r"As tokens: .*As numbers: "):
+        actsearch.compare(nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU()), (x, y, *test), ["tanh"], **SHORT)
+
+
+def test_several_inputs_and_logits_give_what_one_net_of_ones_own_gives(tmp_path):
+    (x, mask, y), (x_test, mask_test, y_test) = halves(TOKENS, MASK, CLASSES)
+    pairs = ((x, mask), y, (x_test, mask_test), y_test)
+    named = (
+        {"input_ids": x, "attention_mask": mask}, y, {"input_ids": x_test, "attention_mask": mask_test}, y_test,
+    )  # fmt: skip
+    results = [
+        actsearch.compare(net, data, ["tanh"], folder=tmp_path, **SHORT)
+        for net, data in ((Bag(), pairs), (Bag(), named), (WithLogits(), named))
+    ]
+    assert len({r.folder for r in results}) == 3
+    numbers = [sorted((r.activation, r.seed, r.test_loss) for r in result.runs) for result in results]
+    assert numbers[0] == numbers[1] == numbers[2]
+    assert all("no fused form: the data have several inputs" in r.about["training"] for r in results)
+    with pytest.raises(ActSearchError, match="has no fused form: the data have several inputs"):
+        actsearch.compare(Bag(), pairs, ["tanh"], engine="fused", folder=tmp_path, **SHORT)
+
+
+def test_data_sets_of_torch_and_functions_are_taken(fake, tmp_path):
+    x, y, x_test, y_test = map(torch.as_tensor, arrays())
+    wanted = actsearch.search("mlp", (x, y, x_test, y_test), ["relu", "tanh"], folder=tmp_path, **LITTLE)
+    pair = (TensorDataset(x, y), DataLoader(TensorDataset(x_test, y_test)))
+    for data in (pair, ((x, y), (x_test, y_test)), arrays):
+        result = actsearch.search("mlp", data, ["relu", "tanh"], folder=tmp_path, **LITTLE)
+        assert [r["activation"] for r in result.rows] == [r["activation"] for r in wanted.rows]
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (load_iris(), "train_test_split(x, y), with x, y = bunch.data, bunch.target"),
+        ({"x_train": TOKENS, "y_train": CLASSES}, "Its keys are x_train, y_train"),
+        (TensorDataset(torch.zeros(9, 2), torch.zeros(9)), "give the pair (train, test)"),
+        (pd.DataFrame(TOKENS), "Take inputs and labels apart"),
+        ([TOKENS, TOKENS, CLASSES, CLASSES], "train_test_split returns x, x_test, y, y_test"),
+        (__file__, "read the file first"),
+    ],
+)
+def test_data_in_other_forms_are_refused_with_the_cure(data, said, tmp_path):
+    with pytest.raises(ActSearchError) as error:
+        actsearch.compare("mlp", data, ["tanh"], folder=tmp_path / "runs", **SHORT)
+    assert said in str(error.value) and "\n" not in str(error.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_test_set_that_is_wrong_shows_before_training_or_in_one_line_when_it_is_read(fake, tmp_path):
+    x, y, x_test, y_test = arrays()
+    with pytest.raises(ActSearchError, match=r"one of x_test \(2,\)"):
+        actsearch.search("mlp", Source(x, y, (x_test[:, :2], y_test)), ["relu", "tanh"], folder=tmp_path, **LITTLE)
+    assert fake == [] and list(tmp_path.iterdir()) == []
+
+    late = Source(x, y, lambda: (x_test[:, :2], y_test))
+    with pytest.raises(ActSearchError, match=r"test set of 'data': .* one of x_test \(2,\)"):
+        actsearch.search("mlp", late, ["relu", "tanh"], folder=tmp_path, **LITTLE)
+    assert {run.seed for run in fake} == {0, 1, 1000, 1001}
+
+
+def test_a_metric_that_can_be_negative_is_refused_or_compared_by_the_difference(tmp_path):
+    x = np.random.default_rng(0).normal(size=(160, 3)).astype(np.float32)
+    y = 2 * x[:, :1]
+
+    def nll(out, y):
+        return nn.functional.gaussian_nll_loss(out[..., :1], y, nn.functional.softplus(out[..., 1:]) + 1e-4)
+
+    longer = {"steps": 150, "eval_every": 50, "batch_size": 20}
+
+    def compare(**metric):
+        goal = Goal(Metric("nll", "negative log likelihood", **metric), nll, (2,), (2.0, 2.0), of_loss=float)
+        data = Source(x[:120], y[:120], (x[120:], y[120:]), goal=goal)
+        return actsearch.compare("mlp", data, ["tanh"], folder=tmp_path, **{**SHORT, "seeds": 6, "recipe": longer})
+
+    with pytest.raises(ActSearchError, match="ratio=False"):
+        compare()
+    assert list(tmp_path.iterdir()) == []
+    result = compare(ratio=False, margin=0.1)
+    assert any(c.test_metric < 0 for c in result.comparisons)
+    assert "6 paired seeds" in result.summary and "One seed" not in result.summary

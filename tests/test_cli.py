@@ -500,7 +500,7 @@ BAD = {
     "study named after a folder": (["study.name=.."], "study.name='..'", "without slashes"),
     "sampler's seed": (["study.seed=-1"], "study.seed=-1", "at least 0"),
     "objective twice": (["study.objectives=[val_loss,val_loss]"], "study.objectives", "Remove"),
-    "worker": (["worker=-1"], "worker=-1", "at least 0"),
+    "worker": (["worker=1"], "unknown config key 'worker'", "--cfg job"),
     "task's function": (
         ["task._target_=actsearch.command.tasks.serach"], "task._target_=actsearch.command.tasks.serach", "import",
     ),
@@ -572,7 +572,7 @@ def test_a_damaged_database_is_named_and_left_alone(command, lab):
     assert not (lab / "runs").exists() or not list((lab / "runs").iterdir())
 
 
-def test_a_study_that_another_worker_holds_is_refused(command, lab):
+def test_a_study_that_another_process_holds_is_refused(command, lab):
     with sole_leader("sqlite:///s.db", "mine"):
         code, _, err = command(*TINY, "storage.url=sqlite:///s.db", "study.name=mine")
     assert code == 2
@@ -766,3 +766,70 @@ def test_interrupted_and_killed_for_real_it_ends_as_if_nothing_had_happened(tmp_
     out, _ = whole.communicate(timeout=120)
     assert whole.returncode == 0, out
     assert results(tmp_path / "cut") == results(tmp_path / "whole")
+
+
+# --- whatever reads the output ---------------------------------------------------------------------
+
+COMMAND = [sys.executable, "-m", "actsearch"]
+
+
+@pytest.mark.parametrize(
+    "env",
+    [{"PYTHONIOENCODING": "ascii"}, {"PYTHONIOENCODING": "latin-1"},
+     {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}],
+    ids=["ascii", "latin-1", "C"],
+)  # fmt: skip
+def test_a_terminal_without_greek_letters_gets_question_marks(env):
+    words = ["task=properties", "task.activations=[relu]"]
+    done = subprocess.run([*COMMAND, *words], env={**os.environ, **env}, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert b"?" in done.stdout
+    assert done.stderr == b""
+
+
+def test_a_search_whose_reader_goes_away_is_finished(tmp_path):
+    words = ["data=digits", "recipe.steps=20", "recipe.eval_every=10", "sampler=grid", "confirm.seeds=2",
+             "search_space.activations=[relu]", "tracking=none", "study.name=mine"]  # fmt: skip
+    with subprocess.Popen([*COMMAND, *words], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert process.stdout.readline() == b"actsearch\n"
+        process.stdout.close()  # as `| head -1` does
+        assert process.stderr.read() == b""
+    assert process.returncode == 0
+    assert (tmp_path / "runs/mine/report.html").exists()
+    done = subprocess.run(
+        f"{sys.executable} -m actsearch --cfg job | head -1", shell=True, capture_output=True, check=True
+    )
+    assert (done.stdout, done.stderr) == (b"data:\n", b"")
+    done = subprocess.run(f"{sys.executable} -m actsearch task=list >&-", shell=True, capture_output=True, check=True)
+    assert done.stderr == b""
+
+
+@pytest.mark.parametrize("name", ["which act?", "50% of #1", "a {b} %41 ü"])
+def test_a_folder_of_any_name_holds_its_study(command, lab, monkeypatch, name):
+    here = lab / name
+    here.mkdir()
+    (here / "labdata.py").write_text((lab / "labdata.py").read_text())
+    monkeypatch.chdir(here)
+    assert command(*TINY, "study.name=mine")[0] == 0
+    assert (here / "runs/mine/study.db").stat().st_size > 0
+    assert sorted(path.name for path in lab.iterdir()) == sorted([name, "labdata.py"])
+    assert command(*TINY, "study.name=mine", "task=report")[0] == 0
+
+
+@pytest.mark.parametrize(
+    "word", ["task=3", "model=3", "data=null", "recipe=3.5", "sampler=[1]", "experiment=null", "model=true"]
+)
+def test_an_option_that_is_no_word_is_one_line(command, lab, word):
+    code, out, err = command(word)
+    assert (code, err.count("\n"), out) == (2, 1, "")
+    group, _, value = word.partition("=")
+    assert err.startswith(f"actsearch: unknown option of {group}: '{value}'. Choose one of: ")
+
+
+def test_more_steps_than_memory_can_order_are_one_line(command, lab):
+    code, _out, err = command(*TINY, "recipe.steps=1000000000", "recipe.eval_every=1000000000")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "recipe.steps=1,000,000,000: the order of its examples takes" in err
+    assert left(lab) == []

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from actsearch.config.build import target
-from actsearch.config.compose import CONF, PACKAGE, settle
+from actsearch.config.compose import CONF, PACKAGE, identity, search_name, settle
 from actsearch.config.compose import compose as composed
 from actsearch.config.shape import Config
 from actsearch.question.options import speed_is_told
@@ -140,3 +140,11 @@ def test_every_key_of_the_config_is_read_somewhere():
     for part in ("study", "confirm"):
         for key in config[part]:
             assert re.search(rf"\b{key}\b", code), key
+
+
+def test_keys_that_were_added_later_leave_the_names_of_studies_as_they_were():
+    config = compose()
+    assert search_name(config) == search_name(compose("data.standardise=auto"))
+    assert "standardise" not in identity(config, {})["data"]
+    for value in ("true", "false"):
+        assert search_name(compose(f"data.standardise={value}")) != search_name(config)

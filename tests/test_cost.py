@@ -288,3 +288,20 @@ def test_steps_of_a_model_and_what_it_cannot_take(quick):
 def test_the_first_activations_shape():
     model = Model(mlp, "mlp", (6,), 3, {"width": 8, "depth": 2})
     assert activation_cost.first_shape(model.build((Spec.parse("glu"),), 0, "torch"), X) == (8, 8)
+
+
+def test_a_net_of_several_inputs_is_measured_and_its_inputs_are_not_what_it_keeps():
+    class Sum(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layers = nn.Sequential(nn.Linear(6, 8), Spec.of("relu").module(8), nn.Linear(8, 3))
+
+        def forward(self, a, b):
+            return {"logits": self.layers(a + b)}
+
+    one = cost.net_costs([net_of(nn.ReLU())], Recipe(), X, Y, cross_entropy, 0.05)
+    two = cost.net_costs([Sum()], Recipe(), {"a": X, "b": X}, Y, cross_entropy, 0.05)
+    assert two[0].training_step_us[0] > 0 and two[0].latency_us[0] > 0
+    assert two[0].saved_mib == pytest.approx(one[0].saved_mib + X.nbytes / 2**20)  # the sum is new, X is not
+    assert activation_cost.first_shape(Sum(), (X, X)) == (8, 8)
+    assert cost.latency_us(Sum(), Recipe(), (X, X), 0.05) > 0

@@ -351,20 +351,23 @@ GOOD = (np.ones((6, 4)), np.array([0, 1, 2, 0, 1, 2]), [[1, 2, 3, 4]], [2])
 
 
 def test_a_users_tuple_of_arrays_becomes_float32_and_int64():
-    source = as_source(GOOD, "mine")
-    assert source.x.dtype == torch.float32
-    assert source.x.tolist() == GOOD[0].tolist()
-    assert source.y.dtype == torch.int64
-    assert source.y.tolist() == [0, 1, 2, 0, 1, 2]
-    x_test, y_test = source.test()
+    made = Data(GOOD, "mine", standardise=False)
+    assert made.source.x.dtype == torch.float32
+    assert made.source.x.tolist() == GOOD[0].tolist()
+    assert made.source.y.dtype == torch.int64
+    assert made.source.y.tolist() == [0, 1, 2, 0, 1, 2]
+    x_test, y_test = made.test()
     assert x_test.dtype == torch.float32
     assert x_test.tolist() == [[1, 2, 3, 4]]
     assert y_test.tolist() == [2]
 
 
 def test_a_users_source_is_taken_as_it_is():
-    source = Source(torch.zeros(3, 2), torch.tensor([0, 1, 0]), lambda: (torch.zeros(1, 2), torch.tensor([1])))
-    assert as_source(source, "mine") is source
+    x, y, test = torch.zeros(3, 2), torch.tensor([0, 1, 0]), lambda: (torch.zeros(1, 2), torch.tensor([1]))
+    taken = as_source(Source(x, y, test), "mine")
+    assert taken.x.data_ptr() == x.data_ptr()
+    assert torch.equal(taken.y, y)
+    assert taken.test is test  # it is not read yet
 
 
 def replaced(place, value):
@@ -374,20 +377,20 @@ def replaced(place, value):
 @pytest.mark.parametrize(
     ("made", "part"),
     [
-        (None, "returned NoneType"),
-        (GOOD[:3], "returned tuple"),
-        (list(GOOD), "returned list"),
-        (replaced(0, "text"), "no array"),
+        (None, "got NoneType"),
+        (GOOD[:3], "got tuple"),
+        (list(GOOD), "got list.*train_test_split"),
+        (replaced(0, "text"), "x has text"),
         (replaced(2, [[1, 2], [3]]), "no array"),
         (replaced(0, np.ones((5, 4))), r"x, y have shapes \(5, 4\) and \(6,\)"),
         (replaced(0, np.ones(6)), r"x, y have shapes \(6,\)"),
         (replaced(1, np.eye(6)), r"\(6, 6\)"),
-        (replaced(1, np.ones(6)), r"\(torch.float64\)"),
+        (replaced(1, np.ones(6)), r"floats \(float64\)"),
         (replaced(3, [2, 2]), r"x_test, y_test have shapes \(1, 4\) and \(2,\)"),
-        (replaced(3, [2.0]), r"x_test, y_test"),
+        (replaced(3, [2.0]), r"y_test has floats"),
         ((np.ones((0, 4)), np.ones(0, int), *GOOD[2:]), r"\(0, 4\)"),
-        (replaced(1, np.arange(6) - 1), "numbered from 0"),
-        (replaced(3, [-1]), "numbered from 0"),
+        (replaced(1, np.arange(6) - 1), "6 different labels in 6 examples"),
+        (replaced(3, [-1]), "y_test has class -1, which y lacks"),
         (replaced(3, [3]), "the same in y and y_test"),
     ],
 )

@@ -6,6 +6,8 @@ import math
 from dataclasses import replace
 
 import cloudpickle
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
@@ -13,7 +15,7 @@ from torch import nn
 
 import actsearch
 from actsearch.activations.spec import parse_net
-from actsearch.data.goal import Goal, classification, cross_entropy, next_token, pixels
+from actsearch.data.goal import Goal, check_goal, classification, cross_entropy, next_token, pixels
 from actsearch.data.image import image
 from actsearch.data.source import Data, Source, as_source, make_data
 from actsearch.data.text import text
@@ -116,10 +118,122 @@ def test_a_goal_that_does_not_fit_its_data_is_refused_when_they_are_made():
         goal = Goal(MAE, loss, out_shape, (1.0, 1.0), of_loss=float)
         with pytest.raises(ActSearchError, match="its goal"):
             as_source(Source(x, y, lambda: (x, y), goal=goal), "mine")
-    with pytest.raises(ActSearchError, match=r"Wanted: \(n, …\) inputs and \(n,\) integer classes"):
+    with pytest.raises(ActSearchError, match=r"y has the shape \(9, 3\)\. Wanted: one class per example"):
         as_source(Source(x, y, lambda: (x, y)), "mine")
     with pytest.raises(ActSearchError, match="no finite numbers"):
         as_source(Source(x, y / 0, lambda: (x, y), goal=pixels(y)), "mine")
+
+
+def nll(outputs, y):
+    return F.gaussian_nll_loss(outputs[..., :1], y, F.softplus(outputs[..., 1:]) + 1e-4)
+
+
+def similar(outputs, y):
+    return 1 - F.cosine_similarity(outputs, y).mean()
+
+
+MAYBE_NEGATIVE = {
+    "a likelihood": Goal(Metric("nll", "likelihood"), nll, (2,), (2.0, 2.0), of_loss=float),
+    "R²": Goal(Metric("r2", "R²", True), F.mse_loss, (1,), (0.01, 1.0), of_loss=lambda loss: 1 - loss),
+    "R² by score": Goal(
+        Metric("r2", "R²", True), F.mse_loss, (1,), (0.01, 1.0), score=lambda out, y: 1 - (out - y).square()[..., 0]
+    ),
+    "a logarithm": Goal(Metric("log", "log error"), F.mse_loss, (1,), (1.0, 1.0), of_loss=math.log),
+    "a similarity": Goal(Metric("cos", "cosine", True), similar, (1,), (0.1, 1.0), of_loss=lambda loss: 1 - loss),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("which", MAYBE_NEGATIVE)
+def test_a_metric_that_can_be_negative_needs_ratio_false_before_anything_is_trained(which, rng_untouched):
+    x, y = torch.randn(40, 3), torch.randn(40, 1)
+    goal = MAYBE_NEGATIVE[which]
+    with pytest.raises(ActSearchError, match=rf"metric '{goal.metric.name}' is -.*ratio=False, margin="):
+        as_source(Source(x, y, lambda: (x, y), goal=goal), "mine")
+    by_difference = replace(goal, metric=replace(goal.metric, ratio=False))
+    with rng_untouched():
+        as_source(Source(x, y, lambda: (x, y), goal=by_difference), "mine")
+
+
+def test_metrics_that_are_never_negative_keep_their_ratio():
+    y = torch.randn(40, 1)
+    for goal in (
+        Goal(Metric("mae", "error"), F.l1_loss, (1,), (1.0, 1.0), of_loss=float),
+        Goal(Metric("rmse", "error"), F.mse_loss, (1,), (1.0, 1.0), of_loss=math.sqrt),
+        Goal(Metric("error", "error rate"), cross_entropy, (3,), (0.6, 1.1), score=lambda out, y: out.argmax(-1) != y),
+    ):
+        answers = torch.arange(40) % 3 if goal.out_shape == (3,) else y
+        assert check_goal(goal, answers) >= 0
+    divergence = Goal(  # by rounding it gets a little below 0
+        Metric("kl", "divergence"), lambda out, y: F.kl_div(out.log_softmax(-1), y, reduction="batchmean"), (3,),
+        (1.0, 1.0), of_loss=float,
+    )  # fmt: skip
+    assert check_goal(divergence, torch.rand(40, 3).softmax(-1)) > -1e-6
+
+
+def test_a_loss_that_holds_a_net_is_left_as_it_was():
+    judge, y = nn.Linear(1, 4), torch.randn(40, 1)
+    goal = Goal(MAE, lambda out, y: (judge(out) - judge(y)).square().mean(), (1,), (1.0, 1.0), of_loss=float)
+    check_goal(goal, y)
+    assert judge.weight.grad is None
+
+
+def test_outputs_that_are_too_large_are_not_tried():
+    seen = []
+    goal = Goal(MAE, lambda out, y: seen.append(len(out)) or (out - y).mean(), (2**19,), (1.0, 1.0), of_loss=float)
+    check_goal(goal, torch.zeros(2, 1).expand(2, 2**19))
+    assert seen == [2]  # whether it fits the shapes
+
+
+def test_the_least_loss_is_that_of_outputs_that_fit():
+    y = torch.randn(40, 1)
+    likelihood = replace(MAYBE_NEGATIVE["a likelihood"], metric=Metric("nll", "likelihood", ratio=False))
+    assert check_goal(likelihood, y) < -2
+    assert Data(Source(y, y, lambda: (y, y), goal=likelihood), "mine", 5).least_loss < -2
+    assert check_goal(absolute(y), y) == pytest.approx(0, abs=0.2)
+
+
+@pytest.mark.parametrize(
+    ("goal", "words"),
+    [
+        (
+            lambda y: Goal(MAE, lambda out, y: (out - y).mean() * math.nan, (1,), (1.0, 1.0), of_loss=float),
+            "never a fini",
+        ),
+        (lambda y: Goal(MAE, lambda out, y: (out > y).float().mean(), (1,), (1.0, 1.0), of_loss=float), "no gradient"),
+        (lambda y: Goal(MAE, F.mse_loss, (1,), (1.0, 1.0), of_loss=lambda loss: 1 / 0), "its goal fails: ZeroDivision"),
+        (lambda y: Goal(MAE, F.mse_loss, (1,), (1.0, 1.0), of_loss=lambda loss: None), "its goal fails: TypeError"),
+        (
+            lambda y: Goal(MAE, F.mse_loss, (1,), (math.nan, 1.0), of_loss=float),
+            r"guess=\(nan, 1.0\) must be two finite",
+        ),
+        (
+            lambda y: Goal(replace(MAE, ratio=True), F.mse_loss, (1,), (0.0, 1.0), of_loss=float),
+            r"is 0 \(guess\).*ratio=Fa",
+        ),
+    ],
+)
+def test_goals_that_cannot_train_or_judge_are_refused(goal, words):
+    x, y = torch.randn(40, 3), torch.randn(40, 1)
+    with pytest.raises(ActSearchError, match=words):
+        as_source(Source(x, y, lambda: (x, y), goal=goal(y)), "mine")
+
+
+def test_answers_of_a_goal_become_float32_and_int64_and_text_is_refused():
+    x = torch.zeros(9, 2)
+    zeros = torch.zeros(9, 1)
+    for y in (zeros.numpy(), zeros.double(), zeros.half(), pd.DataFrame({"a": [1.5] * 9})):
+        assert as_source(Source(x, y, (x, y), goal=absolute(zeros)), "mine").y.dtype == torch.float32
+    tokens = np.ones((9, 3), np.uint16)
+    assert as_source(Source(x, tokens, lambda: None, goal=next_token(TOKENS, 4)), "mine").y.dtype == torch.int64
+    with pytest.raises(ActSearchError, match="y has text"):
+        as_source(Source(x, ["a"] * 9, lambda: None, goal=absolute(torch.zeros(9, 1))), "mine")
+
+
+def test_answers_far_from_what_a_net_begins_with_are_warned_of():
+    x = torch.randn(40, 2)
+    for y, far in ((torch.randn(40, 1), False), (200_000 + 50_000 * torch.randn(40, 1), True)):
+        remarks = Data(Source(x, y, (x, y), goal=absolute(y)), "houses", 5).remarks
+        assert any("y is far from standardised (columns with means of " in r for r in remarks) == far
 
 
 def test_a_goal_goes_to_another_process():

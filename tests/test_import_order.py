@@ -16,6 +16,7 @@ ROOMS = [
     "processes",
     "activations",
     "question",
+    "contents",
     "export",
     "swap",
     "data",

@@ -112,12 +112,12 @@ def made(kind):
 def test_who_reads_what_was_written_in_place_reads_it_after_the_swap(kind):
     net = made(kind)
     before = outputs(net)
-    assert swap_activations(net, "relu").left == {}
+    assert swap_activations(net, "relu", part=True).left == {}
     for part in (net, copy.deepcopy(net), pickle.loads(pickle.dumps(net)) if kind is Parent else net):
         for a, b in zip(outputs(part), before, strict=True):
             assert torch.allclose(a, b, atol=1e-6)
-    swap_activations(net, "tanh")  # and so do those that come after
-    swap_activations(net, "relu")
+    swap_activations(net, "tanh", part=True)  # and so do those that come after
+    swap_activations(net, "relu", part=True)
     for a, b in zip(outputs(net), before, strict=True):
         assert torch.allclose(a, b, atol=1e-6)
 
@@ -148,7 +148,7 @@ def test_what_is_no_function_of_one_value_is_no_product():
 
     net = made(forward)
     found, _ = find_activations(net)
-    assert [f.was for f in found if f.owner is net and f.call] == ["sigmoid()"]
+    assert [f.was for f in found if f.owner is net and f.calls] == ["sigmoid()"]
 
 
 def test_an_activation_in_place_that_is_left_goes_on_writing():

@@ -48,7 +48,6 @@ GOOD = {
 BAD = {
     "batch": ({"recipe": replace(RECIPE, batch_size=61)}, "recipe.batch_size=61"),
     "searched batch": ({"space": space(batch_size=[15, 61])}, "recipe.batch_size=61"),
-    "worker": ({"worker": -1}, "worker=-1"),
     "unknown baseline": (
         {"confirm": confirmation(baseline="rleu")}, "confirm.baseline: unknown activation 'rleu'. Did you mean 'relu'?",
     ),
@@ -78,3 +77,12 @@ def test_what_does_not_is_named(job, case):
     with pytest.raises(ActSearchError) as error:
         check(replace(job, **changed))
     assert words in str(error.value)
+
+
+@pytest.mark.parametrize("metric", ["test_loss", "learning_speed"])
+def test_losses_that_can_be_negative_are_not_compared_by_ratio(job, metric):
+    job.data.least_loss = -3.0
+    judged = replace(job, recipe=CONSTANT, confirm=confirmation(metric=metric))
+    with pytest.raises(ActSearchError, match=rf"confirm\.metric={metric}: .*Write confirm\.metric=test_accuracy"):
+        check(judged)
+    check(job)

@@ -1,17 +1,19 @@
 """Models: shapes, slots, order of layers, known sizes, initial weights, and what a user may hand over."""
 
+import collections
 import copy
 import math
 
 import pytest
 import torch
 from torch import nn
+from transformers.modeling_outputs import SequenceClassifierOutput
 
 from actsearch.activations import Spec
 from actsearch.activations.spec import ActivationModule, gain, parse_net
 from actsearch.errors import ActSearchError
 from actsearch.models import cnn1d, cnn2d, mlp, resnet, torchvision
-from actsearch.models.model import Model
+from actsearch.models.model import Model, forward
 
 RELU = parse_net("relu")
 
@@ -386,3 +388,201 @@ def test_gain_keeps_the_size_of_signals_through_twenty_layers(name):
         net(torch.randn(64, 256, generator=torch.Generator().manual_seed(1)))
     assert sizes[0] == pytest.approx(1, rel=0.1)
     assert 0.2 < sizes[19] < 5
+
+
+# --- several inputs, and outputs with logits ------------------------------------------------------
+
+
+class Record:
+    def __init__(self, logits):
+        self.logits = logits
+
+
+Named = collections.namedtuple("Named", ["logits", "auxiliary"])
+
+
+@pytest.mark.parametrize("x", [torch.ones(2, 3), (torch.ones(2, 3),), {"x": torch.ones(2, 3)}], ids=type)
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda out: out,
+        Record,
+        lambda out: {"logits": out, "loss": None},
+        lambda out: SequenceClassifierOutput(logits=out),
+    ],
+)
+def test_a_net_is_called_with_what_it_takes_and_its_logits_are_its_outputs(x, wrap):
+    class Net(nn.Module):
+        def forward(self, x):
+            return wrap(2 * x)
+
+    assert torch.equal(forward(Net(), x), torch.full((2, 3), 2.0))
+
+
+def test_several_inputs_go_to_the_net_in_their_order_or_by_their_names():
+    class Net(nn.Module):
+        def forward(self, a, b):
+            return a - b
+
+    one, two = torch.full((2,), 1.0), torch.full((2,), 2.0)
+    assert forward(Net(), (one, two)).tolist() == [-1, -1]
+    assert forward(Net(), {"b": one, "a": two}).tolist() == [1, 1]
+
+
+def test_outputs_beside_the_logits_are_not_dropped():
+    """An auxiliary output of a tuple counts in training: to drop it would train another net than was given."""
+
+    class Net(nn.Module):
+        def forward(self, x):
+            return Named(x, x)
+
+    assert isinstance(forward(Net(), torch.ones(2)), Named)
+    assert forward(nn.ReLU(), torch.ones(2)).tolist() == [1, 1]
+
+
+def test_a_model_is_tried_on_the_examples_that_it_is_given():
+    def net(activation, in_shape, n_tokens):
+        return nn.Sequential(
+            nn.Embedding(5, 4), nn.Flatten(), nn.Linear(4 * in_shape[0], 4), activation(4), nn.Linear(4, 3)
+        )
+
+    Model(net, "tokens", (2,), 3, n_tokens=9)  # zeros are tokens of every vocabulary
+    with pytest.raises(ActSearchError, match="IndexError"):
+        Model(net, "tokens", (2,), 3, n_tokens=9, examples=torch.tensor([[0, 1], [2, 8]]))
+
+
+# --- what stays, what is tried ---------------------------------------------------------------------
+
+
+class Deciding(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.act, self.last = nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3)
+
+    def forward(self, x):
+        x = self.act(self.first(x))
+        return self.last(torch.nn.functional.relu(x) if x.sum() > 0 else x)
+
+
+class Recurrent(nn.Module):
+    """A cell of its own, in a Python loop."""
+
+    def __init__(self):
+        super().__init__()
+        self.new, self.old, self.act, self.last = nn.Linear(2, 8), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 3)
+
+    def forward(self, x):
+        h = torch.zeros(len(x), 8)
+        for part in x.split(2, dim=1):
+            h = torch.tanh(self.new(part) + self.old(h))
+        return self.last(self.act(h))
+
+
+def policy():
+    return nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3), nn.Tanh())
+
+
+def gated():
+    return nn.Sequential(nn.Linear(6, 8), nn.Sigmoid(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 3))
+
+
+def with_a_stem(activation):
+    return nn.Sequential(nn.Linear(6, 8), nn.ELU(), nn.Linear(8, 8), activation(8), nn.Linear(8, 3))
+
+
+@pytest.mark.parametrize(
+    ("function", "said"),
+    [
+        (Deciding, "The relu in forward at 'forward' stays in every candidate: its forward cannot be traced"),
+        (Recurrent, "The tanh in forward at 'forward' stays in every candidate: its forward cannot be traced"),
+        (policy, "The Tanh at '3' stays in every candidate: "),
+        (gated, "The Sigmoid at '1' stays in every candidate: "),
+        (with_a_stem, "The ELU at '1' stays in every candidate: the model makes it itself."),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_what_is_not_replaced_is_said(function, said):
+    (remark,) = Model(function, "net", (6,), 3).remarks
+    assert remark.startswith(said)
+    (remark,) = Model(function() if function is not with_a_stem else function, "net", (6,), 3).remarks
+    assert remark.startswith(said)
+
+
+def test_of_many_a_few_are_named_and_where_all_is_replaced_nothing_is_said():
+    layers = [m for _ in range(5) for m in (nn.Linear(6, 6), nn.Sigmoid(), nn.ReLU())]
+    (remark,) = Model(nn.Sequential(*layers, nn.Linear(6, 3)), "net", (6,), 3).remarks
+    assert "'1', '4', '7' and 2 more" in remark
+    assert make(mlp).remarks == []
+    assert make(resnet, (1, 8, 8), depth=8, width=2).remarks == []
+
+
+def test_only_chooses_and_is_refused_where_a_model_takes_its_activations_itself():
+    net = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 8), nn.ELU(), nn.Linear(8, 3), nn.Tanh())
+    for only, n_slots in (("1", 1), (["1", "3"], 2), ("!3", 1), (nn.ReLU, 1), (lambda f: f.was == "ELU", 1), ("5", 1)):
+        model = Model(net, "net", (6,), 3, only=only)
+        assert model.n_slots == n_slots
+    built = model.build(parse_net("gelu"), 0, "gain")
+    assert [type(module).__name__ for module in built][1::2] == ["ReLU", "ELU", "ActivationModule"]
+    with pytest.raises(ActSearchError, match=r"model.only: 'mlp' takes its activations itself"):
+        Model(mlp, "mlp", (6,), 3, only="1")
+
+
+class Two(nn.Module):
+    """A second output in training, as googlenet has."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = policy()
+
+    def forward(self, x):
+        return (self.net(x), x) if self.training else self.net(x)
+
+
+class OnlyEvaluated(Two):
+    def forward(self, x):
+        if self.training:
+            raise RuntimeError("not in training")
+        return self.net(x)
+
+
+@pytest.mark.parametrize(
+    ("function", "said"),
+    [
+        (Two, r"the model 'net' gives tuple for 2 examples in training; wanted \(2, 3\), .* aux_logits=False"),
+        (OnlyEvaluated, r"does not take the data's shape \(6,\) in training: RuntimeError: not in training"),
+    ],
+)
+def test_a_net_is_tried_in_both_modes(function, said):
+    with pytest.raises(ActSearchError, match=said):
+        Model(function, "net", (6,), 3)
+
+
+def test_a_net_is_tried_on_real_examples():
+    class Padded(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.words, self.act, self.last = nn.Embedding(9, 4), nn.ReLU(), nn.Linear(4, 3)
+
+        def forward(self, x):
+            packed = nn.utils.rnn.pack_padded_sequence(self.words(x), (x > 0).sum(1), True, False)
+            return self.last(self.act(nn.utils.rnn.pad_packed_sequence(packed, True)[0].sum(1)))
+
+    examples = torch.tensor([[1, 2, 0], [3, 0, 0]])
+    with pytest.raises(ActSearchError, match="Length of all samples has to be greater than 0"):
+        Model(Padded, "net", (3,), 3, n_tokens=9)
+    assert Model(Padded, "net", (3,), 3, n_tokens=9, examples=examples).n_slots == 1
+
+
+def test_lazy_layers_get_their_shapes_from_examples_and_their_weights_from_the_seed():
+    def lazy():
+        return nn.Sequential(nn.LazyLinear(8), nn.ReLU(), nn.LazyBatchNorm1d(), nn.LazyLinear(3))
+
+    for function in (lazy, lazy()):
+        model = Model(function, "net", (6,), 3)
+        assert model.n_parameters == 6 * 8 + 8 + 16 + 8 * 3 + 3
+        one, again, other = (model.build(parse_net("gelu"), seed, "torch") for seed in (1, 1, 2))
+        assert one[0].weight.shape == (8, 6)
+        assert torch.equal(one[0].weight, again[0].weight)
+        assert not torch.equal(one[0].weight, other[0].weight)
+        for init in ("gain", "torch", "keep"):
+            model.check_init(init)

@@ -9,6 +9,7 @@ import pytest
 from fake_trainer import FakeTrainer, Killed, confirmation
 
 from actsearch import pipeline
+from actsearch.data.source import Data
 from actsearch.errors import ActSearchError
 from actsearch.job import Job
 from actsearch.models import mlp
@@ -135,10 +136,16 @@ def test_nothing_reads_the_test_set_before_the_finalists_have_been_trained(blobs
     # and whoever trains does not even hold it
     with pytest.raises(RuntimeError, match="the search asked for the test set"):
         data.without_test().test()
-    # a finished study is read from its storage: not opened again
+    # a finished study is read from its storage; the set is opened to see whether it is still the same one
+    asked = replace(asked, data=Data(data.source, "blobs", 30))
     pipeline.run(asked, Terminal(quiet=True))
+    assert len(opened) == 2
     pipeline.report(asked, Terminal(quiet=True))
-    assert len(opened) == 1
+    assert len(opened) == 2
+    x, y = inner()
+    asked = replace(asked, data=Data(replace(data.source, test=lambda: (x + 1, y)), "blobs", 30))
+    with pytest.raises(ActSearchError, match=r"test set of 's' is not the one .* study\.fresh=true trains again"):
+        pipeline.run(asked, Terminal(quiet=True))
 
 
 # --- a report again -------------------------------------------------------------------------------

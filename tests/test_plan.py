@@ -37,6 +37,17 @@ def odd():
     return Model(net, "odd", (6,), 3)
 
 
+class Both(nn.Module):
+    """Takes two inputs."""
+
+    def __init__(self, activation):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(6, 6), activation(6), nn.Linear(6, 3))
+
+    def forward(self, x, mask):
+        return self.layers(x * mask)
+
+
 def test_small_nets_are_fused_on_a_cpu_and_nets_on_images_are_not():
     assert choose_plan("auto", small(), GOAL, 10, CPU, 2) == Plan("fused", K_CPU)
     assert choose_plan("auto", Model(cnn1d, "cnn1d", (40,), 10), GOAL, 100, CPU, 2).engine == "fused"
@@ -53,6 +64,18 @@ def test_a_net_without_a_fused_form_is_trained_serially_and_says_why():
     with pytest.raises(ActSearchError, match=r"engine=fused.*odd.*GroupNorm"):
         choose_plan("fused", odd(), GOAL, 10, CPU, 2)
     assert candidates(odd(), GOAL, 10, CPU, 2, 8) == [SERIAL]
+
+
+def test_a_net_of_several_inputs_is_trained_serially_and_says_why():
+    def net(activation):
+        return Both(activation)
+
+    model = Model(net, "both", (6,), 3, examples=(torch.zeros(2, 6), torch.ones(2, 6)))
+    plan = choose_plan("auto", model, GOAL, 10, CPU, 2)
+    assert (plan.engine, plan.why) == ("serial", "no fused form: the data have several inputs")
+    with pytest.raises(ActSearchError, match=r"engine=fused.*both.*several inputs"):
+        choose_plan("fused", model, GOAL, 10, CPU, 2)
+    assert candidates(model, GOAL, 10, CPU, 2, 8) == [SERIAL]
 
 
 def test_an_unknown_engine_is_refused():

@@ -169,6 +169,17 @@ def test_the_sentence_speaks_of_the_best_of_failures_and_of_one_seed():
     assert sentence(compared(BASE), "t", OPTIONS) == "Only the baseline was trained: relu reaches 55.45 % on t."
 
 
+def test_a_ratio_of_negative_numbers_is_not_blamed_on_the_seeds():
+    nll = replace(PERPLEXITY, name="nll", words="negative log likelihood")
+    options = confirmation(nll)
+    said = sentence(compare_finalists(Evidence([*runs("gelu", [-v for v in TEN]), *BASE]), options), "t", options)
+    assert "Undecided whether gelu or relu is better" in said
+    assert "Their values allow no comparison: see the note." in said
+    assert "Note: gelu: test negative log likelihood is compared by ratio, which needs values above 0" in said
+    assert "ratio=False" in said
+    assert "seed" not in said and "nan" not in said
+
+
 @pytest.mark.parametrize(
     ("own", "values", "words"),
     [

@@ -4,6 +4,7 @@ import copy
 import io
 import pickle
 import random
+from functools import partial
 
 import cloudpickle
 import pytest
@@ -14,9 +15,12 @@ from torch.utils.checkpoint import checkpoint
 
 from actsearch.errors import ActSearchError
 from actsearch.swap.functions import names_called
-from actsearch.swap.net import swap_activations
-from actsearch.swap.tracing import Untraceable, trace_owner
+from actsearch.swap.net import swap_activations as swap_whole
+from actsearch.swap.rewrite import traces
+from actsearch.swap.tracing import Untraceable
 from actsearch.training.optimizers import parameter_groups
+
+swap_activations = partial(swap_whole, part=True)  # the nets here are parts: many end in an activation
 
 
 class Net(nn.Module):
@@ -428,5 +432,5 @@ def test_a_trace_changes_nothing_when_it_fails():
     part = two(_sets)
     part.counts = [1]
     with pytest.raises(Untraceable, match="last"):
-        trace_owner(part, False, {})
+        traces(part)
     assert part.training and "last" not in vars(part) and part.counts == [1]

@@ -87,7 +87,11 @@ def test_timm_nets_take_the_datas_images_and_are_drawn_by_the_seed(name):
     ("function", "keywords", "part"),
     [
         (timm, {"name": "resnet10x"}, "unknown timm model 'resnet10x'. Did you mean 'resnet10t'"),
-        (timm, {"name": "resnet10t", "pretrained": True}, "model.pretrained=true: each seed draws"),
+        (
+            timm,
+            {"name": "resnet10t", "pretrained": True},
+            "model.pretrained=true: model=timm makes nets with random weights",
+        ),
         (timm, {"name": "resnet10t", "drop": 3}, "timm's 'resnet10t' cannot be made: TypeError"),
         (timm, {"name": "resnet10t", "slots": "stage"}, "unknown model.slots 'stage'. Did you mean 'stages'"),
         (torchvision, {"name": "resnet18", "slots": "blocks"}, "unknown model.slots 'blocks'"),

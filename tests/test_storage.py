@@ -1,15 +1,19 @@
-"""Storage: real SQLite files, damaged ones, URLs that are none; one leader per SQLite study."""
+"""Storage: real SQLite files, damaged ones, URLs that are none; one leader of a study."""
 
+import contextlib
 import fcntl
 import subprocess
 import sys
 import textwrap
+import time
 
 import optuna
 import pytest
+import sqlalchemy
 
 from actsearch.errors import ActSearchError
-from actsearch.study.storage import open_storage, sole_leader, sqlite_path
+from actsearch.study import storage
+from actsearch.study.storage import close_storage, open_storage, sole_leader, sqlite_path, sqlite_url
 
 
 def message(url):
@@ -76,12 +80,22 @@ def test_one_leader_a_study(tmp_path):
             pass  # another study in the same file
     with sole_leader(url, "a"):
         pass  # free again
-    with sole_leader("postgresql://x/y", "a"), sole_leader("postgresql://x/y", "a"):
-        pass
+    (tmp_path / "link.db").symlink_to(tmp_path / "study.db")
+    for same in (f"sqlite:///{tmp_path}/link.db", f"sqlite+pysqlite:///{tmp_path}/study.db"):
+        with sole_leader(url, "a"), pytest.raises(ActSearchError, match="held by another"), sole_leader(same, "a"):
+            pass
+    with sole_leader("sqlite://", "a"), sole_leader("sqlite://", "a"):
+        pass  # in memory, where nobody else can be
 
 
-def test_a_leader_that_is_killed_lets_go(tmp_path):
-    url = f"sqlite:///{tmp_path}/study.db"
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request, tmp_path):
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/study.db"
+    return request.getfixturevalue("postgresql")()
+
+
+def test_a_leader_that_is_killed_lets_go(url):
     code = f"""
         from actsearch.study.storage import sole_leader
         with sole_leader({url!r}, "a"):
@@ -96,8 +110,60 @@ def test_a_leader_that_is_killed_lets_go(tmp_path):
     finally:
         other.kill()
         other.wait()
-    with sole_leader(url, "a"), open(tmp_path / ".study.db.a.lock") as file, pytest.raises(OSError):
+    for _ in range(50):  # a server notices a moment later that a client is gone
+        with contextlib.suppress(ActSearchError), sole_leader(url, "a"):
+            return
+        time.sleep(0.1)
+    raise AssertionError("it is still held")
+
+
+def test_the_lock_is_one_of_the_operating_system(tmp_path):
+    with (
+        sole_leader(f"sqlite:///{tmp_path}/study.db", "a"),
+        open(tmp_path / ".study.db.a.lock") as file,
+        pytest.raises(OSError),
+    ):
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def test_one_leader_a_study_in_postgresql(postgresql):
+    url = postgresql("postgres:planted-secret")
+    with sole_leader(url, "a"):
+        with pytest.raises(ActSearchError, match=r"'a' in postgresql\S* is held by another"):
+            sole_leader(url, "a").__enter__()
+        with sole_leader(url, "b"), sole_leader(postgresql(), "a"):
+            pass  # another study in the same database, and one of that name in another
+    with sole_leader(url, "a"):
+        pass  # free again
+
+
+def test_a_leader_whose_connection_is_lost_stops(postgresql):
+    url = postgresql()
+    with sole_leader(url, "a") as still_held:
+        still_held()
+        end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid()"
+        engine = sqlalchemy.create_engine(url)
+        with engine.connect() as other:
+            other.execute(sqlalchemy.text(f"{end} AND datname = current_database()"))
+        engine.dispose()
+        with pytest.raises(ActSearchError, match=r"the connection that holds the study 'a' is lost .*goes on"):
+            still_held()
+
+
+def test_a_storage_in_which_nobody_can_hold_a_study_is_refused(monkeypatch, postgresql):
+    url = postgresql()
+    monkeypatch.setitem(storage.LOCKS, "postgresql", "SELECT true OR :key > 0")  # as behind a pooler
+    with pytest.raises(ActSearchError, match="one lock to two connections"), sole_leader(url, "a"):
+        pass
+    monkeypatch.delitem(storage.LOCKS, "postgresql")
+    with pytest.raises(ActSearchError, match="a study in postgresql cannot be held"), sole_leader(url, "a"):
+        pass
+
+
+@pytest.mark.parametrize("url", ["journal:///x.log", "redis://localhost:1", "grpc://localhost:1"])
+def test_a_storage_that_sqlalchemy_does_not_know_is_refused(url):
+    with pytest.raises(ActSearchError, match=rf"storage\.url={url} cannot be opened.*Write e\.g\."):
+        sole_leader(url, "a").__enter__()
 
 
 def test_the_leaders_file_where_no_folder_is_yet(tmp_path):
@@ -111,3 +177,14 @@ def test_the_leaders_file_where_none_can_be_is_an_error_with_its_url(tmp_path):
     url = f"sqlite:///{tmp_path}/file/study.db"
     with pytest.raises(ActSearchError, match=r"storage\.url"), sole_leader(url, "a"):
         pass
+
+
+@pytest.mark.parametrize("name", ["plain.db", "which act?/x.db", "50% of #1.db", "a {b}.db", "%41.db", "ü v.db"])
+def test_a_url_of_a_sqlite_file_leads_back_to_it(name, tmp_path):
+    path = tmp_path / name
+    assert sqlite_path(sqlite_url(path)) == path
+    opened = open_storage(sqlite_url(path))
+    optuna.create_study(study_name="s", storage=opened)
+    close_storage(opened)
+    assert path.stat().st_size > 0
+    assert [*tmp_path.rglob("*.db")] == [path]

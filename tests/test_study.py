@@ -387,17 +387,23 @@ def test_raising_n_trials_goes_on_and_keeps_what_was():
     assert len(case.trained) > trained
 
 
-def test_workers_share_a_study_and_leave_each_others_trials_alone():
-    case = Case(space=SPACE, n_trials=8)
-    make = SamplerFactory(*SAMPLERS["random"], 0)
-    arguments = (SPACE, RECIPE, case.options, make, optuna.pruners.NopPruner(), latency)
-    first = run_trials(case.study, FakeTrainer(), *arguments, 0)
-    next(first)  # worker 0 has four trials in flight
-    second = list(run_trials(case.study, FakeTrainer(), *arguments, 1))
-    assert [len(e.names) for e in second if isinstance(e, GenerationStarted)] == [4]
-    list(first)
-    assert len(records(case.study)) == 8
-    assert {t.user_attrs["worker"] for t in case.study.get_trials()} == {0, 1}
+def test_trials_that_others_left_open_are_replaced_and_never_counted():
+    plain = Case("random", n_trials=6).run()
+    case = Case("random", n_trials=6)
+    case.study.enqueue_trial({"activation": "relu"})
+    case.study.ask()
+    case.study.enqueue_trial({"activation": "tanh"})
+    case.run()
+    assert [r.number for r in records(case.study)] == list(range(2, 8))
+    assert [t.state.name for t in case.study.get_trials()[:2]] == ["FAIL", "FAIL"]
+    assert len(case.trained) == len(plain.trained)
+
+
+def test_a_trial_that_others_finished_is_refused():
+    case = Case("random", n_trials=6)
+    case.study.add_trial(optuna.trial.create_trial(value=0.9))
+    with pytest.raises(ActSearchError, match=r"holds trial 0, which actsearch did not train.*study\.name"):
+        case.run()
 
 
 # --- the study ------------------------------------------------------------------------------------

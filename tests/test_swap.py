@@ -23,7 +23,7 @@ def test_every_hidden_activation_is_replaced_and_the_net_computes_with_the_new_o
     x = torch.randn(6, 4, generator=torch.Generator().manual_seed(0))
     inner = nn.functional.elu(net[0](x), 0.5)
     wanted = nn.functional.elu(net[2][0](inner), 0.5)
-    swapped = swap_activations(net, "elu(alpha=0.5)")
+    swapped = swap_activations(net, "elu(alpha=0.5)", part=True)
     assert swapped.names == ["1", "2.1"]
     assert swapped.count == 2
     assert swapped.left == {}
@@ -61,7 +61,7 @@ def test_takes_text_spec_or_function(to):
 def test_a_function_makes_each_module_in_order():
     specs = iter(["relu", "tanh", "gelu"])
     net = nn.Sequential(nn.ReLU(), nn.Linear(2, 2), nn.Tanh(), nn.ELU())
-    swap_activations(net, lambda: get_activation(next(specs)))
+    swap_activations(net, lambda: get_activation(next(specs)), part=True)
     assert [str(m.spec) for m in net if isinstance(m, ActivationModule)] == ["relu", "tanh", "gelu"]
 
 
@@ -77,7 +77,7 @@ def test_a_shared_instance_stays_shared_and_others_do_not_become_it():
 
 def test_a_shared_instance_in_a_row_has_a_slot_each_when_asked():
     shared = nn.ReLU()
-    net = nn.Sequential(nn.Linear(2, 3), shared, nn.Linear(3, 4), shared)
+    net = nn.Sequential(nn.Linear(2, 3), shared, nn.Linear(3, 4), shared, nn.Linear(4, 2))
     assert swap_activations(copy.deepcopy(net), "prelu", per_call=True).names == ["1", "3"]
     swap_activations(net, "prelu", per_call=True)
     assert [len(net[i].negative_slope) for i in (1, 3)] == [3, 4]
@@ -101,8 +101,8 @@ def test_a_shared_container_is_swapped_once():
 
 def test_swapping_twice_replaces_what_was_swapped_in():
     net = nn.Sequential(nn.ReLU(), nn.Linear(2, 2), nn.ReLU())
-    swap_activations(net, "prelu")
-    assert swap_activations(net, "tanh").names == ["0", "2"]
+    swap_activations(net, "prelu", part=True)
+    assert swap_activations(net, "tanh", part=True).names == ["0", "2"]
     assert [str(m.spec) for m in (net[0], net[2])] == ["tanh", "tanh"]
 
 
@@ -172,7 +172,9 @@ def stages():
     def stage():
         return nn.Sequential(nn.Linear(3, 3), nn.ReLU(), nn.Linear(3, 3), nn.Tanh(), nn.Sigmoid())
 
-    return nn.Sequential(OrderedDict(stem=nn.ReLU(), layer1=stage(), layer2=stage()))
+    first = nn.Sequential(nn.Linear(3, 3), nn.Flatten())  # behind it the number of channels is not known
+    parts = {"first": first, "stem": nn.ReLU(), "layer1": stage(), "layer2": stage()}
+    return nn.Sequential(OrderedDict(**parts, last=nn.Linear(3, 3)))
 
 
 @pytest.mark.parametrize(
@@ -241,13 +243,13 @@ def test_a_mapping_swaps_part_by_part():
     ],
 )
 def test_a_function_gets_what_it_takes(to, shapes):
-    net = nn.Sequential(nn.Conv1d(2, 4, 3), nn.ReLU(), nn.Linear(6, 5), nn.ReLU())
+    net = nn.Sequential(nn.Conv1d(2, 4, 3), nn.ReLU(), nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 2))
     swap_activations(net, to)
     assert [tuple(next(m.parameters()).shape) for m in (net[1], net[3])] == shapes
 
 
 def test_an_activation_that_changes_the_width_does_not_fit():
-    net = nn.Sequential(nn.Conv1d(2, 4, 3), nn.ReLU())
+    net = nn.Sequential(nn.Conv1d(2, 4, 3), nn.ReLU(), nn.Conv1d(4, 2, 1))
     with pytest.raises(ActSearchError, match=r"'crelu' gives another number of channels.*ReLU at 1"):
         swap_activations(net, "crelu")
     assert type(net[1]) is nn.ReLU
@@ -293,7 +295,9 @@ def test_what_makes_no_module_is_an_error_and_changes_nothing(to, part):
 
 def test_a_function_without_dim_is_told_why_it_gets_no_channels():
     with pytest.raises(ActSearchError, match=r"channels is not given to what takes no `dim`, here -1.*lambda c"):
-        swap_activations(nn.Sequential(nn.Linear(2, 3), nn.ReLU()), lambda c: nn.PReLU(num_parameters=c))
+        swap_activations(
+            nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 2)), lambda c: nn.PReLU(num_parameters=c)
+        )
 
 
 class Guarded(nn.Module):
@@ -397,7 +401,7 @@ def test_transformers_activations_are_known():
 
 
 def test_device_dtype_mode_and_hooks_are_the_old_ones():
-    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()).half().to("meta").eval()
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 1, 1)).half().to("meta").eval()
     seen = []
     handle = net[1].register_forward_hook(lambda *_: seen.append(1))
     swap_activations(net, "prelu")
@@ -443,10 +447,10 @@ class Block(nn.Module):
 def test_per_call_makes_one_module_of_each_call():
     shared, split, x = Block(), Block(), torch.randn(3, 2, 5)
     split.load_state_dict(shared.state_dict())
-    assert swap_activations(shared, "prelu").names == ["act"]
+    assert swap_activations(shared, "prelu", part=True).names == ["act"]
     assert shared.act.negative_slope.shape == ()  # 4 channels and 6: one for all
     specs = iter(["prelu", "tanh"])
-    names = swap_activations(split, lambda c, d: Spec.parse(next(specs)).module(c, d), per_call=True).names
+    names = swap_activations(split, lambda c, d: Spec.parse(next(specs)).module(c, d), per_call=True, part=True).names
     assert names == ["act", "act_2"]
     assert split.act.negative_slope.shape == (4,)
     assert torch.equal(split(x), torch.tanh(split.conv2(split.act(split.conv1(x)))))

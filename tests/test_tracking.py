@@ -19,6 +19,7 @@ from fake_trainer import confirmation
 from mlflow.entities import ViewType
 
 from actsearch import tracking
+from actsearch.errors import ActSearchError
 from actsearch.judge.comparison import compare_finalists
 from actsearch.question.metrics import PERPLEXITY
 from actsearch.records import Curves, Evidence, FinalistRun, TrialRecord
@@ -701,3 +702,27 @@ def test_the_import_leaves_the_cycle_collector_as_it_was(enabled):
         assert (gc.isenabled(), gc.get_freeze_count()) == (enabled, 0)
     finally:
         (gc.enable if before else gc.disable)()
+
+
+def test_a_deleted_experiment_is_named_with_what_brings_it_back(uri, place):
+    delivery = Delivery(uri, place, INFO)
+    delivery.client.delete_experiment(delivery.experiment_id)
+    with pytest.raises(ActSearchError) as error:
+        Delivery(uri, place, INFO)
+    assert f"the experiment '{place}' was deleted in MLflow. Restore it" in str(error.value)
+    assert f"mlflow experiments restore --experiment-id {delivery.experiment_id}" in str(error.value)
+    assert "tracking.experiment=another" in str(error.value)
+    delivery.client.restore_experiment(delivery.experiment_id)
+    assert Delivery(uri, place, INFO).parent == delivery.parent
+
+
+def test_fresh_runs_replace_those_of_the_same_study(uri, place):
+    first = Delivery(uri, place, INFO)
+    first.trial(record())
+    again = Delivery(uri, place, INFO, fresh=True)
+    assert again.parent != first.parent
+    assert again.runs == {}
+    assert first.client.get_run(first.parent).info.lifecycle_stage == "deleted"
+    assert all(first.client.get_run(run).info.lifecycle_stage == "deleted" for run, _ in first.runs.values())
+    again.trial(record())
+    assert Delivery(uri, place, INFO).parent == again.parent

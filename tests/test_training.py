@@ -16,14 +16,16 @@ import torch
 from torch import nn
 
 from actsearch.activations.spec import parse_net
-from actsearch.data.goal import classification
-from actsearch.data.source import Source
+from actsearch.data.goal import Goal, classification
+from actsearch.data.source import Data, Source
 from actsearch.errors import ActSearchError
 from actsearch.models import mlp
 from actsearch.models.model import Model
 from actsearch.processes import TrainingError, core_count
+from actsearch.question.metrics import Metric
 from actsearch.question.recipe import OPTIMIZERS, Recipe
 from actsearch.training import reference
+from actsearch.training.plan import SERIAL, Plan
 from actsearch.training.reference import EVAL_BATCH, NOISE, ORDER, WEIGHTS, Noise, Run, batch_order, stream, train
 from actsearch.training.trainer import Trainer, TrainingBatch, find_device
 from actsearch.training.worker import Worker
@@ -353,6 +355,86 @@ def test_resampled_data_give_each_seed_its_own_split(blobs):
         net = model().build(one.specs, stream(one.seed, WEIGHTS), "gain")
         assert first[i] == next(train(net, blobs(resample=True).split(i), one, CPU))
     assert not torch.equal(blobs(resample=True).split(0).x_train, blobs(resample=True).split(1).x_train)
+
+
+@pytest.mark.parametrize("plan", [SERIAL, Plan("fused", 4)], ids=["serial", "fused"])
+@pytest.mark.parametrize("resample", [False, True])
+def test_the_test_set_is_standardised_as_the_run_was_trained(plan, resample):
+    generator = torch.Generator().manual_seed(3)
+    x = torch.randn(120, 6, generator=generator).double() * 40 + 1000
+    y = (x[:, 0] > 1000).long() + (x[:, 1] > 1020).long()
+    raw = Data((x[:90], y[:90], x[90:], y[90:]), "raw", 30, resample=resample)
+    plain = Model(mlp, "mlp", (6,), 3, {"width": 8, "depth": 2})
+    runs = [run("relu", seed) for seed in (0, 1)]
+    worker = Worker(plain, raw, CPU)
+    worker.start(list(enumerate(runs)), plan)
+    for _ in RECIPE.rungs():
+        worker.advance(set())
+    scores = dict(worker.score(*raw.test()))
+    for i, one in enumerate(runs):
+        net = plain.build(one.specs, stream(one.seed, WEIGHTS), "gain")
+        split = raw.split(i)
+        list(train(net, split, one, CPU))
+        train_x = x[:90][raw._indices(raw.split_of(i))[0]]
+        by_hand = ((x[90:] - train_x.mean(0)) / train_x.std(0, correction=0)).float()
+        torch.testing.assert_close(split.x_train.mean(0), torch.zeros(6), atol=1e-5, rtol=0)
+        assert scores[i] == pytest.approx(reference.score(net, by_hand, y[90:], raw.goal), rel=1e-4)
+
+
+class Halves(nn.Module):
+    """Takes its six inputs in two parts, the second with a mask."""
+
+    def __init__(self, activation):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(6, 8), activation(8), nn.Linear(8, 3))
+
+    def forward(self, a, b, mask):
+        assert mask.dtype == torch.bool
+        return self.layers(torch.cat([a, b * mask], 1))
+
+
+def halves(activation):
+    return Halves(activation)
+
+
+@pytest.mark.parametrize("form", [tuple, lambda parts: dict(zip("ab", parts[:2], strict=True)) | {"mask": parts[2]}])
+def test_several_inputs_are_trained_and_scored_as_the_one_that_they_make_up(form, blobs):
+    whole = blobs().source
+    x_test, y_test = whole.test()
+    parts = lambda x: form([x[:, :4], x[:, 4:], torch.ones(len(x), 2, dtype=torch.bool)])  # noqa: E731
+    several = Data(Source(parts(whole.x), whole.y, lambda: (parts(x_test), y_test)), "several", 30)
+
+    def joined(activation):
+        return nn.Sequential(nn.Linear(6, 8), activation(8), nn.Linear(8, 3))
+
+    results = []
+    for function, data in ((halves, several), (joined, blobs())):
+        made = Model(function, "net", data.in_shape, 3, examples=data.some())
+        with Trainer(CPU, cores=2) as trainer:
+            trainer.load(made, data)
+            batch = TrainingBatch(trainer, [run("relu", 0), run("prelu", 1)])
+            rungs = list(batch)
+            results.append((values(rungs), torch.stack(batch.score(*data.test())), rungs[-1].diagnostics))
+    assert torch.equal(results[0][0], results[1][0])
+    assert torch.equal(results[0][1], results[1][1])
+    assert results[0][2] == results[1][2]
+
+
+def test_a_metric_that_falls_below_zero_ends_a_comparison_by_ratio(blobs):
+    """The trial of a goal sees some examples only, so it may show in training for the first time."""
+    goal = Goal(
+        Metric("nll", "likelihood"), nn.functional.cross_entropy, (3,), (1.1, 1.1), of_loss=lambda loss: loss - 1
+    )
+    data = blobs()
+    data.goal = goal
+    with Trainer(CPU, cores=1) as trainer:
+        trainer.load(model(), data)
+        with pytest.raises(ActSearchError, match=r"metric 'nll' is -0\.\d+ \(step \d+\).*ratio=False"):
+            list(TrainingBatch(trainer, [run(steps=80)]))
+    data.goal = replace(goal, metric=replace(goal.metric, ratio=False))
+    with Trainer(CPU, cores=1) as trainer:
+        trainer.load(model(), data)
+        assert list(TrainingBatch(trainer, [run(steps=80)]))[-1].val_metric < 0
 
 
 def test_what_is_sent_to_the_processes_holds_no_test_set(data):

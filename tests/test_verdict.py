@@ -202,13 +202,20 @@ def test_failures_warn_and_are_compared_by_mcnemar():
 
 
 @pytest.mark.parametrize(
-    ("metric", "bad"), [(ACCURACY, math.nan), (ACCURACY, math.inf), (LOSS, math.nan), (LOSS, 0.0), (LOSS, -1.0)]
+    ("metric", "bad", "words"),
+    [
+        (ACCURACY, math.nan, "some values of test accuracy are not finite"),
+        (ACCURACY, math.inf, "some values of test accuracy are not finite"),
+        (LOSS, math.nan, "are not finite"),
+        (LOSS, 0.0, "by ratio, which needs values above 0, but gets down to 0:"),
+        (LOSS, -1.25, "gets down to -1.25: a metric of one's own with ratio=False"),
+    ],
 )
-def test_values_that_are_not_numbers_decide_nothing_and_say_so(metric, bad):
+def test_values_that_cannot_be_compared_decide_nothing_and_say_so(metric, bad, words):
     for a, b in (([0.5, bad, 0.7], [0.5, 0.6, 0.8]), ([0.5, 0.6, 0.8], [0.5, bad, 0.7])):
         found = judge(metric, arm(a), arm(b), Rules())
         assert (found.verdict, found.seeds_to_decide, found.n_seeds) == (UNDECIDED, None, 3)
-        assert "not finite" in found.warning
+        assert words in found.warning
         assert all(math.isnan(v) for v in (found.ci_low, found.p_value, found.p_corrected, found.p_sign_flip))
         assert math.isnan(found.minimum_detectable_effect)
 

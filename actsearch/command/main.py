@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import _thread
 import atexit
+import contextlib
+import io
 import os
 import sys
 import threading
@@ -47,8 +49,9 @@ def command() -> None:
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else 1
     atexit._run_exitfuncs()
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(BrokenPipeError):  # `| head`
+            stream.flush()
     os._exit(code)
 
 
@@ -60,8 +63,17 @@ def _interrupt_again(dropped: sys.UnraisableHookArgs) -> None:
         sys.__unraisablehook__(dropped)
 
 
+def _prepare_output() -> None:
+    """Makes every output possible: a closed one is dropped, and what the terminal's alphabet lacks becomes a `?`."""
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")
+
+
 def _main() -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises what it would print
+    _prepare_output()
     try:
         register(sys.argv[1:])
         hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(_task)()
@@ -71,6 +83,8 @@ def _main() -> None:
         _fail(str(error), 2)
     except ERRORS as error:
         _fail(str(explain(error, sys.argv[1:])), 2)
+    except BrokenPipeError:  # `| head`
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
     except OSError as error:  # Hydra makes the output folder
         _fail(f"the output folder cannot be written ({error}). Choose another: hydra.run.dir=FOLDER.", 2)
 
@@ -81,14 +95,15 @@ def _task(cfg: DictConfig) -> None:
         return
     chosen = HydraConfig.get()
     folder, words = Path(chosen.runtime.output_dir), list(chosen.overrides.task)
-    processes = None
+    processes = asked = None
     try:
         config = settle(cfg, words)
         if config.task.get("_target_") == SEARCH and config.device == "auto":
             processes = Processes(core_count())  # now, so that they import torch while this process does
         from actsearch.command import tasks  # torch, which it imports, takes seconds
 
-        tasks.do(tasks.Asked(config, folder, processes))
+        asked = tasks.Asked(config, folder, processes)
+        tasks.do(asked)
     except KeyboardInterrupt:
         _fail("interrupted. What was finished is saved: the same command goes on.", 130)
     except ActSearchError as error:
@@ -108,6 +123,8 @@ def _task(cfg: DictConfig) -> None:
         if processes is not None:
             processes.close()
         _remove_if_empty(folder)
+        if asked is not None:
+            _remove_if_empty(asked.folder)
 
 
 def _remove_if_empty(folder: Path) -> None:

@@ -16,6 +16,7 @@ from actsearch import pipeline
 from actsearch.activations import CATALOG, Spec
 from actsearch.activations.activation import Param
 from actsearch.config.build import build, target
+from actsearch.config.compose import search_name
 from actsearch.config.shape import Config
 from actsearch.errors import ActSearchError
 from actsearch.export import export as export_spec
@@ -35,14 +36,20 @@ from actsearch.training.trainer import find_device
 
 @dataclass
 class Asked:
-    """What the command was asked. folder: Hydra's output folder. processes: to train in, if some were started."""
+    """What the command was asked. folder: Hydra's output folder, which has the name that is known without the user's
+    code; once there is a job, the job's. processes: to train in, if some were started.
+    """
 
     config: Config
     folder: Path
     processes: Processes | None = None
 
     def job(self) -> Job:
-        return build(self.config, lambda _: self.folder, " ".join(["actsearch", *sys.argv[1:]]))
+        return build(self.config, self._place, " ".join(["actsearch", *sys.argv[1:]]))
+
+    def _place(self, name: str) -> Path:
+        self.folder = self.folder.with_name(self.folder.name.replace(search_name(self.config), name, 1))
+        return self.folder
 
 
 def do(asked: Asked) -> None:
@@ -127,8 +134,8 @@ def cost(
     specs = typical if activations is None else _specs(activations)
     relu, nothing = Spec.parse(tables.HOME), Spec.parse(tables.NOTHING)
     specs = list(dict.fromkeys([relu, *specs]))
-    device, split, n = find_device(job.device), job.data.split(0), job.recipe.batch_size
-    x, y = split.x_train[:n].to(device), split.y_train[:n].to(device)
+    device, split = find_device(job.device), job.data.split(0)
+    x, y = split.batch(job.recipe.batch_size, device)
     net = job.model.build((relu,), 0, job.recipe.init).to(device)
     shapes = [first_shape(net, x), large_shape(device)] if shape is None else [shape]
     chosen = settings(shapes, dtypes, memory_formats, compiled)

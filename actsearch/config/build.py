@@ -2,38 +2,45 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import pkgutil
+from collections import defaultdict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
+from torch import nn
 
 from actsearch.activations.imported import own_folder_first
-from actsearch.activations.spec import Spec
+from actsearch.activations.spec import parse_net
 from actsearch.config.compose import NOT_IN_RESULT, identity, label, search_name
 from actsearch.config.shape import OWN_KEYS, Config
+from actsearch.contents import Contents
 from actsearch.data.source import Data, make_data
 from actsearch.errors import ActSearchError, one_line, unknown
 from actsearch.job import Job
 from actsearch.measure.environment import source_commit
 from actsearch.models.model import Model
-from actsearch.question.identity import digest, flatten
+from actsearch.question.identity import flatten
 from actsearch.space.space import SearchSpace
 from actsearch.study.samplers import SamplerFactory, make_pruner
+from actsearch.study.storage import sqlite_url
 
 
 @dataclass
 class Given:
     """What a call from Python gives as an object; a Config then has its name and a digest instead of a `_target_`.
 
-    model: a model function or an nn.Module. data: a Data, or a function without arguments that makes a data set.
+    model: a model function or an nn.Module. data: a Data, or a function without arguments that makes a data set. only:
+    which activations of the model are replaced.
     """
 
     model: Any = None
     data: Any = None
+    only: Any = None
 
 
 def build(config: Config, place: Callable[[str], Path], command: str, given: Given | None = None) -> Job:
@@ -43,23 +50,22 @@ def build(config: Config, place: Callable[[str], Path], command: str, given: Giv
     """
     given = given or Given()
     data = _data(config.data, given.data)
-    model = _model(config.model, given.model, data)
-    if given.model is not None:
-        config.model["layers"] = digest(repr(model.build([Spec.of("relu")], 0, "torch")))
+    model, data = _model(config.model, given, data)
     space = SearchSpace(
         config.search_space.activations, config.search_space.recipe, config.search_space.scope,
         n_slots=model.n_slots, base=config.recipe,
     )  # fmt: skip
-    folder = place(search_name(config))
+    contents, unknown = _contents(config, given, data, model, space)
+    folder = place(search_name(config, contents))
     return Job(
         model=model, data=data, space=space, recipe=config.recipe,
         study=config.study.settled(data.goal.metric), confirm=config.confirm.settled(data.goal.metric),
         sampler=SamplerFactory(*target("sampler", config.sampler), config.study.seed),
-        pruner=make_pruner(*target("pruner", config.pruner)), identity=identity(config),
-        folder=folder, config_yaml=_yaml(config), storage_url=config.storage.url or f"sqlite:///{folder / 'study.db'}",
+        pruner=make_pruner(*target("pruner", config.pruner)), identity=identity(config, contents),
+        folder=folder, config_yaml=_yaml(config), storage_url=config.storage.url or sqlite_url(folder / "study.db"),
         tracking_uri=config.tracking.uri, experiment=config.tracking.experiment,
-        device=config.device, engine=config.engine, worker=config.worker, params=_shown_params(config),
-        tags=_tags(command),
+        device=config.device, engine=config.engine, params=_shown_params(config),
+        tags=_tags(command), unknown=unknown,
     )  # fmt: skip
 
 
@@ -71,9 +77,81 @@ def _data(values: Mapping[str, Any], given: Any) -> Data:
     return make_data(function, label("data", values), **own, **keywords)
 
 
-def _model(values: Mapping[str, Any], given: Any, data: Data) -> Model:
-    function, keywords = (given, {}) if given is not None else target("model", values)
-    return Model(function, label("model", values), data.in_shape, data.goal.out_shape, keywords, data.n_tokens)
+def _model(values: Mapping[str, Any], given: Given, data: Data) -> tuple[Model, Data]:
+    """The model, and the data as it takes them: where whole numbers may be tokens or numbers, the model decides.
+
+    Raises ActSearchError if it takes neither, or both; but a Source says that they are tokens if they can be.
+    """
+    function, keywords = (given.model, {}) if given.model is not None else target("model", values)
+    only = values.get("only") if given.only is None else given.only
+
+    def fitted(one: Data) -> tuple[Model, Data]:
+        name, out_shape = label("model", values), one.goal.out_shape
+        return Model(function, name, one.in_shape, out_shape, dict(keywords), one.n_tokens, one.some(), only), one
+
+    if not data.unclear:
+        return fitted(data)
+    found: list[tuple[Model, Data]] = []
+    refused: list[ActSearchError] = []
+    for tokens in (True, False):
+        try:
+            found.append(fitted(data.settled(tokens)))
+        except ActSearchError as error:
+            refused.append(error)
+    if not refused and not data.from_source:
+        raise ActSearchError(
+            f"'{data.name}': x has whole numbers, which the model takes as tokens and as numbers. For tokens give an "
+            "actsearch.Source with n_tokens=, the size of the vocabulary; for numbers give floats, x.astype('float32')."
+        )
+    if not found:
+        raise ActSearchError(f"x has whole numbers. As tokens: {refused[0]} As numbers: {refused[1]}")
+    return found[0]
+
+
+def _contents(
+    config: Config, given: Given, data: Data, model: Model, space: SearchSpace
+) -> tuple[dict[str, str], list[str]]:
+    """Digests of the code and the objects that are the user's own, by part; and what of them could not be read."""
+    parts: dict[str, Contents] = defaultdict(Contents)
+    if given.model is not None or _is_own(config.model):
+        _add_model(parts["model"], model, "keep" in [config.recipe.init, *space.searched("init")])
+    if given.only is not None:
+        parts["model"].add(given.only)
+    if given.data is not None or _is_own(config.data):
+        for part in fields(data.source):
+            parts["data"].add(getattr(data.source, part.name))
+    specs = [spec for candidate in space.typical() for spec in candidate.specs]
+    with contextlib.suppress(ActSearchError):  # `job.check` reports a bad baseline
+        specs += parse_net(config.confirm.baseline)
+    for spec in dict.fromkeys(specs):
+        if spec.activation.family == "own":
+            parts["activations"].add(spec.activation.fn)
+    for group in ("sampler", "pruner"):
+        if _is_own(getattr(config, group)):
+            parts[group].add(target(group, getattr(config, group))[0])
+    if edited := next((file for contents in parts.values() for file in contents.edited), None):
+        raise ActSearchError(
+            f"{edited} was edited after it was imported here, and training processes would import it as it is now. "
+            "Start Python again, or import it again: importlib.reload(module)."
+        )
+    unknown = [what for contents in parts.values() for what in contents.unknown]
+    return {part: contents.digest for part, contents in parts.items()}, list(dict.fromkeys(unknown))
+
+
+def _add_model(contents: Contents, model: Model, keep: bool) -> None:
+    """Adds a model: its code, and what of a net's numbers is not drawn for each run. keep: weights are kept too."""
+    if isinstance(model.function, nn.Module):
+        contents.add_net(model.function, weights=keep)
+        return
+    contents.add(model.function)
+    net = model.build(parse_net("relu"), 0, "keep")
+    for name, numbers in (*net.named_buffers(), *(net.named_parameters() if keep else ())):
+        contents.add(name)
+        contents.add(numbers)
+
+
+def _is_own(values: Mapping[str, Any]) -> bool:
+    return not str(values.get("_target_")).startswith(("actsearch.", "optuna."))
 
 
 def target(group: str, values: Mapping[str, Any], first: int = 0) -> tuple[Callable[..., Any], dict[str, Any]]:
@@ -118,6 +196,7 @@ def _imported(group: str, path: str) -> Callable[..., Any]:
 def _yaml(config: Config) -> str:
     """The config of the search, whatever is done with it now."""
     plain: Any = OmegaConf.to_container(OmegaConf.structured(config))
+    plain["study"]["fresh"] = False
     return OmegaConf.to_yaml(OmegaConf.create({**plain, "task": {"_target_": "actsearch.command.tasks.search"}}))
 
 

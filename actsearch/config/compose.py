@@ -5,6 +5,7 @@ Imports no torch: a wrong word is answered at once.
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,14 +14,18 @@ from typing import Any
 import hydra
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 
 from actsearch.config.shape import WITH_TARGET, Config
+from actsearch.errors import unknown
 from actsearch.question.identity import check_name, fingerprint, study_name
 
 PACKAGE = Path(__file__).parents[1]
 CONF = PACKAGE / "conf" if (PACKAGE / "conf").is_dir() else PACKAGE.parent / "conf"  # in a wheel, in a checkout
 NOT_IN_RESULT = ("root", "download")  # of data: where it lies, not what it is
+SAME_AS_NONE = [("standardise", "auto")]  # of data: keys that were added later, with the value that changes nothing
 
 
 def register(words: Sequence[str]) -> None:
@@ -29,6 +34,7 @@ def register(words: Sequence[str]) -> None:
     Where they name a function of the user's own (model._target_=my_net.my_net), that group takes any key; the
     function's signature says later which are right.
     """
+    _check_options(words)
     shape = OmegaConf.structured(Config)
     for group in _own_targets(words):
         OmegaConf.set_struct(shape[group], False)
@@ -76,13 +82,16 @@ def options(group: str) -> list[str]:
     return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
 
 
-def identity(config: Config) -> dict[str, Any]:
-    """What a result depends on, and so the fingerprint: not how long, where or with what it is shown."""
+def identity(config: Config, contents: Mapping[str, str]) -> dict[str, Any]:
+    """What a result depends on, and so the fingerprint: not how long, where or with what it is shown.
+
+    contents: digests of what the user gives as code or objects, by part.
+    """
     plain: Any = OmegaConf.to_container(OmegaConf.structured(config), resolve=True)
     parts = {part: plain[part] for part in ("data", "model", "recipe", "search_space", "sampler", "pruner")}
-    parts["data"] = {k: v for k, v in parts["data"].items() if k not in NOT_IN_RESULT}
+    parts["data"] = {k: v for k, v in parts["data"].items() if k not in NOT_IN_RESULT and (k, v) not in SAME_AS_NONE}
     study = {k: plain["study"][k] for k in ("seeds", "seed", "generation", "objectives")}
-    return {**parts, "engine": plain["engine"], "study": study}
+    return {**parts, "engine": plain["engine"], "study": study, **({"contents": dict(contents)} if contents else {})}
 
 
 def label(group: str, values: Mapping[str, Any]) -> str:
@@ -93,11 +102,14 @@ def label(group: str, values: Mapping[str, Any]) -> str:
     return str(values["name"])
 
 
-def search_name(config: Config) -> str:
-    """The study's name, or data, model and fingerprint."""
+def search_name(config: Config, contents: Mapping[str, str] | None = None) -> str:
+    """The study's name, or data, model and fingerprint.
+
+    contents: as in `identity`; without it, the name of a study whose code and objects are all ours.
+    """
     if config.study.name is not None:
         return config.study.name
-    return study_name(label("data", config.data), label("model", config.model), identity(config))
+    return study_name(label("data", config.data), label("model", config.model), identity(config, contents or {}))
 
 
 def name_of(config: Config) -> str:
@@ -105,6 +117,20 @@ def name_of(config: Config) -> str:
     name = search_name(config)
     task = str(config.task.get("_target_"))
     return f"{name}-cost-{fingerprint(config.task)}" if task.endswith(".cost") else name
+
+
+def _check_options(words: Sequence[str]) -> None:
+    """Raises ActSearchError where a word gives a group something that cannot be an option, such as a number."""
+    parser = OverridesParser.create()
+    for word in words:
+        group = _key(word)
+        if "=" not in word or not (CONF / group).is_dir():
+            continue
+        with contextlib.suppress(OverrideParseException):  # `explain` explains it
+            given = parser.parse_override(word)
+            names = [] if given.is_sweep_override() else given.value()
+            if not all(isinstance(name, str) for name in (names if isinstance(names, list) else [names])):
+                raise unknown(f"option of {group}:", word.partition("=")[2], options(group))
 
 
 def _own_targets(words: Sequence[str]) -> list[str]:

@@ -46,9 +46,8 @@ class Config:
     task: dict[str, Any] = field(default_factory=dict)
     device: str = "auto"
     engine: str = "auto"
-    worker: int = 0
 
 
-OWN_KEYS = {"data": ("name", "n_validation", "subset", "resample"), "model": ("name",)}
+OWN_KEYS = {"data": ("name", "n_validation", "subset", "resample", "standardise"), "model": ("name", "only")}
 """Keys that stand beside a function's keywords, and are not handed to it (unless it has one of that name)."""
 WITH_TARGET = ("data", "model", "sampler", "pruner", "task")

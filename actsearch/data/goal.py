@@ -6,6 +6,7 @@ This module knows tensors and numbers, but not data sets, nets or studies.
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -13,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from actsearch.errors import ActSearchError
+from actsearch.errors import ActSearchError, one_line
 from actsearch.question.metrics import ACCURACY, PERPLEXITY, PSNR, Metric
 
 
@@ -28,7 +29,8 @@ class Goal:
     y (…, n, …)) → (…, n), one number per example, whose mean is the metric. of_loss: a function mean loss → metric.
     at_chance: a function y → the best metric on examples with these y that may still be guessing; None if that is the
     metric of `guess`.
-    Raises ActSearchError unless exactly one of score and of_loss is given, and for names that columns cannot have.
+    Raises ActSearchError unless exactly one of score and of_loss is given, for names that columns cannot have, and for
+    a guess that is not finite or, where the metric is compared by ratio, not above 0.
     """
 
     metric: Metric
@@ -46,6 +48,13 @@ class Goal:
             raise ActSearchError(
                 f"the goal '{self.metric.name}': name its metric in one word other than loss, e.g. mse."
             )
+        if not all(math.isfinite(number) for number in self.guess):
+            raise ActSearchError(
+                f"the goal '{self.metric.name}': guess={self.guess} must be two finite numbers, the metric and the "
+                "loss of a net that has learned nothing."
+            )
+        if self.metric.ratio and self.guess[0] <= 0:
+            raise no_ratio(self.metric, self.guess[0], "guess")
 
     @property
     def n_outputs(self) -> int:
@@ -60,6 +69,96 @@ class Goal:
         """Whether this value of the metric, measured on examples with these y, is no better than guessing."""
         chance = self.guess[0] if self.at_chance is None else self.at_chance(y)
         return not self.metric.better(value, chance)
+
+
+OURS = (ACCURACY, PERPLEXITY, PSNR)  # their goals need no trial
+TRIED = 64  # examples on which a user's goal is tried
+MOST_TRIED = 2**19  # outputs in all of them
+DRAWN = 8  # random outputs that are tried
+DESCENTS = 200  # steps by which outputs are fitted to them
+ROUNDING = 1e-6  # a loss that cannot be negative, as a divergence, may be so by this much
+
+
+def no_ratio(metric: Metric, value: float, where: str) -> ActSearchError:
+    """The error for a metric that is compared by ratio and not above 0. where: what has this value."""
+    return ActSearchError(
+        f"the metric '{metric.name}' is {value:.4g} ({where}), but it is compared by the ratio of two nets, which "
+        f"needs values above 0. Write Metric('{metric.name}', …, ratio=False, margin=…), a margin in its own units."
+    )
+
+
+def check_goal(goal: Goal, y: Tensor) -> float:
+    """Tries a goal on examples with these answers y: (n, …). Returns the least loss that was seen.
+
+    Outputs of zeros, random ones, and ones that are fitted to y by gradient descent stand for nets that have learned
+    nothing and everything. Raises ActSearchError if loss or score do not fit y, are never finite or have no gradient,
+    or if a metric that is compared by ratio gets below 0.
+    """
+    _check_shapes(goal, y[:2])
+    if goal.metric in OURS:
+        return 0.0
+    n = min(TRIED, MOST_TRIED // math.prod(goal.out_shape))
+    if n < 2:  # outputs so large are not tried
+        return 0.0
+    y = y[:n]
+    generator = torch.Generator().manual_seed(0)
+    drawn = [torch.randn(len(y), *goal.out_shape, generator=generator) for _ in range(DRAWN)]
+    try:
+        with torch.random.fork_rng(devices=[]):
+            blind = [_value(goal, outputs, y) for outputs in (torch.zeros_like(drawn[0]), *drawn)]
+            tried = {"before training": blind, "for outputs that fit y": [_value(goal, _fitted(goal, y), y)]}
+    except ActSearchError:
+        raise
+    except Exception as error:  # whatever a user's function raises
+        raise ActSearchError(f"its goal fails: {one_line(error)}") from error
+    for when, pairs in tried.items():
+        lowest = min((value for value, loss in pairs if math.isfinite(loss)), default=0.0)
+        if goal.metric.ratio and lowest < -ROUNDING:
+            raise no_ratio(goal.metric, lowest, when)
+    losses = [loss for pairs in tried.values() for _, loss in pairs if math.isfinite(loss)]
+    if not losses:
+        raise ActSearchError("its goal's loss is never a finite number: not for outputs of zeros, nor for random ones.")
+    return min(losses)
+
+
+def _value(goal: Goal, outputs: Tensor, y: Tensor) -> tuple[float, float]:
+    """(metric, loss) of these outputs."""
+    loss = goal.loss(outputs, y).item()
+    mean_score = math.nan if goal.score is None else goal.score(outputs, y).double().mean().item()
+    return float(goal.value(loss, mean_score)), loss
+
+
+def _fitted(goal: Goal, y: Tensor) -> Tensor:
+    """Outputs that gradient descent on the loss has fitted to y, as a net may that learns the examples by heart."""
+    with torch.enable_grad():
+        outputs = torch.zeros(len(y), *goal.out_shape, requires_grad=True)
+        optimizer = torch.optim.Adam([outputs], lr=0.1)
+        for _ in range(DESCENTS):
+            loss = goal.loss(outputs, y)
+            if not loss.requires_grad:
+                raise ActSearchError("its goal's loss has no gradient: nets cannot be trained by it.")
+            (outputs.grad,) = torch.autograd.grad(loss, outputs)  # a loss may hold a net, whose gradients stay
+            optimizer.step()
+    return outputs.detach()
+
+
+def _check_shapes(goal: Goal, y: Tensor) -> None:
+    """Tries the goal's loss and score on outputs of zeros. Raises ActSearchError if they do not fit y."""
+    outputs = torch.zeros(len(y), *goal.out_shape)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # torch warns if shapes are broadcast: (n, 1) with (n,) is a mistake
+            loss = goal.loss(outputs, y)
+        scores = torch.zeros(len(y)) if goal.score is None else goal.score(outputs, y)
+    except Exception as error:  # whatever a user's function raises
+        raise ActSearchError(
+            f"its goal does not take outputs {tuple(outputs.shape)} with y {tuple(y.shape)}: {one_line(error)}"
+        ) from error
+    if loss.dim() or scores.shape != (len(y),):
+        raise ActSearchError(
+            f"for {len(y)} examples its goal gives a loss {tuple(loss.shape)} and scores {tuple(scores.shape)}. "
+            f"Wanted: one number, and ({len(y)},)."
+        )
 
 
 MOST_PSNR = 200.0  # dB: the PSNR of an error of 0, which would be infinite

@@ -87,8 +87,7 @@ def judge(metric: Metric, candidate: Arm, baseline: Arm, rules: Rules, margin: f
     a, b = list(candidate.values), list(baseline.values)
     n_failed, n_failed_baseline = sum(candidate.failed), sum(baseline.failed)
     p_failed = mcnemar_p_value(candidate.failed, baseline.failed)
-    usable = all(math.isfinite(v) and (v > 0 or not metric.ratio) for v in (*a, *b))
-    if not usable:
+    if _unusable(metric, (*a, *b)):
         x = y = [math.nan]
     elif metric.ratio:
         x, y = [math.log(v) for v in a], [math.log(v) for v in b]
@@ -116,8 +115,20 @@ def judge(metric: Metric, candidate: Arm, baseline: Arm, rules: Rules, margin: f
         p_sign_flip=p_sign_flip, n_seeds=len(a), margin=margin,
         minimum_detectable_effect=shown(minimum_detectable_effect(d.std, d.n, rules.level)),
         seeds_to_decide=seeds, n_failed=n_failed, n_failed_baseline=n_failed_baseline, p_failed=p_failed,
-        warning=_warning(n_failed, n_failed_baseline, p_failed, len(a), usable, rules.level),
+        warning=_warning(n_failed, n_failed_baseline, p_failed, len(a), _unusable(metric, (*a, *b)), rules.level),
     )  # fmt: skip
+
+
+def _unusable(metric: Metric, values: Sequence[float]) -> str:
+    """Why two nets with these values cannot be compared, in words; empty if they can."""
+    if not all(map(math.isfinite, values)):
+        return f"some values of {metric.words} are not finite, so nothing can be compared"
+    if metric.ratio and any(value <= 0 for value in values):
+        return (
+            f"{metric.words} is compared by ratio, which needs values above 0, but gets down to {min(values):.4g}: a "
+            "metric of one's own with ratio=False is compared by the difference"
+        )
+    return ""
 
 
 def _decide(ci_low: float, ci_high: float, low: float, high: float, flips: bool, higher_is_better: bool) -> str:
@@ -145,10 +156,8 @@ def seeds_to_decide(centre: float, spread: float, n: int, low: float, high: floa
     return max(least, min(f for f in found if f is not None)) if any(found) else None
 
 
-def _warning(n_failed: int, n_failed_baseline: int, p_failed: float, n: int, usable: bool, level: float) -> str:
-    found = []
-    if not usable:
-        found.append("some values are not finite and positive, so nothing can be compared")
+def _warning(n_failed: int, n_failed_baseline: int, p_failed: float, n: int, unusable: str, level: float) -> str:
+    found = [unusable] if unusable else []
     if n_failed == n_failed_baseline == n:
         found.append("no run of either learned anything: all diverged or stayed at chance")
     elif n_failed or n_failed_baseline:

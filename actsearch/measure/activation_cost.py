@@ -14,8 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from actsearch.activations.spec import ActivationModule, Spec
+from actsearch.data.inputs import Inputs
 from actsearch.errors import ActSearchError, one_line, unknown
 from actsearch.measure.timing import Watch, address, clock, in_turns, saved_storages, wait
+from actsearch.models.model import forward
 
 HELD_BYTES = 16 * 2**20  # on a CPU, the memory of the graphs that are built before the first backward pass
 LARGE = (16, 64, 32, 32)  # a batch of a convolution's outputs: 4 MiB in float32, beyond a core's own caches
@@ -29,13 +31,13 @@ def large_shape(device: torch.device) -> tuple[int, ...]:
     return LARGE_CUDA if device.type == "cuda" else LARGE
 
 
-def first_shape(net: nn.Module, x: Tensor) -> tuple[int, ...]:
+def first_shape(net: nn.Module, x: Inputs) -> tuple[int, ...]:
     """The shape of the output of a net's first activation, for inputs x."""
     shapes: list[tuple[int, ...]] = []
     modules = [module for module in net.modules() if isinstance(module, ActivationModule)]
     hooks = [module.register_forward_hook(lambda _, __, y: shapes.append(tuple(y.shape))) for module in modules]
     with torch.no_grad():
-        net(x)
+        forward(net, x)
     for hook in hooks:
         hook.remove()
     return shapes[0]

@@ -9,6 +9,9 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
+from actsearch.data.inputs import Inputs
+from actsearch.models.model import forward
+
 REPETITIONS = 20
 BLOCKS = 3  # a repetition times this many blocks of calls; the shortest counts
 SECONDS_EACH = 0.0015  # the length of a block: much more than the clock's resolution
@@ -55,19 +58,19 @@ def in_turns(watches: Sequence[Watch], budget_s: float) -> list[list[list[float]
     return [[list(part) for part in zip(*mine, strict=True)] for mine in rows]
 
 
-def inference(net: nn.Module, x: Tensor) -> Callable[[], None]:
+def inference(net: nn.Module, x: Inputs) -> Callable[[], None]:
     """A forward pass in eval mode, as a function to time."""
     net.eval()
 
-    def forward() -> None:
+    def infer() -> None:
         with torch.no_grad():
-            net(x)
+            forward(net, x)
 
-    return forward
+    return infer
 
 
-def saved_storages(forward: Callable[[], Tensor]) -> tuple[Tensor, dict[int, int]]:
-    """What `forward` returns, and the memory that it saves for its backward pass.
+def saved_storages(work: Callable[[], Tensor]) -> tuple[Tensor, dict[int, int]]:
+    """What `work` returns, and the memory that it saves for its backward pass.
 
     The memory is a dictionary from addresses to bytes, in which each storage stands once.
     """
@@ -78,7 +81,7 @@ def saved_storages(forward: Callable[[], Tensor]) -> tuple[Tensor, dict[int, int
         return tensor.detach()  # not the tensor itself: an output that its own graph holds would never be freed
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        return forward(), saved
+        return work(), saved
 
 
 def address(tensor: Tensor) -> int:

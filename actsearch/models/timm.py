@@ -37,7 +37,8 @@ def timm(
     check_images("timm", in_shape)
     if keywords.get("pretrained"):
         raise ActSearchError(
-            "model.pretrained=true: each seed draws its own initial weights, so a net cannot be pretrained. Remove it."
+            "model.pretrained=true: model=timm makes nets with random weights. For a pretrained one give a function of "
+            "your own that loads it, model._target_=my_net.my_net, with recipe.init=keep."
         )
     defaults = library.get_pretrained_cfg(name, allow_unregistered=False)
     if defaults is not None and defaults.fixed_input_size:

@@ -21,7 +21,8 @@ class StudyOptions:
 
     name: the study's; if None, it is made from the config. n_trials: if None, as many as there are candidates. seeds:
     runs per trial. seed: the sampler's. generation: how many trials are asked for at once and trained together.
-    objectives: names; `settled` replaces `val_metric` by the name of the data set's own metric.
+    objectives: names; `settled` replaces `val_metric` by the name of the data set's own metric. fresh: whether what an
+    earlier run of this study kept is deleted first.
     """
 
     name: str | None = None
@@ -29,6 +30,7 @@ class StudyOptions:
     seeds: int = 3
     seed: int = 0
     generation: int = 16
+    fresh: bool = False
     objectives: list[str] = field(default_factory=lambda: [OWN_VAL])
 
     def __post_init__(self) -> None:

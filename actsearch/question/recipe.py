@@ -8,7 +8,7 @@ from actsearch.errors import ActSearchError, unknown, whole
 
 OPTIMIZERS = ("sgd", "adam", "adamw", "rmsprop")
 SCHEDULES = ("constant", "cosine", "one_cycle")
-INITS = ("gain", "kaiming_relu", "torch")
+INITS = ("gain", "kaiming_relu", "torch", "keep")
 MOST = 1_000_000_000  # steps; a list of more would not fit into memory
 PRECISIONS = ("float32", "tf32", "bf16")
 

@@ -50,7 +50,7 @@ class Result:
     target: float | None = None
     earlier_looks: list[str] = field(default_factory=list)
     refused: Mapping[str, str] = field(default_factory=dict)
-    warnings: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list, compare=False)
     about: Mapping[str, str] = field(default_factory=dict)
     config_yaml: str = ""
     page: str | None = None

@@ -58,8 +58,10 @@ def claim(c: Comparison, base: Comparison, verdict: Verdict, test_name: str) -> 
 
 def evidence(verdict: Verdict) -> str:
     """The difference, its interval and its p-value; for an undecided verdict also what would decide it."""
-    if math.isnan(verdict.ci_low):
+    if math.isnan(verdict.ci_low) and verdict.n_seeds == 1:
         return "One seed shows no spread, so nothing can be said of chance."
+    if math.isnan(verdict.ci_low):
+        return "Their values allow no comparison: see the note."
     pairs = "paired repetitions" if verdict.metric.name in COST else "paired seeds"
     text = (
         f"Difference {size(verdict)}, {interval(verdict)}, {p_words(verdict.p_corrected)} after correction, "

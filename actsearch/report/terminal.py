@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import io
+import os
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TypeVar
@@ -32,13 +35,23 @@ LINE_SECONDS = 5.0  # from one plain line of progress to the next
 T = TypeVar("T")
 
 
+class _Console(Console):
+    """A console whose reader may go away, as `| head` does: the work goes on without it."""
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 class Terminal:
     """Shows one search. quiet: shows nothing (for calls from Python)."""
 
     def __init__(self, quiet: bool = False) -> None:
-        self.console = Console(quiet=quiet, highlight=False, soft_wrap=True)
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(errors="replace")  # `?` for what the output's alphabet lacks
+        self.console = _Console(quiet=quiet, highlight=False, soft_wrap=True)
         if not self.console.is_terminal:
-            self.console = Console(quiet=quiet, highlight=False, soft_wrap=True, width=200)  # a log has no width
+            self.console = _Console(quiet=quiet, highlight=False, soft_wrap=True, width=200)  # a log has no width
         self.best: tuple[float, str] | None = None
         self._last_line = time.monotonic()
         self._done = self._total = 0

@@ -110,6 +110,10 @@ class SearchSpace:
         recipes = [tuple(values.items()) for values in product_of("search_space.recipe", self.recipe)]
         return [Candidate(net.specs, recipe) for net in self.nets() for recipe in recipes]
 
+    def searched(self, key: str) -> list[Any]:
+        """The ends of the range, or the values of the list, of a recipe value; nothing if it is not searched."""
+        return dict(self.recipe)[key].ends() if key in dict(self.recipe) else []
+
     def recipe_points(self, n: int) -> list[tuple[tuple[str, Any], ...]]:
         """The tuning grid: at most n points spread over the searched recipe values, the same for every spec."""
         dims = len(self.recipe)

@@ -11,6 +11,7 @@ from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
 
 from actsearch.activations.spec import Spec, parse_net, print_net
+from actsearch.contents import digest_of
 from actsearch.data.source import Data
 from actsearch.judge.comparison import primary_verdicts
 from actsearch.judge.statistics import mean
@@ -164,6 +165,9 @@ def confirm(
     trained again together: in float32 the last digits of a run may depend on the runs that it is fused with.
     """
     done = {run.key: run for run in kept.all()}
+    if done:  # they count only if they were scored on these examples
+        x, y = data.test()
+        kept.note_test(len(y), digest_of(x, y))
     flight = [(Entrant(candidate, rate), seed) for candidate, rate, seed in kept.in_flight]
     if not all(entrant.empty(recipe, seed).key in done for entrant, seed in flight):
         yield from _train(kept, done, flight, trainer, data, recipe)
@@ -248,7 +252,7 @@ def _train(
         before = rung.step
     x, y = data.test()
     test_metric, test_loss = batch.score(x, y)
-    kept.n_test = len(y)
+    kept.note_test(len(y), digest_of(x, y))
     for i, run in enumerate(runs):
         run.test_metric, run.test_loss = test_metric[i].item(), test_loss[i].item()
         run.collapsed = not run.diverged and data.goal.is_guessing(run.test_metric, y)

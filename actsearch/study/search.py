@@ -46,14 +46,14 @@ def run_trials(
     make_sampler: SamplerFactory,
     pruner: optuna.pruners.BasePruner,
     latency_us: Callable[[Candidate], float],
-    worker: int = 0,
 ) -> Generator[Event, None, None]:
     """Runs the study up to options.n_trials, from where it stopped. latency_us: measures a candidate's forward pass."""
     if options.n_trials is None:
         raise ActSearchError("study.n_trials=null: say how many, e.g. study.n_trials=40.")
     study.sampler = optuna.samplers.RandomSampler()  # never asked: the mirror has the sampler that proposes
+    _fail_what_is_not_ours(study)
     while True:
-        numbers = _ask(study, Mirror(study, make_sampler, pruner), space, options, worker)
+        numbers = _ask(study, Mirror(study, make_sampler, pruner), space, options)
         if not numbers:
             return
         mirror = Mirror(study, make_sampler, pruner)
@@ -72,25 +72,44 @@ def run_trials(
         yield GenerationFinished("search", results, options.seeds * (len(generation) * recipe.steps - trained))
 
 
-def _ask(study: optuna.Study, mirror: Mirror, space: SearchSpace, options: StudyOptions, worker: int) -> list[int]:
-    """The trial numbers of this worker's generation: the trials that it left in flight, and the new ones."""
+def _fail_what_is_not_ours(study: optuna.Study) -> None:
+    """Ends what others asked for in this study, or queued there, as failed: nothing says what to train.
+
+    Raises ActSearchError if they finished a trial.
+    """
+    for _ in study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
+        study.ask()
+    for trial in study.get_trials(deepcopy=False):
+        if "generation" in trial.user_attrs or trial.state == TrialState.FAIL:
+            continue
+        if trial.state.is_finished():
+            raise ActSearchError(
+                f"the study '{study.study_name}' holds trial {trial.number}, which actsearch did not train. Choose "
+                "another study.name."
+            )
+        study.tell(trial.number, state=TrialState.FAIL)
+
+
+def _ask(study: optuna.Study, mirror: Mirror, space: SearchSpace, options: StudyOptions) -> list[int]:
+    """The trial numbers of the next generation: the trials that a kill left in flight, and the new ones.
+
+    This process alone leads the study, so nobody else trains what is running in the storage.
+    """
     trials = study.get_trials(deepcopy=False)
-    mine = [t for t in trials if t.user_attrs.get("worker") == worker]
-    running = [t for t in mine if t.state == TrialState.RUNNING]
+    running = [t for t in trials if t.state == TrialState.RUNNING]
     counted = [t for t in trials if t.state != TrialState.FAIL]
     if running:  # fill the generation up to its planned size, even if some of its trials were told
         index, size = running[0].user_attrs["generation"]
     else:
-        index = 1 + max((t.user_attrs["generation"][0] for t in mine), default=-1)
+        index = 1 + max((t.user_attrs["generation"][0] for t in counted), default=-1)
         size = min(options.generation, (options.n_trials or 0) - len(counted))
-    missing = size - sum(t.user_attrs["generation"][0] == index for t in mine)
+    missing = size - sum(t.user_attrs["generation"][0] == index for t in counted)
     known = {training_key(t.user_attrs["activation"], t.user_attrs["recipe"]) for t in counted}
     for number in range(len(trials), len(trials) + missing):
         asked = mirror.ask(space, number, options.n_trials or 0, known)
-        asked.user_attrs = {**asked.user_attrs, "worker": worker, "generation": [index, size]}
+        asked.user_attrs = {**asked.user_attrs, "generation": [index, size]}
         study.add_trial(asked)
-    in_flight = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-    return [t.number for t in in_flight if t.user_attrs.get("worker") == worker]
+    return [t.number for t in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))]
 
 
 def _written(study: optuna.Study, generation: Sequence[Member]) -> list[TrialRecord] | None:

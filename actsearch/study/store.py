@@ -6,6 +6,7 @@ The only file that knows under which names these are kept.
 from __future__ import annotations
 
 import dataclasses
+import datetime
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,6 +23,7 @@ from actsearch.question.metrics import Direction
 from actsearch.records import Candidate, Cost, FinalistRun, TrialRecord
 from actsearch.training.plan import Plan
 
+FRESH = "study.fresh=true trains again; another study.name keeps both."
 Record = TypeVar("Record", TrialRecord, FinalistRun)
 
 
@@ -73,6 +75,14 @@ class Results(Generic[Record]):
         self._study.add_trial(optuna.trial.create_trial(value=value, user_attrs={"result": result.to_json()}))
 
     @property
+    def ended(self) -> datetime.datetime | None:
+        """When the last result was added."""
+        if self._name not in optuna.get_all_study_names(self._storage):
+            return None
+        ends = [t.datetime_complete for t in self._study.get_trials(deepcopy=False) if t.datetime_complete is not None]
+        return max(ends, default=None)
+
+    @property
     def in_flight(self) -> list[tuple[Candidate, float, int]]:
         """The runs that were last started together: (candidate, multiple of its tuned learning rate, seed)."""
         return [
@@ -89,10 +99,20 @@ class Results(Generic[Record]):
         """How many test examples the runs were scored on."""
         return self._attributes().get("n_test")
 
-    @n_test.setter
-    def n_test(self, n: int) -> None:
+    def note_test(self, n: int, contents: str) -> None:
+        """Notes the test set that the runs are scored on: the number of examples, and their digest.
+
+        Raises ActSearchError if runs that are kept were scored on other examples.
+        """
+        known = self._attributes().get("test_contents", contents)
+        if known != contents:
+            raise ActSearchError(
+                f"the test set of '{self._name.removesuffix('/finalists')}' is not the one that its finalists were "
+                f"scored on. {FRESH}"
+            )
         if self.n_test is None:
             self._study.set_user_attr("n_test", n)
+            self._study.set_user_attr("test_contents", contents)
 
 
 class Store:
@@ -115,6 +135,25 @@ class Store:
 
     def records(self) -> list[TrialRecord]:
         return records(self.search)
+
+    @property
+    def in_flight(self) -> int:
+        """How many trials of the search are not finished: they are training now, or were when it was killed."""
+        return len(self.search.get_trials(deepcopy=False, states=(TrialState.RUNNING,)))
+
+    @property
+    def trained_on(self) -> str:
+        """The day on which the last finalist was trained; empty if there is none."""
+        ended = self.finalists.ended
+        return "" if ended is None else f"{ended:%Y-%m-%d}"
+
+    def check_data(self, contents: str) -> None:
+        """Raises ActSearchError if the study was trained on other examples. contents: their digest."""
+        known = self.search.user_attrs.get("data_contents")
+        if known is None:
+            self.search.set_user_attr("data_contents", contents)
+        elif known != contents:
+            raise ActSearchError(f"the examples are not those that the study '{self.name}' was trained on. {FRESH}")
 
     def refused(self) -> dict[str, str]:
         """The functions of a grammar that were rejected before training, with the reasons."""
@@ -166,6 +205,14 @@ class Store:
             self.search.set_user_attr(key, [*before, value])
 
 
+def forget(storage: optuna.storages.BaseStorage, name: str) -> None:
+    """Deletes all that a study keeps."""
+    known = optuna.get_all_study_names(storage)
+    for kept in (f"{name}/finalists", f"{name}/tuning", name):
+        if kept in known:
+            optuna.delete_study(study_name=kept, storage=storage)
+
+
 def open_study(
     storage: optuna.storages.BaseStorage, name: str, directions: Sequence[Direction], config: Mapping[str, Any]
 ) -> optuna.Study:
@@ -179,6 +226,9 @@ def open_study(
     before = flatten(json.loads(study.user_attrs.get("config", "{}")))
     now = flatten(json.loads(json.dumps(config, default=str)))
     differing = [key for key in sorted({*before, *now}) if before.get(key) != now.get(key)]
+    if differing and all(key.startswith("contents.") for key in differing):
+        parts = " and ".join(key.removeprefix("contents.") for key in differing)
+        raise ActSearchError(f"the code or the numbers of the {parts} are not those of the study '{name}'. {FRESH}")
     if differing:
         shown = "; ".join(f"{key}: {before.get(key)} then, {now.get(key)} now" for key in differing[:4])
         more = f" and {len(differing) - 4} more" if len(differing) > 4 else ""

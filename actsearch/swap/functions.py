@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import sys
 import textwrap
 from collections.abc import Callable, Iterator
 from functools import lru_cache, partial
@@ -13,6 +14,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from typing_extensions import TypeIs
 
 HIDDEN_NAMES = (
     "relu relu6 leaky_relu prelu rrelu elu selu celu gelu silu mish hardswish hardtanh tanh softplus softsign "
@@ -28,6 +30,8 @@ FUNCTIONS: dict[Any, str] = {
 } | {torch.special.expit: "sigmoid"}
 METHODS = {spelt: name for spelt, name in _SPELT.items() if hasattr(Tensor, spelt)}
 # attributes that are not searched for functions: hooks are no part of forward, and the last two belong to rewrite.py
+DEEPEST = 3  # functions that functions call
+OTHERS = {"torch", "numpy", *sys.stdlib_module_names}
 OF_MODULES = {*vars(nn.Module()), "traced", "module_of_call"}
 
 
@@ -42,20 +46,43 @@ def function_name(function: object) -> str | None:
 
 
 def names_called(module: nn.Module) -> set[str]:
-    """The activations that the code of a module's `forward` uses as functions; {"?"} if its source cannot be read."""
-    kind = getattr(type(module), "plain", type(module))
-    if kind.__module__.startswith("torch.nn."):
+    """The activations that the code of a module's `forward` uses as functions; {"?"} if its source cannot be read.
+
+    Methods of other modules in it that this code may call, as in self.cell.step(x), are read too.
+    """
+    if _plain(module).__module__.startswith("torch.nn."):
         return set()
-    found = set(_names(kind.forward, kind))
+    kinds = {_plain(m): m for m in module.modules()}
+    found: set[str] = set()
+    seen: set[tuple[type, str]] = {(_plain(module), "forward")}
+    stack = [(module, "forward")]
+    while stack:
+        owner, name = stack.pop()
+        words, attributes = _names(getattr(_plain(owner), name), _plain(owner))
+        found |= words
+        if "getattr" in words:  # getattr(F, self.name)(x)
+            found |= {value for value in vars(owner).values() if isinstance(value, str) and value in HIDDEN_NAMES}
+        for kind, other in kinds.items():
+            for method in attributes & vars(kind).keys():
+                if (kind, method) not in seen and method != "forward" and isinstance(vars(kind)[method], FunctionType):
+                    seen.add((kind, method))
+                    stack.append((other, method))
     for name, value in vars(module).items():
         if name in OF_MODULES or function_name(value) is not None:  # functions kept as attributes are found elsewhere
             continue
         for held in _members(value):
-            if (word := function_name(held)) is not None:
+            if (word := _word(held)) is not None:
                 found.add(word)
+            elif isinstance(held, nn.Module):  # no child of the module: it is kept in a list or dict
+                found |= _names(_plain(held).forward, _plain(held))[0]
             elif isinstance(held, FunctionType):
-                found |= _names.__wrapped__(held, kind)  # not cached: the cache would keep alive what a closure holds
-    return found
+                # not cached: the cache would keep alive what a closure holds
+                found |= _names.__wrapped__(held, _plain(module))[0]
+    return found - {"getattr"}
+
+
+def _plain(module: nn.Module) -> type[nn.Module]:
+    return getattr(type(module), "plain", type(module))
 
 
 def _members(value: object) -> list[Any]:
@@ -64,54 +91,97 @@ def _members(value: object) -> list[Any]:
     return list(value) if isinstance(value, list | tuple) else [value]
 
 
+def _word(value: object) -> str | None:
+    """The activation's name if a value is a function, a class or a module of torch that is one."""
+    kind = value if isinstance(value, type) else type(value)
+    return kind.__name__ if kind.__module__ == "torch.nn.modules.activation" else function_name(value)
+
+
 @lru_cache(maxsize=4096)
-def _names(function: Callable[..., Any], kind: type) -> frozenset[str]:
+def _names(function: Callable[..., Any], kind: type) -> tuple[frozenset[str], frozenset[str]]:
+    """The activations that a function's code uses, and the names of the attributes in it.
+
+    The functions that it calls are read too, and those that these call, as far as DEEPEST.
+    """
     found: set[str] = set()
+    attributes: set[str] = set()
     seen: set[object] = set()
-    stack = [function]
+    stack = [(function, 0)]
     while stack:
-        function = inspect.unwrap(stack.pop())
-        if function in seen or not isinstance(function, FunctionType):
+        function, depth = stack.pop()
+        function = inspect.unwrap(function)
+        if function in seen or not isinstance(function, FunctionType) or depth > DEEPEST:
             continue
         seen.add(function)
         try:
             tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
         except (OSError, TypeError, SyntaxError):
-            return frozenset({"?"})
-        for value in _references(tree, function, kind):
-            if isinstance(value, str):
-                found.add(value)
-            elif (name := function_name(value)) is not None:
-                found.add(name)
-            elif isinstance(value, type) and value.__module__ == "torch.nn.modules.activation":
-                found.add(value.__name__)
-            elif isinstance(value, FunctionType) and not value.__module__.startswith("torch."):
-                stack.append(value)
-    return frozenset(found)
+            found |= {"?"} if depth == 0 else set()
+            continue
+        if isinstance(written := tree.body[0], ast.FunctionDef):
+            written.decorator_list.clear()
+            written.returns = None
+        attributes |= {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+        own = written.args.args[0].arg if _is_method(written, function, kind) else ""
+        found |= set(_words(tree, own))
+        for value in _references(tree, own, function, kind):
+            if (word := _word(value)) is not None:
+                found.add(word)
+            elif isinstance(value, FunctionType) and value.__module__.partition(".")[0] not in OTHERS:
+                stack.append((value, depth + 1))
+            elif isinstance(value, nn.Module) and not isinstance(value, torch.jit.ScriptModule):
+                stack.append((type(value).forward, depth + 1))
+    return frozenset(found), frozenset(attributes)
 
 
-def _references(tree: ast.AST, function: FunctionType, kind: type) -> Iterator[object]:
-    """The objects that a function's code refers to; methods of tensors, as in x.relu(), by their names."""
-    own = next(iter(function.__code__.co_varnames), "")
-    outer = inspect.getclosurevars(function)
-    known = {**function.__globals__, **outer.nonlocals}
+def _is_method(written: ast.stmt, function: FunctionType, kind: type) -> TypeIs[ast.FunctionDef]:
+    """Whether a function is a method of this class, so that its first argument is the module."""
+    ours = any(inspect.unwrap(vars(base).get(function.__name__)) is function for base in kind.__mro__)  # pyright: ignore[reportArgumentType]
+    return ours and isinstance(written, ast.FunctionDef) and bool(written.args.args)
+
+
+def _chain(node: ast.Attribute) -> tuple[ast.expr, list[str]]:
+    """Of self.layer.weight: self, and the names after it."""
+    chain, root = [node.attr], node.value
+    while isinstance(root, ast.Attribute):
+        chain, root = [root.attr, *chain], root.value
+    return root, chain
+
+
+def _words(tree: ast.AST, own: str) -> Iterator[str]:
+    """The names of methods of tensors that a code calls, as in x.relu(). own: the name of the module in it."""
+    bare = {id(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call) and not node.args}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "getattr":
+            yield "getattr"
+        if isinstance(node, ast.Attribute) and node.attr in METHODS:
+            root, chain = _chain(node)
+            of_own = isinstance(root, ast.Name) and root.id == own
+            if not of_own or (len(chain) > 1 and id(node) in bare):  # self.state.tanh(), but not self.tanh(x)
+                yield METHODS[node.attr]
+
+
+def _references(tree: ast.AST, own: str, function: FunctionType, kind: type) -> Iterator[object]:
+    """The functions, modules and classes that a function's code uses. own: the name of the module in it."""
+    known = {**function.__globals__, **inspect.getclosurevars(function).nonlocals}
+    called = {id(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
     for node in ast.walk(tree):
         if isinstance(node, ast.Name) and node.id in known:
-            yield known[node.id]
-        if not isinstance(node, ast.Attribute):
-            continue
-        chain, root = [node.attr], node.value
-        while isinstance(root, ast.Attribute):
-            chain, root = [root.attr, *chain], root.value
-        if isinstance(root, ast.Name) and root.id == own:
-            if len(chain) == 1:
-                yield from _members(getattr(kind, chain[0], None))  # its own method, or functions kept in its class
-        elif isinstance(root, ast.Name) and isinstance(known.get(root.id), ModuleType | type):
-            value = known[root.id]
-            for name in chain:
-                value = getattr(value, name, None)
-            yield value
-        elif isinstance(root, ast.Call) and isinstance(root.func, ast.Name) and root.func.id == "super":
-            yield from (vars(base)[chain[0]] for base in kind.__mro__[1:] if chain[0] in vars(base))
-        elif node.attr in METHODS:
-            yield METHODS[node.attr]
+            value = known[node.id]
+            if isinstance(value, dict | list | tuple):
+                yield from _members(value) if len(value) < 100 else []
+            elif not isinstance(value, type) or id(node) in called:
+                yield value
+        elif isinstance(node, ast.Attribute):
+            root, chain = _chain(node)
+            if isinstance(root, ast.Name) and root.id == own:
+                if len(chain) == 1:
+                    yield from _members(getattr(kind, chain[0], None))  # its own method, or what its class keeps
+            elif isinstance(root, ast.Name) and isinstance(known.get(root.id), ModuleType | type):
+                value = known[root.id]
+                for name in chain:
+                    value = inspect.getattr_static(value, name, None)
+                if not isinstance(value, type) or id(node) in called:
+                    yield value
+            elif isinstance(root, ast.Call) and isinstance(root.func, ast.Name) and root.func.id == "super":
+                yield from (vars(base)[chain[0]] for base in kind.__mro__[1:] if chain[0] in vars(base))

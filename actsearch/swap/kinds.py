@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Literal
 
@@ -10,6 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from actsearch.activations.spec import ActivationModule
+from actsearch.swap.copies import copied, difference, random_states_kept
+
+Kind = Literal["hidden", "gate", "steps"]
+SHAPE = (2, 4, 3, 4)  # of the inputs on which modules are tried
 
 HIDDEN = (
     nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.RReLU, nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.SiLU, nn.Mish,
@@ -26,22 +30,27 @@ INSIDE = {
 }  # fmt: skip
 
 
-def kind_of(module: nn.Module) -> Literal["hidden", "gate"] | None:
-    """Whether a module is a hidden activation, a gate (a sigmoid or a softmax), or no activation (None).
+def kind_of(module: nn.Module) -> Kind | None:
+    """Whether a module is a hidden activation, a gate (a sigmoid or a softmax), steps, or no activation (None).
 
     A module that is not torch's (timm's Swish, transformers' NewGELUActivation, a user's) is an activation if it has no
-    children and is an elementwise function that is not linear, the same at all positions and at every call. It is a
-    gate if, in addition, it never falls and its values lie between 0 and 1.
+    children but activations, keeps no state, and is an elementwise function that is not linear, the same at all
+    positions and at every call. It is a gate if, in addition, it never falls and its values lie between 0 and 1. It is
+    steps if it is constant but for jumps, as rounding and sign are. A copy is tried, never the module itself.
     """
     if isinstance(module, GATES):
         return "gate"
     if isinstance(module, HIDDEN):
         return "hidden"
-    if type(module).__module__.startswith("torch.") or next(module.children(), None) is not None:
+    if type(module).__module__.startswith("torch.") or type(module).forward is nn.Sequential.forward:
+        return None
+    if any(kind_of(child) is None for child in module.children()):
         return None
     try:
-        with _tried(module) as weight:
-            return _by_values(module, weight)
+        with _tried(module) as twin:
+            before = copied(twin)
+            kind = _by_values(twin.forward)
+            return kind if difference(before, twin, False) is None else None
     except Exception:  # it takes other inputs, so it is no activation
         return None
 
@@ -50,35 +59,36 @@ def writes_input(module: nn.Module) -> bool:
     """Whether an activation writes its output into its input. torch's have a flag for it; others are tried."""
     if getattr(module, "inplace", False) or isinstance(module, (*HIDDEN, *GATES)) or kind_of(module) is None:
         return bool(getattr(module, "inplace", False))
-    with _tried(module) as weight:
-        x = torch.linspace(-6, 6, 96, device=weight.device).to(weight.dtype).view(2, 4, 3, 4)
+    with _tried(module) as twin:
+        x = torch.linspace(-6, 6, 96).view(SHAPE)
         given = x.clone()
-        module.forward(given)
+        twin.forward(given)
         return not torch.equal(given, x)
 
 
 @contextmanager
-def _tried(module: nn.Module) -> Iterator[Tensor]:
-    """Puts a module into evaluation mode without gradients; yields one of its weights, to tell device and dtype."""
-    training = module.training
-    try:
-        module.training = False
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            yield next(module.parameters(), next(module.buffers(), torch.zeros(())))
-    finally:
-        module.training = training
+def _tried(module: nn.Module) -> Iterator[nn.Module]:
+    """A copy of a module to run: in evaluation mode, in float32 on the CPU, without gradients."""
+    with torch.no_grad(), random_states_kept():
+        twin = copied(module).cpu().float()
+        for m in twin.modules():
+            m.training = False
+        yield twin
 
 
-def _by_values(module: nn.Module, weight: Tensor) -> Literal["hidden", "gate"] | None:
-    x = torch.linspace(-6, 6, 97, device=weight.device)[1:]  # 96 points, none of them 0
-    order = torch.randperm(96, generator=torch.Generator().manual_seed(0)).to(weight.device)
+def _by_values(forward: Callable[[Tensor], Tensor]) -> Kind | None:
+    x = torch.linspace(-6, 6, 97)[1:] + 0.0123  # 96 points, none of them 0, nor where rounding jumps
+    order = torch.randperm(96, generator=torch.Generator().manual_seed(0))
 
     def f(values: Tensor) -> Tensor:
-        out = module.forward(values.to(weight.dtype).clone().view(2, 4, 3, 4))
-        return out.float().reshape(96) if out.shape == (2, 4, 3, 4) else out.new_empty(0)
+        out = forward(values.clone().view(SHAPE))
+        return out.float().reshape(96) if out.shape == SHAPE else out.new_empty(0)
 
-    y, mixed, half = f(x), f(x[order]), f(x.clamp(max=0.01))
+    y, mixed, half = f(x), f(x[order]), f(x.clamp(max=0.02))
     same = torch.allclose(mixed, y[order], atol=1e-5) and torch.allclose(half[:48], y[:48], atol=1e-5)
     if not same or not y.isfinite().all() or y.diff().diff().abs().max() < 1e-3:
         return None
+    slopes = (f(x + 1e-3) - y).abs() / 1e-3
+    if ((slopes < 1e-3) | (slopes > 20)).all():
+        return "steps"
     return "gate" if y.min() >= 0 and y.max() <= 1 and (y.diff() >= 0).all() else "hidden"

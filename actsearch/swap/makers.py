@@ -81,6 +81,6 @@ def made(make: Callable[[int | None, int], nn.Module], f: Found, net: nn.Module)
         module.to(weight.device, weight.dtype)
     old = f.module
     module.train(f.owner.training if old is None else old.training)
-    for name in HOOKS if old is not None and f.call is None else ():
+    for name in HOOKS if old is not None and not f.calls else ():
         vars(module)[name] = vars(old)[name]
     return module

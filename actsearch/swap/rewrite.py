@@ -9,6 +9,7 @@ keep the values that they have when it is traced.
 
 from __future__ import annotations
 
+import copy
 import inspect
 import operator
 from collections.abc import Callable
@@ -20,15 +21,21 @@ import torch
 from torch import fx, nn
 
 from actsearch.errors import ActSearchError
+from actsearch.swap.copies import copied
 from actsearch.swap.functions import METHODS, function_name
 from actsearch.swap.in_place import read_later, written_by
 from actsearch.swap.tracing import Untraceable, trace_owner
 
 BY_ELEMENT = {
     operator.add, operator.sub, operator.mul, operator.truediv, operator.neg, torch.add, torch.sub, torch.mul,
-    torch.div, torch.exp, torch.clamp, "add", "add_", "sub", "sub_", "mul", "mul_", "div", "div_", "neg", "exp",
+    torch.div, torch.exp, torch.clamp, torch.pow, torch.erf, operator.pow, "add", "add_", "sub", "sub_", "mul", "mul_",
+    "div", "div_", "neg", "exp", "pow", "erf",
 }  # fmt: skip
 PRODUCTS = {operator.mul, operator.imul, torch.mul, "mul", "mul_"}
+SCALING = {operator.mul, operator.truediv, torch.mul, torch.div, "mul", "div"}
+POWERS = {operator.pow, torch.pow, "pow"}
+SQUARES = {torch.square, "square"}
+ERF = {torch.erf, "erf"}  # no activation by itself, but a gelu is written with it
 
 
 @dataclass
@@ -48,27 +55,53 @@ class Call:
 
 
 def functions_in(graph: fx.Graph) -> list[Call]:
-    """The activations called as functions, in order. A written-out one such as x * sigmoid(x) is one call."""
+    """The activations called as functions, in order. A written-out one, x * sigmoid(x) or relu(x)², is one call."""
     named = {n: name for n in graph.nodes if (name := _name(n)) is not None and n.all_input_nodes}
     place = {n: i for i, n in enumerate(graph.nodes)}
     written: dict[fx.Node, tuple[fx.Node, list[fx.Node]]] = {}
     for n in graph.nodes:
         if n.target in PRODUCTS and len(n.args) == 2 and all(isinstance(a, fx.Node) for a in n.args):
-            for x, gate in (n.args, n.args[::-1]):
-                inner = _between(x, gate)
-                if inner and any(i in named for i in inner) and not _written_over(n, x, inner, place):
-                    written[n] = (x, inner)
+            for factor, gate in (n.args, n.args[::-1]):
+                x, inner = _gelu(factor, gate) or (factor, _between(factor, gate))
+                known = any(i in named or i.target in ERF for i in inner)
+                if known and not _written_over(n, x, inner, place):
+                    end = _divided(n) if any(named.get(i) == "relu6" for i in inner) else n
+                    written[end] = (x, [*inner, n] if end is not n else inner)
+        elif _squares(n) and n.args[0] in named and len(n.args[0].users) == 1 and not written_by(n.args[0]):
+            written[n] = (n.args[0].all_input_nodes[0], [n.args[0]])
     parts = {i for n, (_, inner) in written.items() for i in inner if {n, *inner}.issuperset(i.users)}
     calls: list[Call] = []
     for n in graph.nodes:
         key = ("", len(calls))
         if n in written and n not in parts:
             x, inner = written[n]
-            names = [named[i] for i in inner if i in named]
-            calls.append(Call(key, f"x*{'('.join(names)}(x{')' * len(names)}", x, n, tuple(inner)))
+            names = [named.get(i, "erf") for i in inner if i in named or i.target in ERF]
+            inside = f"{'('.join(names)}(x{')' * len(names)}"
+            calls.append(Call(key, f"{inside}**2" if _squares(n) else f"x*{inside}", x, n, tuple(inner)))
         elif n in named and n not in parts:
             calls.append(Call(key, named[n], n.all_input_nodes[0], n))
     return calls
+
+
+def _squares(n: fx.Node) -> bool:
+    return n.target in SQUARES or (n.target in POWERS and len(n.args) == 2 and n.args[1] == 2)
+
+
+def _divided(product: fx.Node) -> fx.Node:
+    """The end of x * relu6(x + 3) / 6, a hardswish: its division by a number, if nothing else reads the product."""
+    users = list(product.users)
+    scaled = len(users) == 1 and users[0].target in SCALING and len(users[0].all_input_nodes) == 1
+    return users[0] if scaled else product
+
+
+def _gelu(factor: fx.Node, gate: fx.Node) -> tuple[fx.Node, list[fx.Node]] | None:
+    """x, and the nodes inside 0.5 * x * (1 + erf(x / √2)) or its form with tanh, whose factors these are; or None."""
+    scaled: list[fx.Node] = []
+    while factor.target in SCALING and len(factor.args) == 2 and len(factor.all_input_nodes) == 1:
+        scaled.append(factor)
+        factor = factor.all_input_nodes[0]
+    inner = _between(factor, gate) if scaled else []
+    return (factor, [*scaled, *inner]) if any(_name(i) == "tanh" or i.target in ERF for i in inner) else None
 
 
 def _name(n: fx.Node) -> str | None:
@@ -131,7 +164,7 @@ class Rewritten(nn.Module):
         key = (self.training, settled)
         if key not in self.traced:
             try:
-                self.traced[key] = _compiled(self, *key)
+                self.traced[key] = _compiled(self, twin_of(self), *key)
             except Untraceable as why:
                 raise ActSearchError(
                     f"{type(self).__name__}: its activations were swapped, but {why} with {dict(settled)}."
@@ -140,10 +173,15 @@ class Rewritten(nn.Module):
 
     def trace_defaults(self) -> None:
         """Traces both modes now instead of in the first call, so that torch.compile and torch.export see plain code."""
-        settled = tuple((p.name, p.default) for p in self.arguments if _settles(p.default))
-        self.traced = {(mode, settled): _compiled(self, mode, settled) for mode in (True, False)}
+        settled, twin = tuple((p.name, p.default) for p in self.arguments if _settles(p.default)), twin_of(self)
+        self.traced = {(mode, settled): _compiled(self, twin, mode, settled) for mode in (True, False)}
 
-    def __reduce_ex__(self, protocol: Any) -> tuple:  # for copy and pickle: a class made here has no import path
+    def __deepcopy__(self, memo: dict[int, Any]) -> nn.Module:
+        twin = memo[id(self)] = _empty(self.plain)
+        vars(twin).update(copy.deepcopy(vars(self), memo))  # with the traced code, which is the same for all copies
+        return twin
+
+    def __reduce_ex__(self, protocol: Any) -> tuple:  # for pickle: a class made here has no import path
         return _empty, (self.plain,), {name: value for name, value in vars(self).items() if name != "traced"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -185,11 +223,20 @@ def traces(module: nn.Module) -> fx.Graph:
     if any(p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD) for p in parameters):
         raise Untraceable("its forward takes any arguments (*args or **kwargs)")
     settled = {p.name: p.default for p in parameters if p.default is not p.empty and _settles(p.default)}
-    both = trace_owner(module, True, settled), trace_owner(module, False, settled)
+    twin = twin_of(module)
+    both = trace_owner(module, twin, True, settled), trace_owner(module, twin, False, settled)
     training, evaluation = ([call.name for call in functions_in(graph)] for graph in both)
     if training != evaluation:
         raise Untraceable("its forward calls other activations in training than in evaluation")
     return both[1]
+
+
+def twin_of(module: nn.Module) -> nn.Module:
+    """A copy of a module to run its code on. Raises Untraceable if it cannot be copied."""
+    try:
+        return copied(module)
+    except ActSearchError as why:
+        raise Untraceable(str(why).removesuffix(" Remove it.")) from None
 
 
 def rewrite(module: nn.Module, module_of_call: dict[tuple[str, int], str]) -> None:
@@ -206,8 +253,8 @@ def rewrite(module: nn.Module, module_of_call: dict[tuple[str, int], str]) -> No
         raise ActSearchError(f"{type(module).__name__}: {names} cannot be swapped: {why}. Leave it out.") from None
 
 
-def _compiled(module: Rewritten, training: bool, settled: tuple) -> Callable[..., Any]:
-    graph = trace_owner(module, training, dict(settled))
+def _compiled(module: Rewritten, twin: nn.Module, training: bool, settled: tuple) -> Callable[..., Any]:
+    graph = trace_owner(module, twin, training, dict(settled))
     names = dict(module.module_of_call)
     calls = functions_in(graph) + [c for child in {key[0] for key in names} if child for c in modules_in(graph, child)]
     place = {node: i for i, node in enumerate(graph.nodes)}

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import torch
 from torch import fx, nn
+from torch.nn.utils.parametrize import ParametrizationList
 
+from actsearch.swap.flow import LISTS, Flow
 from actsearch.swap.functions import GATE_NAMES, HIDDEN_NAMES, function_name, names_called
 from actsearch.swap.in_place import (
     gives_new_memory,
@@ -18,12 +21,13 @@ from actsearch.swap.in_place import (
     read_later,
 )
 from actsearch.swap.kinds import GATES, HIDDEN, INSIDE, kind_of
-from actsearch.swap.lookalikes import looks_like
+from actsearch.swap.lookalikes import curve, looks_like
 from actsearch.swap.rewrite import Call, functions_in, modules_in, traces
 from actsearch.swap.tracing import Untraceable
+from actsearch.swap.values import PARAMETER
 from actsearch.swap.widths import Width, runs_in_sequence, width_after, widths_in
 
-LISTS = (nn.ModuleList, nn.ModuleDict)
+GATE = "a gate or an output, not a hidden activation"
 _HIDDEN_WORDS = {*HIDDEN_NAMES, *(kind.__name__ for kind in HIDDEN), "?"}
 _GATE_WORDS = {*GATE_NAMES, *(kind.__name__ for kind in GATES)}
 
@@ -34,10 +38,12 @@ class Found:
 
     path: its path; for a function called in forward, the path that its module will get. was: `ReLU` for a module,
     `relu()` for a function. owner: the module that holds or calls it. name: its attribute in the owner. gate: whether
-    it is a sigmoid or softmax. module: the present module, None for a function. call: its key among the calls of the
-    owner's forward, if that must be rewritten. after: the names of the children that are called before it. channels,
-    dim: the number and dimension of its channels if they are certain, else None and 1. writes: whether it writes in
-    place into an input that others may read later, so that its replacement must do so too.
+    it is a sigmoid or softmax. module: the present module, None for a function. calls: their keys among the calls of
+    the owner's forward, if that must be rewritten. after: the names of the children that are called before it.
+    channels, dim: the number and dimension of its channels if they are certain, else None and 1. writes: whether it
+    writes in place into an input that others may read later, so that its replacement must do so too. stays: why it is
+    no hidden activation, if it is none: a gate, an output activation, one that works on the data or on a parameter, or
+    one whose range matters.
     """
 
     path: str
@@ -46,14 +52,15 @@ class Found:
     name: str
     gate: bool = False
     module: nn.Module | None = None
-    call: tuple[str, int] | None = None
+    calls: tuple[tuple[str, int], ...] = ()
     after: tuple[str, ...] = ()
     channels: int | None = None
     dim: int = 1
     writes: bool = False
+    stays: str = ""
 
 
-def survey(net: nn.Module, per_call: bool) -> tuple[list[Found], dict[str, str]]:
+def survey(net: nn.Module, per_call: bool, part: bool) -> tuple[list[Found], dict[str, str]]:
     """All activations of a net, including gates, and a dict from path to reason for what could not be reached."""
     walk = _Walk(per_call)
     walk.visit("", net)
@@ -69,7 +76,13 @@ def survey(net: nn.Module, per_call: bool) -> tuple[list[Found], dict[str, str]]
         if width is not None and not others:
             f.channels, f.dim = width
         f.writes = walk.writes(f)
-    return walk.found, walk.left
+    sites = {(id(f.owner), f.name): f.was for f in walk.found}
+    flow = Flow(sites, walk.graphs, walk.names, set(walk.curves))
+    places = flow.places(net, part)
+    for n in flow.hidden_curves:
+        path, form = walk.curves[n]
+        walk.left[path] = f"{form}: looks like an activation; it is swapped only if it is a module"
+    return [g for f in walk.found for g in walk.placed(f, places.get((id(f.owner), f.name), []))], walk.left
 
 
 class _Walk:
@@ -81,6 +94,9 @@ class _Walk:
         # for each call of an activation: would others read what it writes in place?
         self._read_later: dict[object, list[bool]] = defaultdict(list)
         self._new: set[int] = set()  # owners whose output shares no memory with their inputs
+        self.graphs: dict[int, fx.Graph] = {}  # by an owner's id: its trace
+        self.names: dict[int, dict[fx.Node, str]] = {}  # by an owner's id: the names of activations at calls
+        self.curves: dict[fx.Node, tuple[str, str]] = {}  # calls such as sin(x): their paths and forms
         self._seen: set[int] = set()
         self._placed: set[str] = set()
 
@@ -89,6 +105,16 @@ class _Walk:
         if id(owner) in self._seen:
             return
         self._seen.add(id(owner))
+        if isinstance(owner, torch.jit.ScriptModule):
+            self.left[path or "net"] = (
+                f"{type(owner).__name__}: scripted (torch.jit), so it cannot be changed. Swap before scripting it"
+            )
+            return
+        if isinstance(owner, ParametrizationList):
+            for name, module in owner.named_modules(prefix=path):
+                if kind_of(module) is not None or names_called(module) & _HIDDEN_WORDS - {"?"}:
+                    self.left[name] = f"{type(module).__name__}: {PARAMETER}"
+            return
         if type(owner) in INSIDE:
             self.left[path or "net"] = f"{type(owner).__name__}: {INSIDE[type(owner)]} inside torch's kernel"
         if runs_in_sequence(owner):
@@ -101,6 +127,9 @@ class _Walk:
                 made = made or self._gives_new(child)
             return
         graph, calls = self._trace(path, owner)
+        if graph is not None:
+            self.graphs[id(owner)] = graph
+            self.names[id(owner)] = {n: c.name if isinstance(c, Found) else c for n, c in calls.items()}
         widths = widths_in(graph, owner) if graph is not None else {}
         called: list[str] = []
         if graph is not None and output_is_new(graph, owner, self._gives_new):
@@ -128,12 +157,47 @@ class _Walk:
                 self.widths[_join(path, name)].append(_width_inside(owner))
             self._place(path, owner, name)
 
+    def placed(self, f: Found, met: list[tuple[str | None, fx.Node | None]]) -> list[Found]:
+        """A found activation, with the reason if it is no hidden one. met: for each of its calls the reason or None,
+        and its node in a trace.
+
+        A module that its owner calls in both ways is two: the calls that are hidden, which get a module of their own,
+        and the others, for which it stays. If they cannot be told apart, it stays.
+        """
+        if f.gate:
+            f.stays = GATE
+            return [f]
+        whys = [why for why, _ in met]
+        f.stays = next(filter(None, whys), "")
+        graph = self.graphs.get(id(f.owner))
+        if None not in whys or not f.stays or f.module is None or f.calls or graph is None:
+            return [f]
+        of_node: dict[fx.Node | None, set[str | None]] = defaultdict(set)
+        for why, node in met:
+            of_node[node].add(why)
+        hidden = [c for c in modules_in(graph, f.name) if of_node[c.node] == {None}]
+        if not hidden:
+            return [f]
+        name = f"{f.name}_1"
+        while hasattr(f.owner, name):
+            name += "_"
+        nodes = list(graph.nodes)
+        before = nodes[: nodes.index(hidden[0].node)]
+        widths = widths_in(graph, f.owner)
+        (width, *others) = {widths[c.given] for c in hidden}
+        channels, dim = width if width is not None and not others else (None, 1)
+        inner = replace(
+            f, path=f"{f.path}_1", name=name, stays="", calls=tuple(c.key for c in hidden), channels=channels, dim=dim,
+            after=tuple(str(n.target).partition(".")[0] for n in before if n.op == "call_module"),
+        )  # fmt: skip
+        return [inner, replace(f, calls=tuple(c.key for c in modules_in(graph, f.name) if c not in hidden))]
+
     def writes(self, f: Found) -> bool:
         """Whether an activation writes in place into memory that others may read.
 
         False for functions called in forward: there the rewritten code does the writing, not the new module.
         """
-        if f.module is None and f.call is not None:
+        if f.module is None and f.calls:
             return False
         if f.module is None:
             writing, key = in_place(vars(f.owner)[f.name], (), {}), f.path
@@ -173,7 +237,9 @@ class _Walk:
         child = owner.get_submodule(target)
         parent, _, name = target.rpartition(".")
         kind = kind_of(child)
-        if kind is not None:
+        if kind == "steps":
+            self.left[full] = f"{type(child).__name__}: its values are steps, it rounds"
+        elif kind is not None:
             home = owner.get_submodule(parent)
             self.found.append(Found(full, type(child).__name__, home, name, kind == "gate", child))
         else:
@@ -191,19 +257,24 @@ class _Walk:
         except Untraceable as why:
             if hidden - {"?"}:
                 self.left[_join(path, "forward")] = f"{', '.join(sorted(hidden - {'?'}))} in forward: {why}"
+            elif "?" in hidden:
+                self.left[_join(path, "forward")] = f"functions in forward: its source cannot be read, and {why}"
             elif gates:
                 self.left[_join(path, "forward")] = f"{', '.join(sorted(gates))}: a gate or an output, and {why}"
             return None, {}
         calls = functions_in(graph)
+        inside = {i for call in calls for i in call.inside}
         for n in graph.nodes:
             if (like := looks_like(n)) is not None:
                 self.left[_join(path, n.name)] = (
                     f"{like}: looks like an activation; it is swapped only if it is written as F.relu(x)"
                 )
-        for name, child in _children(owner).items() if self.per_call else ():
-            several = modules_in(graph, name)
-            if len(several) > 1 and kind_of(child) is not None:
-                calls += several
+            elif (form := curve(n)) is not None and n not in inside:
+                self.curves[n] = (_join(path, n.name), form)
+        known = vars(owner).get("module_of_call", {})
+        for name, child in _children(owner).items():
+            if kind_of(child) is not None and (several := modules_in(graph, name)):
+                calls += [c for c in several if (self.per_call and len(several) > 1) or c.key in known]
         return graph, self._calls(path, owner, calls)
 
     def _calls(self, path: str, owner: nn.Module, calls: list[Call]) -> dict[fx.Node, Found | str]:
@@ -224,7 +295,7 @@ class _Walk:
             old = owner._modules[target] if target else None
             was = type(old).__name__ if old is not None else call.name if call.inside else f"{call.name}()"
             gate = kind_of(old) == "gate" if old is not None else call.name in GATE_NAMES
-            noted[call.node] = Found(_join(path, name), was, owner, name, gate, old, call.key)
+            noted[call.node] = Found(_join(path, name), was, owner, name, gate, old, (call.key,))
         return noted
 
 

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import random
+import dis
 import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import numpy as np
 import torch
 from torch import fx, nn
 
 from actsearch.errors import one_line
+from actsearch.swap.copies import difference, random_states, random_states_kept
 from actsearch.swap.functions import function_name
+
+ASKING = {"isinstance", "issubclass", "type", "__class__"}
 
 
 class Untraceable(Exception):
@@ -20,11 +22,13 @@ class Untraceable(Exception):
 
 
 class _Value(fx.Proxy):
-    """A proxy that raises Untraceable if asked for its type, which plain fx would answer wrongly."""
+    """A proxy that raises Untraceable if code other than torch's asks for its type, which fx would answer wrongly."""
 
     @property
-    def __class__(self):  # isinstance reads it
-        if not sys._getframe(1).f_globals.get("__name__", "").startswith("torch."):
+    def __class__(self):  # isinstance reads it, and so do torch's functions, such as torch.pow
+        code, home = sys._getframe(1).f_code, sys._getframe(1).f_globals.get("__name__", "")
+        asks = not ASKING.isdisjoint(code.co_names) or dis.opmap["MATCH_CLASS"] in code.co_code[::2]
+        if asks and not home.startswith("torch."):
             raise Untraceable("its forward asks for the type of a value")
         return fx.Proxy
 
@@ -59,53 +63,33 @@ class _Tracer(fx.Tracer):
         return forward(*args, **kwargs)  # a module made inside forward: nn.ReLU()(x)
 
 
-def trace_owner(module: nn.Module, training: bool, settled: Mapping[str, Any]) -> fx.Graph:
+def trace_owner(module: nn.Module, twin: nn.Module, training: bool, settled: Mapping[str, Any]) -> fx.Graph:
     """The graph of a module's forward as it is written, with calls of its children.
 
-    settled: the arguments that are constants in this trace, with their values. The module is not changed. Raises
-    Untraceable with the reason.
+    twin: a copy of the module, whose code is run. settled: the arguments that are constants in this trace, with their
+    values. Raises Untraceable with the reason; the twin may be changed then.
     """
-    if "forward" in vars(module):
+    if "forward" in vars(twin):
         raise Untraceable("it has a forward of its own in place of its class's")
-    modes = [(m, m.training) for m in module.modules()]
-    for m, _ in modes:
+    for m in twin.modules():
         vars(m)["training"] = training
     # functions kept as attributes, self.act = F.relu, are hidden behind children, so that the trace shows their calls;
     # children added by an earlier swap are hidden, because a forward that loops over self.children() must not see them
-    held = {name: value for name, value in vars(module).items() if function_name(value) is not None}
-    children, added = (
-        module._modules,
-        {new for old, new in vars(module).get("module_of_call", {}).items() if new != old[0]},
-    )
+    held = {name: value for name, value in vars(twin).items() if function_name(value) is not None}
+    added = {new for old, new in vars(twin).get("module_of_call", {}).items() if new != old[0]}
+    children = twin._modules
+    shown = {name: child for name, child in children.items() if name not in added}
+    shown |= {name: nn.Identity() for name in held}
     for name in held:
-        del vars(module)[name]
-    module._modules = {name: child for name, child in children.items() if name not in added}
-    module._modules.update({name: nn.Identity() for name in held})
-    before = {name: (value, _members(value)) for name, value in vars(module).items()}
-    states: tuple[Any, Any, Any] = torch.get_rng_state(), np.random.get_state(), random.getstate()
-    tracer = _Tracer(module)
-    tracer.traced_func_name = "as_written" if hasattr(type(module), "as_written") else "forward"  # see rewrite.py
-    try:
-        graph = tracer.trace(module, dict(settled))
-    except Untraceable:
-        raise
-    except Exception as error:
-        raise Untraceable(f"its forward cannot be traced ({one_line(error)})") from None
-    finally:
-        changed = _restore(module, before)
-        vars(module)["_modules"] = children
-        vars(module).update(held)
-        for m, mode in modes:
-            vars(m)["training"] = mode
-    if changed:
-        what = "makes a tensor" if all(n.startswith("_tensor_constant") for n in changed) else f"sets self.{changed[0]}"
+        del vars(twin)[name]
+    twin._modules = dict(shown)
+    graph = _graph(twin, settled)
+    sets = next((name for name in {**shown, **twin._modules} if shown.get(name) is not twin._modules.get(name)), None)
+    vars(twin)["_modules"] = children
+    vars(twin).update(held)
+    if (sets := sets or difference(module, twin, training)) is not None:
+        what = "makes a tensor" if sets.startswith("_tensor_constant") else f"sets self.{sets}"
         raise Untraceable(f"its forward {what}, which tracing would do once for all")
-    drawn: tuple[Any, Any, Any] = torch.get_rng_state(), np.random.get_state(), random.getstate()
-    if not (torch.equal(states[0], drawn[0]) and states[1][2] == drawn[1][2] and states[2] == drawn[2]):
-        torch.set_rng_state(states[0])
-        np.random.set_state(states[1])
-        random.setstate(states[2])
-        raise Untraceable("its forward decides at random, which tracing would do once for all")
     for node in [n for n in graph.nodes if n.op == "call_function" and "has been specialized" in str(n.args[1:])]:
         # fx asserts that a settled argument keeps its value; here the key of the trace ensures it
         sources = node.all_input_nodes
@@ -116,31 +100,22 @@ def trace_owner(module: nn.Module, training: bool, settled: Mapping[str, Any]) -
     return graph
 
 
-def _members(value: object) -> list[Any] | None:
-    if isinstance(value, dict):
-        return list(value.items())
-    return list(value) if isinstance(value, list | set) else None
-
-
-def _restore(module: nn.Module, before: dict[str, tuple[Any, list[Any] | None]]) -> list[str]:
-    """Restores the attributes of a module that tracing changed; returns their names."""
-    now, changed = vars(module), []
-    for name in [name for name in now if name not in before]:
-        changed.append(name)
-        del now[name]
-    for name, (value, members) in before.items():
-        if now.get(name) is not value:
-            changed.append(name)
-            now[name] = value
-        elif members is not None and [*map(_identity, members)] != [*map(_identity, _members(value) or [])]:
-            changed.append(name)
-            value.clear()
-            value.extend(members) if isinstance(value, list) else value.update(members)
-    return changed
-
-
-def _identity(member: object) -> object:
-    return (member[0], id(member[1])) if isinstance(member, tuple) and len(member) == 2 else id(member)
+def _graph(twin: nn.Module, settled: Mapping[str, Any]) -> fx.Graph:
+    tracer = _Tracer(twin)
+    tracer.traced_func_name = "as_written" if hasattr(type(twin), "as_written") else "forward"  # see rewrite.py
+    with random_states_kept():
+        states = random_states()
+        try:
+            graph = tracer.trace(twin, dict(settled))
+        except Untraceable:
+            raise
+        except fx.proxy.TraceError:
+            raise Untraceable("its forward cannot be traced: it decides or counts by values") from None
+        except Exception as error:
+            raise Untraceable(f"its forward cannot be traced ({one_line(error)})") from None
+        if random_states() != states:
+            raise Untraceable("its forward decides at random, which tracing would do once for all")
+    return graph
 
 
 def _contexts() -> tuple[bool | int, ...]:

@@ -32,7 +32,7 @@ COMBINING = {
 
 
 def runs_in_sequence(module: nn.Module) -> bool:
-    return type(module).forward is nn.Sequential.forward
+    return getattr(type(module), "forward", None) is nn.Sequential.forward  # a scripted module's class has no forward
 
 
 def width_after(module: nn.Module, before: Width | None) -> Width | None:

@@ -15,6 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from actsearch.activations.spec import ActivationModule
+from actsearch.data.inputs import Inputs, device_of
+from actsearch.models.model import forward
 
 DEAD = 1e-6  # a unit is dead if its slope |f'(z)| is below this for every example of the probe, at all positions
 SATURATED = 0.01  # an input is saturated if |f'(z)| is below this
@@ -89,13 +91,14 @@ def weight_layers(net: nn.Module) -> list[str]:
     return [name for name, p in net.named_parameters() if p.dim() >= 2]
 
 
-def diagnose(net: nn.Module, x: Tensor) -> Diagnostics:
+def diagnose(net: nn.Module, x: Inputs) -> Diagnostics:
     """The Diagnostics of one net, which is in eval mode, on examples x: (n, …).
 
     Leaves the net's mode, running statistics and gradients and the global random state unchanged. If an activation
     module is called several times, its last call counts.
     """
     slots: dict[int, Tensor] = {}
+    device = device_of(x)
 
     def look(module: nn.Module, given: tuple[Any, ...], keywords: dict[str, Any], output: Tensor) -> None:
         # at once, not after the forward pass, because a net may change an output in place (a residual +=)
@@ -106,8 +109,8 @@ def diagnose(net: nn.Module, x: Tensor) -> Diagnostics:
     modules = [module for module in net.modules() if isinstance(module, ActivationModule)]
     hooks = [module.register_forward_hook(look, with_kwargs=True) for module in modules]
     try:
-        with torch.no_grad(), torch.random.fork_rng([x.device] if x.is_cuda else []):
-            net(x)
+        with torch.no_grad(), torch.random.fork_rng([device] if device.type == "cuda" else []):
+            forward(net, x)
             parameters = dict(net.named_parameters())
             weights = [parameters[name] for name in weight_layers(net)]
             norms = [p.new_full((), math.nan) if p.grad is None else p.grad.norm() for p in weights]

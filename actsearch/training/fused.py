@@ -20,6 +20,7 @@ import torch.fx
 from torch import Tensor
 
 from actsearch.activations.spec import Learned
+from actsearch.data.inputs import Inputs, tensors
 from actsearch.training.diagnostics import Diagnostics, collect, probe_rungs, probe_size, statistics_of
 from actsearch.training.layer import Binding, Layer, LayerCall, Segment, Value
 from actsearch.training.layers import Activations, Add, Flatten, learned_size, spec_at
@@ -96,19 +97,27 @@ class Fused:
 
     def state_dict(self, index: int) -> dict[str, Tensor]:
         """The current state_dict of one run's net, with the names that the net itself uses."""
+        return self._of_net(index, self.rows, ("weight", "buffer"))
+
+    def gradient_dict(self, index: int) -> dict[str, Tensor]:
+        """The gradients of one run's parameters in the last step, with the names that the net itself uses."""
+        net = self.model.build(self.runs[self.indices.index(index)].specs, 0, "torch")
+        found = self._of_net(index, self.gradients, ("weight",))
+        return {name: found[name] for name, _ in net.named_parameters()}
+
+    def _of_net(self, index: int, rows: Tensor, kinds: Sequence[str]) -> dict[str, Tensor]:
+        """What stands in one run's row, by the names of the net's state_dict. kinds: of segments, besides learned."""
         k = self.indices.index(index)
         net = self.model.build(self.runs[k].specs, 0, "torch").to(self.dtype)
         state = net.state_dict()
         for segment in self.segments:
-            if segment.kind != "learned":
-                state[segment.name] = segment.write(
-                    self.rows[k, self.where[segment.name]].cpu(), state[segment.name].shape
-                )
+            if segment.kind in kinds:
+                state[segment.name] = segment.write(rows[k, self.where[segment.name]].cpu(), state[segment.name].shape)
         for node in self.nodes:
             if node.layer is Activations and node.segments:
                 at = self.where[node.segments[0].name].start
                 for name, p in net.get_submodule(node.name).named_parameters():
-                    state[f"{node.name}.{name}"] = self.rows[k, at : at + p.numel()].cpu().view(p.shape).clone()
+                    state[f"{node.name}.{name}"] = rows[k, at : at + p.numel()].cpu().view(p.shape).clone()
                     at += p.numel()
         return state
 
@@ -283,13 +292,17 @@ class Fused:
                     self.last[index] = Evaluation(stop, *self.source.goal.guess, math.nan, diverged=True)
         yield from self.last.items()
 
-    def score(self, x: Tensor, y: Tensor) -> Iterator[tuple[int, tuple[float, float]]]:
+    def score(self, x: Inputs, y: Tensor) -> Iterator[tuple[int, tuple[float, float]]]:
         """Yields (index, (metric, loss)) of every run's net on the test set; of a diverged run, the goal's guess."""
         scores: dict[int, tuple[float, float]] = {}
         if self.runs:
+            data = self.source.data
+            seeds = self.seeds if data.resample and data.scaled else self.seeds[:1]
+            inputs = torch.stack([self.source.of(tensors(data.inputs(x, seed))[0]) for seed in seeds])
+            answers = self.source.answers(y)
             with torch.no_grad():
-                self._add_up(self.source.of(x)[None], self.source.answers(y)[None])
-            metric, losses = self._scores(len(x))
+                self._add_up(inputs, answers.expand(len(seeds), *answers.shape))
+            metric, losses = self._scores(len(y))
             scores = dict(zip(self.indices, zip(metric, losses, strict=True), strict=True))
         for index, at in self.last.items():
             yield index, self.source.goal.guess if at.diverged else scores[index]

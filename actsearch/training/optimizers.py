@@ -89,16 +89,20 @@ def _schedule(
 
 
 def without_dynamo() -> None:
-    """Lets optimizers be made in this process without torch._dynamo, whose import delays the first rung by a second.
+    """Lets optimizers work in this process without torch._dynamo, whose import delays the first rung by a second.
 
-    The first call of each of these methods imports it, to make sure that torch.compile leaves them alone; nothing is
-    compiled where runs are trained. The plain loop imports it at its first step all the same. `__dynamo_disable` is a
-    private name of torch: where it is called otherwise, only the second is lost.
+    The first call of each of these methods, and of each `step`, imports it, to make sure that torch.compile leaves them
+    alone; nothing is compiled where runs are trained. `__dynamo_disable` is a private name of torch: where it is called
+    otherwise, only the second is lost.
     """
     for method in vars(torch.optim.Optimizer).values():
         inner = getattr(method, "__wrapped__", None)
         if inner is not None:
             inner.__dynamo_disable = inner
+    for kind in (torch.optim.SGD, torch.optim.Adam, torch.optim.RMSprop):  # AdamW has Adam's
+        step = getattr(kind.step, "__wrapped__", None)
+        if step is not None:
+            kind.step = torch.no_grad()(step)
 
 
 def set_step(optimizer: torch.optim.Optimizer, lr: float, momentum: float | None) -> None:

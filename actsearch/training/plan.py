@@ -28,6 +28,7 @@ ENGINES = ("auto", "serial", "fused", "tune")
 K_CPU = 8  # 4 to 16 are equally fast; with more the values no longer fit the cache (benchmarks/README.md)
 K_CUDA = 128
 LARGE = 2_000_000  # a net with more parameters keeps a GPU busy by itself
+FAULT = "the fused engine failed its self-check"
 SHARE = 0.5  # the share of the memory that programs in training may use
 
 
@@ -140,6 +141,11 @@ def room(traced: Traced, batch_size: int, device: torch.device, processes: int) 
     else:
         total = psutil.virtual_memory().total / processes
     return max(1, int(SHARE * total / per_run))
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out. On a CPU torch then raises a RuntimeError."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
 
 
 def fastest(plans: Sequence[Plan], seconds: Sequence[float]) -> Plan:

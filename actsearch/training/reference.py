@@ -15,8 +15,10 @@ from torch import Tensor, nn
 
 from actsearch.activations.spec import Spec
 from actsearch.data.goal import Goal
+from actsearch.data.inputs import Inputs, count, examples
 from actsearch.data.source import Split
 from actsearch.errors import ActSearchError
+from actsearch.models.model import forward
 from actsearch.question.recipe import Recipe
 from actsearch.training.diagnostics import Diagnostics, diagnose, probe_rungs, probe_size
 from actsearch.training.optimizers import make_optimizer, schedule, set_step
@@ -84,9 +86,9 @@ def train(net: nn.Module, split: Split, run: Run, device: torch.device) -> Itera
     recipe = run.recipe
     net.to(device)
     optimizer, plan = make_optimizer(net, recipe), schedule(recipe)
-    order = batch_order(len(split.x_train), recipe.batch_size, recipe.steps, run.seed).to(device)
+    order = batch_order(count(split.x_train), recipe.batch_size, recipe.steps, run.seed).to(device)
     noise = Noise(stream(run.seed, NOISE), device)
-    probes, probed = probe_rungs(recipe.rungs()), probe_size(recipe.batch_size, len(split.x_val))
+    probes, probed = probe_rungs(recipe.rungs()), probe_size(recipe.batch_size, len(split.y_val))
     start = 0
     for stop in recipe.rungs():
         net.train()
@@ -95,7 +97,7 @@ def train(net: nn.Module, split: Split, run: Run, device: torch.device) -> Itera
         for step in range(start, stop):
             batch = order[step]
             with torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bf16"):
-                value = split.goal.loss(net(split.x_train[batch]), split.y_train[batch])
+                value = split.goal.loss(forward(net, examples(split.x_train, batch)), split.y_train[batch])
             optimizer.zero_grad()
             value.backward()
             if recipe.grad_clip is not None:
@@ -106,7 +108,7 @@ def train(net: nn.Module, split: Split, run: Run, device: torch.device) -> Itera
         noise.pause()
         evaluation = _evaluation(net, split, stop, losses.item() / (stop - start))
         if stop in probes and not evaluation.diverged:
-            evaluation = replace(evaluation, diagnostics=diagnose(net, split.x_val[:probed]))
+            evaluation = replace(evaluation, diagnostics=diagnose(net, examples(split.x_val, slice(probed))))
         yield evaluation
         if evaluation.diverged:
             return
@@ -120,14 +122,15 @@ def _evaluation(net: nn.Module, split: Split, step: int, train_loss: float) -> E
     return Evaluation(step, *split.goal.guess, train_loss=math.nan, diverged=True)
 
 
-def score(net: nn.Module, x: Tensor, y: Tensor, goal: Goal) -> tuple[float, float]:
+def score(net: nn.Module, x: Inputs, y: Tensor, goal: Goal) -> tuple[float, float]:
     """(metric, mean loss) of a net on x: (n, …) and y: (n, …). Sets the net to eval mode."""
     net.eval()
-    scores = torch.zeros((), device=x.device)
-    losses = torch.zeros((), device=x.device)
+    scores = torch.zeros((), device=y.device)
+    losses = torch.zeros((), device=y.device)
     with torch.no_grad():
-        for xs, ys in zip(x.split(EVAL_BATCH), y.split(EVAL_BATCH), strict=True):
-            outputs = net(xs)
+        for start in range(0, len(y), EVAL_BATCH):
+            part = slice(start, start + EVAL_BATCH)
+            outputs, ys = forward(net, examples(x, part)), y[part]
             losses += goal.loss(outputs, ys) * len(ys)
             if goal.score is not None:
                 scores += goal.score(outputs, ys).sum()

@@ -8,6 +8,7 @@ import torch
 import torch.fx
 from torch import Tensor
 
+from actsearch.data.inputs import tensors
 from actsearch.data.source import Data
 from actsearch.models.model import Model
 from actsearch.training.losses import CLOSED_FORMS
@@ -70,9 +71,10 @@ class Rows:
 
     def split(self, seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """For a run with this seed: training inputs and targets, validation inputs as rows, and validation answers."""
-        key = seed if self.data.resample else 0
+        key = self.data.split_of(seed)
         if key not in self._splits:
             split = self.data.split(seed)
             y = self.loss.rows(split.y_train, self.goal.n_outputs).to(self.device, self.dtype)
-            self._splits[key] = (self.of(split.x_train), y, self.of(split.x_val), self.answers(split.y_val))
+            x_train, x_val = (self.of(tensors(x)[0]) for x in (split.x_train, split.x_val))
+            self._splits[key] = (x_train, y, x_val, self.answers(split.y_val))
         return self._splits[key]

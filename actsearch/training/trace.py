@@ -18,6 +18,15 @@ from actsearch.training.diagnostics import weight_layers
 from actsearch.training.layer import LayerCall, NotFusable, Value
 from actsearch.training.layers import FUNCTIONS, TABLE, Activations, Add, Flatten, Folded
 
+HOOKS = (
+    "_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks", "_state_dict_hooks",
+    "_load_state_dict_pre_hooks", "_load_state_dict_post_hooks",
+)  # fmt: skip
+GLOBAL_HOOKS = (
+    "_global_forward_hooks", "_global_forward_pre_hooks", "_global_backward_hooks", "_global_backward_pre_hooks",
+)  # fmt: skip
+METHODS = ("train", "eval", "__call__", "_call_impl", "__getattr__", "requires_grad_", "zero_grad", "parameters")
+
 
 @dataclass
 class Traced:
@@ -52,7 +61,10 @@ class _Shapes(torch.fx.Interpreter):
 
 def trace_layers(model: Model) -> Traced:
     """The layers of a model's net. Raises NotFusable with the reason if one is not in the table of layers.py."""
+    if not isinstance(model.examples, Tensor):
+        raise NotFusable("the data have several inputs")
     net = model.build([Spec.of("relu")], 0, "torch")
+    _check_plain(net)
     try:
         in_training = str(_Tracer().trace(net.train()))
         graph = _Tracer().trace(net.eval())
@@ -67,6 +79,32 @@ def trace_layers(model: Model) -> Traced:
     if sorted(used) != sorted(name for name, _ in net.named_parameters()):
         raise NotFusable("it has weights that are shared, or used outside of its layers")
     return traced
+
+
+def _check_plain(net: nn.Module) -> None:
+    """Raises NotFusable if calling a module of this net does more than its class's forward, as a trace would show it.
+
+    What else a forward may do is left to the self-check.
+    """
+    if any(getattr(nn.modules.module, name) for name in GLOBAL_HOOKS):
+        raise NotFusable("hooks for all modules are registered")
+    for name, module in net.named_modules():
+        kind, where = type(module), f"{name or 'it'} ({type(module).__name__})"
+        if any(getattr(module, hooks) for hooks in HOOKS):
+            raise NotFusable(f"{where} has hooks")
+        for method in METHODS:
+            if getattr(kind, method) is not getattr(nn.Module, method):
+                raise NotFusable(f"{where} has a {method} of its own")
+        own = [key for key in vars(module) if callable(getattr(kind, key, None))]
+        if own:
+            raise NotFusable(f"{where} has its own {own[0]} in place of its class's")
+    for name, p in net.named_parameters():
+        if not p.requires_grad:
+            raise NotFusable(f"{name} is frozen")
+        if p._backward_hooks or getattr(p, "_post_accumulate_grad_hooks", None):
+            raise NotFusable(f"{name} has hooks on its gradient")
+        if p.dtype is not torch.float32 or type(p) is not nn.Parameter:
+            raise NotFusable(f"{name} is {p.dtype}, {type(p).__name__}")
 
 
 def _read(graph: torch.fx.Graph, net: nn.Module, model: Model) -> Traced:

@@ -21,13 +21,14 @@ import cloudpickle
 import torch
 from torch import Tensor
 
-from actsearch.data.goal import Goal
+from actsearch.data.goal import Goal, no_ratio
+from actsearch.data.inputs import Inputs
 from actsearch.data.source import Data
 from actsearch.errors import ActSearchError, one_line
 from actsearch.models.model import Model
 from actsearch.processes import Processes, core_count
 from actsearch.training.diagnostics import Diagnostics
-from actsearch.training.plan import SERIAL, Plan, candidates, fastest
+from actsearch.training.plan import FAULT, SERIAL, Plan, candidates, fastest
 from actsearch.training.reference import Evaluation, Run
 from actsearch.training.worker import Worker
 
@@ -89,6 +90,7 @@ class Trainer:
         Raises ActSearchError if the model or the data cannot be pickled.
         """
         self.plan, self.goal = plan, data.goal
+        self._fault: str | None = None  # what the self-check of the fused engine found; None before it
         if self._processes is None:
             self._worker = Worker(model, data.without_test(), self._devices[0])
             return
@@ -101,6 +103,8 @@ class Trainer:
     def start(self, runs: Sequence[Run]) -> None:
         """Distributes runs over the workers. Runs that were in training before are dropped."""
         numbered = list(enumerate(runs))
+        if self.plan.engine == "fused" and numbered:
+            self._check(numbered)
         if self._processes is None:
             self._worker.start(numbered, self.plan)
             self.plan = self._worker.plan  # it has a smaller k if memory was short
@@ -108,11 +112,26 @@ class Trainer:
             parts = [numbered[i :: self.cores] for i in range(self.cores)]
             list(self._processes.ask([cloudpickle.dumps(("start", part, self.plan)) for part in parts]))
 
+    def _check(self, numbered: Sequence[tuple[int, Run]]) -> None:
+        """Holds the fused engine against the plain loop on these runs, once; if it fails, it is never used.
+
+        A trainer that is loaded anew may be on another machine than the study's plan is from: it checks again.
+        """
+        if self._fault is None:
+            if self._processes is None:
+                answers = list(self._worker.check(numbered, self.plan))
+            else:
+                parts = [numbered[i :: self.cores] for i in range(self.cores)]
+                answers = list(self._processes.ask([cloudpickle.dumps(("check", part, self.plan)) for part in parts]))
+            self._fault = next((why for _, why in answers if why is not None), "")
+        if self._fault:
+            self.plan = Plan("serial", why=f"{FAULT}: {self._fault}")
+
     def advance(self, stopped: set[int]) -> Iterator[tuple[int, Evaluation]]:
         """Trains all runs but those stopped to their next rung and yields (index, evaluation), in any order."""
         return self._each("advance", stopped)
 
-    def score(self, x: Tensor, y: Tensor) -> Iterator[tuple[int, tuple[float, float]]]:
+    def score(self, x: Inputs, y: Tensor) -> Iterator[tuple[int, tuple[float, float]]]:
         """Yields (index, (metric, loss)) of each run's net on the test set x, y, in any order."""
         return self._each("score", x, y)
 
@@ -163,7 +182,8 @@ class Rung:
 class TrainingBatch:
     """K runs with the same rungs. Each iteration trains all of them to the next rung, waits for all, and yields a Rung.
 
-    Raises ValueError if runs have different rungs.
+    Raises ValueError if runs have different rungs, and ActSearchError where a metric that is compared by ratio gets
+    below 0: no verdict could be taken.
     """
 
     def __init__(self, trainer: Trainer, runs: Sequence[Run]) -> None:
@@ -187,13 +207,15 @@ class TrainingBatch:
                 )
                 inside[index] = at.diagnostics
             metric, val_loss, train_loss, diverged = values
+            if self.trainer.goal.metric.ratio and (metric < 0).any():
+                raise no_ratio(self.trainer.goal.metric, metric.nan_to_num(nan=math.inf).min().item(), f"step {step}")
             yield Rung(step, metric, val_loss, train_loss, diverged == 1, inside)
 
     def stop(self, indices: Iterable[int]) -> None:
         """Stops these runs, given by their indices. The others are not affected."""
         self.stopped |= set(indices)
 
-    def score(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    def score(self, x: Inputs, y: Tensor) -> tuple[Tensor, Tensor]:
         """Metric and loss on the test set x, y, each (K,), of the nets after the last rung; NaN for stopped runs."""
         values = torch.full((2, len(self.runs)), math.nan, dtype=torch.float64)
         for index, scored in self.trainer.score(x, y):

@@ -22,13 +22,15 @@ import torch
 from torch import Tensor, nn
 
 from actsearch.activations.spec import print_net
+from actsearch.data.inputs import Inputs, each, to
 from actsearch.data.source import Data, Split
 from actsearch.models.model import Model
 from actsearch.training.fused import Fused
 from actsearch.training.optimizers import use_precision, without_dynamo
-from actsearch.training.plan import SERIAL, Plan
+from actsearch.training.plan import SERIAL, Plan, is_out_of_memory
 from actsearch.training.reference import WEIGHTS, Evaluation, Run, score, stream, train
 from actsearch.training.rows import Rows
+from actsearch.training.self_check import self_check
 from actsearch.training.trace import trace_layers
 
 
@@ -38,13 +40,14 @@ class Serial:
     def __init__(
         self, model: Model, data: Data, runs: Sequence[tuple[int, Run]], device: torch.device, channels_last: bool
     ) -> None:
-        self.goal, self.device, self.channels_last = data.goal, device, channels_last
+        self.data, self.goal, self.device, self.channels_last = data, data.goal, device, channels_last
+        self._splits: dict[int, int] = {}
         self._live: dict[int, Iterator[Evaluation]] = {}
         self._nets: dict[int, nn.Module] = {}
         self._last: dict[int, Evaluation] = {}
         splits: dict[int, Split] = {}
         for index, run in runs:
-            seed = run.seed if data.resample else 0
+            seed = self._splits[index] = data.split_of(run.seed)
             if seed not in splits:
                 split = data.split(seed).to(device)
                 splits[seed] = replace(split, x_train=self._laid(split.x_train), x_val=self._laid(split.x_val))
@@ -54,9 +57,12 @@ class Serial:
             self._nets[index] = net
             self._live[index] = train(net, splits[seed], run, device)
 
-    def _laid(self, x: Tensor) -> Tensor:
-        images = self.channels_last and x.dim() == 4
-        return x.contiguous(memory_format=torch.channels_last) if images else x
+    def _laid(self, x: Inputs) -> Inputs:
+        def laid(part: Tensor) -> Tensor:
+            images = self.channels_last and part.dim() == 4
+            return part.contiguous(memory_format=torch.channels_last) if images else part
+
+        return each(laid, x)
 
     def advance(self, stopped: set[int]) -> Iterator[tuple[int, Evaluation]]:
         """Trains each run to its next rung, yields (index, evaluation). A diverged run repeats its last evaluation."""
@@ -66,11 +72,18 @@ class Serial:
             self._last[index] = next(run, None) or self._last[index]
             yield index, self._last[index]
 
-    def score(self, x: Tensor, y: Tensor) -> Iterator[tuple[int, tuple[float, float]]]:
+    def score(self, x: Inputs, y: Tensor) -> Iterator[tuple[int, tuple[float, float]]]:
         """Yields (index, (metric, loss)) of every run's net on the test set; of a diverged run, the goal's guess."""
-        x, y = self._laid(x.to(self.device)), y.to(self.device)
+        y = y.to(self.device)
+        laid: dict[int, Inputs] = {}
         for index, net in self._nets.items():
-            yield index, self.goal.guess if self._last[index].diverged else score(net, x, y, self.goal)
+            if self._last[index].diverged:
+                yield index, self.goal.guess
+                continue
+            seed = self._splits[index] if self.data.scaled else 0  # else all seeds have the same inputs
+            if seed not in laid:
+                laid[seed] = self._laid(to(self.data.inputs(x, seed), self.device))
+            yield index, score(net, laid[seed], y, self.goal)
 
 
 class Worker:
@@ -121,9 +134,23 @@ class Worker:
     def _part(self, runs: list[tuple[int, Run]]) -> Serial | Fused:
         if not self._fused(runs[0][1]):
             return Serial(self.model, self.data, runs, self.device, self.plan.channels_last)
+        return Fused(self._data_as_rows(), runs)
+
+    def _data_as_rows(self) -> Rows:
         if self._rows is None:
             self._rows = Rows(self.model, trace_layers(self.model), self.data, self.device)
-        return Fused(self._rows, runs)
+        return self._rows
+
+    def check(self, runs: Sequence[tuple[int, Run]], plan: Plan) -> Iterator[tuple[str, str | None]]:
+        """Yields ("check", why the fused engine must not train these runs, or None), see self_check.py."""
+        self.plan, self._parts = plan, []
+        if self.device.type == "cuda" and runs:
+            torch.cuda.set_device(self.device)
+            use_precision(runs[0][1].recipe)
+        fused = [run for _, run in runs if self._fused(run)]
+        together = [r for r in fused if (r.recipe.optimizer, r.recipe.batch_size)
+                    == (fused[0].recipe.optimizer, fused[0].recipe.batch_size)]  # fmt: skip
+        yield "check", self_check(self._data_as_rows(), together) if together else None
 
     def advance(self, stopped: set[int]) -> list[tuple[int, Evaluation]]:
         self._rungs.append(set(stopped))
@@ -144,8 +171,8 @@ class Worker:
                     for stopped in self._rungs[:-1]:
                         self._advance(stopped)
                 return work()
-            except torch.OutOfMemoryError:
-                if self.plan.engine == "serial":
+            except (RuntimeError, MemoryError) as error:
+                if self.plan.engine == "serial" or not is_out_of_memory(error):
                     raise
             # outside of the except block, in which the traceback would keep the tensors alive
             if self.plan.k > 1:
@@ -158,7 +185,7 @@ class Worker:
     def current_plan(self) -> list[tuple[str, Plan]]:
         return [("plan", self.plan)]
 
-    def score(self, x: Tensor, y: Tensor) -> Iterator[tuple[int, tuple[float, float]]]:
+    def score(self, x: Inputs, y: Tensor) -> Iterator[tuple[int, tuple[float, float]]]:
         for part in self._parts:
             yield from part.score(x, y)
 

@@ -1,0 +1,176 @@
+"""Follows the values of a net from its input to its output, through all its modules, to see where activations stand.
+
+A module is followed through its trace if there is one, a sequence child by child, any other through its source.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections import defaultdict
+from collections.abc import Mapping, Sequence, Set
+from typing import Any
+
+from torch import fx, nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.dropout import _DropoutNd
+from torch.nn.modules.lazy import LazyModuleMixin
+
+from actsearch.swap.reading import read
+from actsearch.swap.values import Value, Values, leaves
+from actsearch.swap.widths import runs_in_sequence
+
+LISTS = (nn.ModuleList, nn.ModuleDict)
+NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
+RESHAPING = (_DropoutNd, nn.Identity, nn.Flatten, nn.Unflatten)
+BOUNDED = {"ReLU6", "relu6()", "Hardtanh", "hardtanh()"}
+HARD_SIGMOID = "a constant is added before it, as in a hard sigmoid"
+
+Site = tuple[int, str]  # an owner's id and the name by which it holds or calls an activation
+
+
+class Flow:
+    """The values of a net. `places` tells where its activations stand.
+
+    sites: what each activation is, `ReLU` or `relu()`. graphs: by an owner's id its trace. names: by an owner's id the
+    name of the activation at a call in its trace. curves: calls that are activations where those stand, as sin(x) is.
+    hidden_curves: after `places`, those that stand there.
+    """
+
+    def __init__(
+        self,
+        sites: Mapping[Site, str],
+        graphs: Mapping[int, fx.Graph],
+        names: Mapping[int, Mapping[fx.Node, str]],
+        curves: Set[fx.Node],
+    ) -> None:
+        self.sites, self.graphs, self.names, self.curves = sites, graphs, names, curves
+        self.hidden_curves: list[fx.Node] = []
+        self._curves: dict[Value, fx.Node] = {}
+        self.values = Values()
+        self._met: dict[Site, list[tuple[int, int, fx.Node | None]]] = defaultdict(list)
+        self._inside: set[int] = set()
+        self.read = 0  # see reading.py
+
+    def places(self, net: nn.Module, part: bool) -> dict[Site, list[tuple[str | None, fx.Node | None]]]:
+        """For each call of an activation that was met: why it is no hidden one (else None), and its node in a trace.
+
+        part: whether there are weight layers before and after the net. A net without weights is one, too.
+        """
+        outputs = leaves(self.module(net, [self.values.add(data=True)] * _n_inputs(net), {}))
+        part = part or not any(self.values.weighs)
+        met_at = [n for met in self._met.values() for n, _, _ in met]
+        why = self.values.places([*met_at, *self._curves], outputs, part)
+        self.hidden_curves = [node for n, node in self._curves.items() if why[n] is None and self.values.weighted[n]]
+        found: dict[Site, list[tuple[str | None, fx.Node | None]]] = {}
+        for site, met in self._met.items():
+            hard = self.sites[site] in BOUNDED
+            found[site] = [
+                (HARD_SIGMOID if why[n] is None and hard and self.values.shifted[given] else why[n], node)
+                for n, given, node in met
+            ]
+        return found
+
+    def call(
+        self, owner: nn.Module, name: str, args: Sequence[Any], keywords: Mapping[str, Any], node: Any = None
+    ) -> Any:
+        """The values that a child of an owner gives, or a function that it keeps as an attribute."""
+        site = (id(owner), name)
+        if site in self.sites:
+            given = leaves([*args, *keywords.values()])
+            n = self.values.add(given)
+            self._met[site].append((n, given[0] if given else n, node))
+            return n
+        child = vars(owner)["_modules"].get(name)
+        if child is None:
+            return self.values.add(leaves([*args, *keywords.values()]))
+        return self.module(child, args, keywords)
+
+    def module(self, module: nn.Module, args: Sequence[Any], keywords: Mapping[str, Any]) -> Any:
+        """The values that a module gives."""
+        if id(module) in self._inside:  # it calls itself
+            return self.values.add(leaves([*args, *keywords.values()]))
+        self._inside.add(id(module))
+        try:
+            return self._module(module, args, keywords)
+        finally:
+            self._inside.discard(id(module))
+
+    def _module(self, module: nn.Module, args: Sequence[Any], keywords: Mapping[str, Any]) -> Any:
+        children = {name: child for name, child in module._modules.items() if child is not None}
+        if runs_in_sequence(module):
+            value = args[0] if len(args) else next(iter(keywords.values()), None)
+            for name in children:
+                value = self.call(module, name, (value,), {})
+            return value
+        if (graph := self.graphs.get(id(module))) is not None:
+            return self._graph(module, graph, args, keywords)
+        home = getattr(getattr(type(module), "forward", None), "__module__", None) or "torch."  # "torch." if scripted
+        of_torch = home.startswith("torch.")
+        if of_torch and len(children) == 1 and not isinstance(next(iter(children.values())), LISTS):
+            return self.call(module, next(iter(children)), args, keywords)  # a wrapper: DataParallel, torch.compile
+        if not of_torch and (made := read(self, module, args, keywords)) is not None:
+            return made
+        given = leaves([*args, *keywords.values()])
+        return self.values.add(given, weighs=has_weights(module), passes=2 if isinstance(module, RESHAPING) else 0)
+
+    def _graph(self, owner: nn.Module, graph: fx.Graph, args: Sequence[Any], keywords: Mapping[str, Any]) -> Any:
+        made: dict[fx.Node, Any] = {}
+        names = self.names.get(id(owner), {})
+        parameters = [n for n in graph.nodes if n.op == "placeholder"]
+        for i, n in enumerate(parameters):
+            given = args[i] if i < len(args) else keywords.get(str(n.target))
+            made[n] = self.values.add() if given is None else given
+        for n in graph.nodes:
+            if n.op == "placeholder":
+                continue
+            at = fx.node.map_arg(n.args, made.__getitem__)
+            named = fx.node.map_arg(n.kwargs, made.__getitem__)
+            if n.op == "output":
+                return at[0]
+            if n.op == "get_attr":
+                made[n] = self.values.add(parameter=_is_parameter(owner, str(n.target)))
+            elif n in names or n.op == "call_module":
+                parent, _, name = names.get(n, str(n.target)).rpartition(".")
+                made[n] = self.call(owner.get_submodule(parent), name, at, named, n)
+            elif getattr(n.target, "__name__", "") == "getitem" and _holds(at[0], at[1]):
+                made[n] = at[0][at[1]]
+            else:
+                name, of_torch = _named(n.args[1] if n.target is getattr else n.target)
+                made[n] = self.values.call(name, list(at), named.values(), of_torch)
+                if n in self.curves:
+                    self._curves[made[n]] = n
+        return None
+
+
+def _n_inputs(net: nn.Module) -> int:
+    """How many arguments a net's forward needs; one if it takes any."""
+    takes = list(inspect.signature(net.forward).parameters.values())
+    return max(1, sum(p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) for p in takes))
+
+
+def has_weights(module: nn.Module) -> bool:
+    """Whether a module that is not followed inside multiplies its input by weights; a norm's do not count."""
+    if isinstance(module, NORMS):
+        return False
+    lazy = isinstance(module, LazyModuleMixin) and module.has_uninitialized_params()  # pyright: ignore[reportArgumentType]
+    return lazy or type(module).__module__.startswith("torch.ao.nn") or any(p.dim() > 1 for p in module.parameters())
+
+
+def _is_parameter(owner: nn.Module, path: str) -> bool:
+    home, _, name = path.rpartition(".")
+    return isinstance(getattr(owner.get_submodule(home), name, None), nn.Parameter)
+
+
+def _holds(made: Any, key: Any) -> bool:
+    """Whether a structure has its own values at this index or key."""
+    if isinstance(made, list | tuple):
+        return type(key) is int and -len(made) <= key < len(made)
+    return isinstance(made, Mapping) and isinstance(key, str) and key in made
+
+
+def _named(target: Any) -> tuple[str, bool]:
+    """A function's or method's name, and whether it is torch's or Python's."""
+    if isinstance(target, str):
+        return target, True
+    home = getattr(target, "__module__", None) or "torch"
+    return getattr(target, "__name__", ""), home.partition(".")[0] in ("torch", "_operator", "math", "builtins")
