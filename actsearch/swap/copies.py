@@ -64,6 +64,38 @@ def _tensors(value: object) -> Iterator[Tensor]:
 
 
 @contextmanager
+def classes_kept(net: nn.Module) -> Iterator[list[str]]:
+    """Restores the attributes that the classes of a net's modules have, lists and dicts among them.
+
+    Yields a list that has, after the end, the names of those that were changed.
+    """
+    kinds = {kind for m in net.modules() for kind in type(m).__mro__}
+    own = [kind for kind in kinds if kind.__module__.partition(".")[0] not in ("torch", "builtins")]
+    before = {kind: dict(vars(kind)) for kind in own}
+    members = {id(v): copy.copy(v) for held in before.values() for v in held.values() if isinstance(v, list | dict)}
+    changed: list[str] = []
+    try:
+        yield changed
+    finally:
+        for kind, held in before.items():
+            for name in vars(kind).keys() - held.keys():
+                changed.append(name)
+                delattr(kind, name)
+            for name, value in held.items():
+                if vars(kind)[name] is not value:
+                    changed.append(name)
+                    setattr(kind, name, value)
+                if id(value) in members and _ids(value) != _ids(members[id(value)]):
+                    changed.append(name)
+                    value.clear()
+                    value.extend(members[id(value)]) if isinstance(value, list) else value.update(members[id(value)])
+
+
+def _ids(held: list[Any] | dict[Any, Any]) -> list[int]:
+    return [id(part) for part in (held if isinstance(held, list) else [*held, *held.values()])]
+
+
+@contextmanager
 def random_states_kept() -> Iterator[None]:
     """Restores the states of the random numbers of torch (all devices in use), numpy and Python."""
     of_numpy, of_python = np.random.get_state(), random.getstate()

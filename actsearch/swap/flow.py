@@ -11,10 +11,10 @@ from collections.abc import Mapping, Sequence, Set
 from typing import Any
 
 from torch import fx, nn
-from torch.fx.node import map_arg
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.parameter import is_lazy
+from torch.nn.utils.parametrize import is_parametrized
 
 from actsearch.swap.reading import read
 from actsearch.swap.values import Value, Values, leaves
@@ -27,59 +27,66 @@ BOUNDED = {"ReLU6", "relu6()", "Hardtanh", "hardtanh()"}
 HARD_SIGMOID = "a constant is added before it, as in a hard sigmoid"
 
 Site = tuple[int, str]  # an owner's id and the name by which it holds or calls an activation
+Key = tuple[str, int]  # of a call in a trace, see rewrite.Call
+NO_KEY: Key = ("", -1)
 
 
 class Flow:
-    """The values of a net. `places` tells where its activations stand.
+    """The values of a net in one mode, training or not. `places` tells where its activations stand.
 
-    sites: what each activation is, `ReLU` or `relu()`. graphs: by an owner's id its trace. names: by an owner's id the
-    name of the activation at a call in its trace. curves: calls that are activations where those stand, as sin(x) is.
-    hidden_curves: after `places`, those that stand there.
+    sites: what each activation is, `ReLU` or `relu()`. graphs: by an owner's id its trace. keys: by an owner's id what
+    identifies each call in its trace. names: by an owner's id the name of the activation at a call.
+    hidden_curves: after `places`, those curves that stand where hidden activations do.
     """
 
     def __init__(
         self,
         sites: Mapping[Site, str],
         graphs: Mapping[int, fx.Graph],
-        names: Mapping[int, Mapping[fx.Node, str]],
-        curves: Set[fx.Node],
+        keys: Mapping[int, Mapping[fx.Node, Key]],
+        names: Mapping[int, Mapping[Key, str]],
+        training: bool,
     ) -> None:
-        self.sites, self.graphs, self.names, self.curves = sites, graphs, names, curves
-        self.hidden_curves: list[fx.Node] = []
-        self._curves: dict[Value, fx.Node] = {}
+        self.sites, self.graphs, self.keys, self.names, self.training = sites, graphs, keys, names, training
         self.values = Values()
-        self._met: dict[Site, list[tuple[int, int, fx.Node | None]]] = defaultdict(list)
-        self._inside: set[int] = set()
         self.read = 0  # see reading.py
+        self.hidden_curves: list[fx.Node] = []
+        self._curves: dict[fx.Node, Value] = {}
+        self._met: dict[Site, list[tuple[Value, Value, Key | None]]] = defaultdict(list)
+        self._inside: set[int] = set()
 
-    def places(self, net: nn.Module, part: bool) -> dict[Site, list[tuple[str | None, fx.Node | None]]]:
-        """For each call of an activation that was met: why it is no hidden one (else None), and its node in a trace.
+    def places(
+        self, net: nn.Module, part: bool, curves: Set[fx.Node] = frozenset()
+    ) -> dict[Site, list[tuple[str | None, Key | None]]]:
+        """For each call of an activation that was met: why it is no hidden one (else None), and its key.
 
-        part: whether there are weight layers before and after the net. A net without weights is one, too.
+        part: whether there are weight layers before and after the net. A net without weights is one, too. curves: calls
+        such as sin(x), which are activations where hidden ones stand.
         """
+        self._curves = dict.fromkeys(curves, Value(0))
         outputs = leaves(self.module(net, [self.values.add(data=True)] * _n_inputs(net), {}))
         part = part or not any(self.values.weighs)
-        met_at = [n for met in self._met.values() for n, _, _ in met]
-        why = self.values.places([*met_at, *self._curves], outputs, part)
-        self.hidden_curves = [node for n, node in self._curves.items() if why[n] is None and self.values.weighted[n]]
-        found: dict[Site, list[tuple[str | None, fx.Node | None]]] = {}
-        for site, met in self._met.items():
+        met = [n for calls in self._met.values() for n, _, _ in calls]
+        why = self.values.places([*met, *self._curves.values()], outputs, part)
+        self.hidden_curves = [c for c, n in self._curves.items() if why[n] is None and self.values.weighted[n]]
+        found: dict[Site, list[tuple[str | None, Key | None]]] = {}
+        for site, calls in self._met.items():
             hard = self.sites[site] in BOUNDED
             found[site] = [
-                (HARD_SIGMOID if why[n] is None and hard and self.values.shifted[given] else why[n], node)
-                for n, given, node in met
+                (HARD_SIGMOID if why[n] is None and hard and self.values.shifted[given] else why[n], key)
+                for n, given, key in calls
             ]
         return found
 
     def call(
-        self, owner: nn.Module, name: str, args: Sequence[Any], keywords: Mapping[str, Any], node: Any = None
+        self, owner: nn.Module, name: str, args: Sequence[Any], keywords: Mapping[str, Any], key: Key | None = None
     ) -> Any:
-        """The values that a child of an owner gives, or a function that it keeps as an attribute."""
+        """The values that a child of an owner gives, or a function that it keeps as an attribute. key: of the call."""
         site = (id(owner), name)
         if site in self.sites:
             given = leaves([*args, *keywords.values()])
             n = self.values.add(given)
-            self._met[site].append((n, given[0] if given else n, node))
+            self._met[site].append((n, given[0] if given else n, key))
             return n
         child = vars(owner)["_modules"].get(name)
         if child is None:
@@ -116,7 +123,7 @@ class Flow:
 
     def _graph(self, owner: nn.Module, graph: fx.Graph, args: Sequence[Any], keywords: Mapping[str, Any]) -> Any:
         made: dict[fx.Node, Any] = {}
-        names = self.names.get(id(owner), {})
+        keys, names = self.keys[id(owner)], self.names.get(id(owner), {})
         parameters = [n for n in graph.nodes if n.op == "placeholder"]
         for i, n in enumerate(parameters):
             given = args[i] if i < len(args) else keywords.get(str(n.target))
@@ -124,22 +131,22 @@ class Flow:
         for n in graph.nodes:
             if n.op == "placeholder":
                 continue
-            at = map_arg(n.args, made.__getitem__)
-            named = map_arg(n.kwargs, made.__getitem__)
+            at = fx.node.map_arg(n.args, made.__getitem__)
+            named = fx.node.map_arg(n.kwargs, made.__getitem__)
             if n.op == "output":
                 return at[0]
             if n.op == "get_attr":
                 made[n] = self.values.add(parameter=_is_parameter(owner, str(n.target)))
-            elif n in names or n.op == "call_module":
-                parent, _, name = names.get(n, str(n.target)).rpartition(".")
-                made[n] = self.call(owner.get_submodule(parent), name, at, named, n)
+            elif (key := keys.get(n, NO_KEY)) in names or n.op == "call_module":
+                parent, _, name = names.get(key, str(n.target)).rpartition(".")
+                made[n] = self.call(owner.get_submodule(parent), name, at, named, key)
             elif getattr(n.target, "__name__", "") == "getitem" and _holds(at[0], at[1]):
                 made[n] = at[0][at[1]]
             else:
                 name, of_torch = _named(n.args[1] if n.target is getattr else n.target)
                 made[n] = self.values.call(name, list(at), named.values(), of_torch)
-                if n in self.curves:
-                    self._curves[made[n]] = n
+                if n in self._curves:
+                    self._curves[n] = made[n]
         return None
 
 
@@ -153,13 +160,14 @@ def has_weights(module: nn.Module) -> bool:
     """Whether a module that is not followed inside multiplies its input by weights; a norm's do not count."""
     if isinstance(module, NORMS):
         return False
-    lazy = any(map(is_lazy, module.parameters()))
-    return lazy or type(module).__module__.startswith("torch.ao.nn") or any(p.dim() > 1 for p in module.parameters())
+    quantised = type(module).__module__.startswith("torch.ao.nn")
+    return quantised or any(is_lazy(p) or p.dim() > 1 for p in module.parameters())
 
 
 def _is_parameter(owner: nn.Module, path: str) -> bool:
     home, _, name = path.rpartition(".")
-    return isinstance(getattr(owner.get_submodule(home), name, None), nn.Parameter)
+    module = owner.get_submodule(home)
+    return name in module._parameters or is_parametrized(module, name)  # reading module.weight would run its code
 
 
 def _holds(made: Any, key: Any) -> bool:

@@ -8,7 +8,7 @@ import sys
 import textwrap
 from collections.abc import Callable, Iterator
 from functools import lru_cache, partial
-from types import FunctionType, ModuleType
+from types import FunctionType, MethodType, ModuleType
 from typing import Any
 
 import torch
@@ -31,7 +31,7 @@ FUNCTIONS: dict[Any, str] = {
 METHODS = {spelt: name for spelt, name in _SPELT.items() if hasattr(Tensor, spelt)}
 # attributes that are not searched for functions: hooks are no part of forward, and the last two belong to rewrite.py
 DEEPEST = 3  # functions that functions call
-OTHERS = {"torch", "numpy", *sys.stdlib_module_names}
+OTHERS = {"torch", "numpy", "actsearch", *sys.stdlib_module_names}
 OF_MODULES = {*vars(nn.Module()), "traced", "module_of_call"}
 
 
@@ -70,7 +70,8 @@ def names_called(module: nn.Module) -> set[str]:
     for name, value in vars(module).items():
         if name in OF_MODULES or function_name(value) is not None:  # functions kept as attributes are found elsewhere
             continue
-        for held in _members(value):
+        for member in _members(value):
+            held = member.__func__ if isinstance(member, MethodType) else member
             if (word := _word(held)) is not None:
                 found.add(word)
             elif isinstance(held, nn.Module):  # no child of the module: it is kept in a list or dict
@@ -118,6 +119,9 @@ def _names(function: Callable[..., Any], kind: type) -> tuple[frozenset[str], fr
         except (OSError, TypeError, SyntaxError):
             found |= {"?"} if depth == 0 else set()
             continue
+        inner = [node for node in ast.walk(tree) if isinstance(node, ast.Lambda)]
+        if function.__name__ == "<lambda>" and len(inner) == 1:  # its source is the whole line
+            tree.body[:] = [ast.Expr(inner[0])]
         if isinstance(written := tree.body[0], ast.FunctionDef):
             written.decorator_list.clear()
             written.returns = None

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from actsearch.activations.spec import ActivationModule
-from actsearch.swap.copies import copied, difference, random_states_kept
+from actsearch.swap.copies import classes_kept, copied, difference, random_states_kept
 
 Kind = Literal["hidden", "gate", "steps"]
 SHAPE = (2, 4, 3, 4)  # of the inputs on which modules are tried
@@ -69,7 +69,7 @@ def writes_input(module: nn.Module) -> bool:
 @contextmanager
 def _tried(module: nn.Module) -> Iterator[nn.Module]:
     """A copy of a module to run: in evaluation mode, in float32 on the CPU, without gradients."""
-    with torch.no_grad(), random_states_kept():
+    with torch.no_grad(), random_states_kept(), classes_kept(module):
         twin = copied(module).cpu().float()
         for m in twin.modules():
             m.training = False

@@ -13,7 +13,7 @@ import operator
 import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from types import FunctionType
+from types import FunctionType, MethodType
 from typing import Any, Protocol
 
 import torch
@@ -42,6 +42,7 @@ class Follower(Protocol):
 
     values: Values
     read: int  # how many statements have been read
+    training: bool
 
     def call(self, owner: nn.Module, name: str, args: Sequence[Any], keywords: Mapping[str, Any]) -> Any: ...
 
@@ -99,8 +100,11 @@ UNKNOWN = object()
 
 def read(follower: Follower, module: nn.Module, args: Sequence[Any], keywords: Mapping[str, Any]) -> Any:
     """The values that a module's forward gives, or None if its source cannot be read."""
-    kind = getattr(type(module), "plain", type(module))
-    made = _run(follower, Method(module, kind.forward), args, keywords, 0)
+    own = vars(module).get("forward")
+    method = Method(module, getattr(type(module), "plain", type(module)).forward)
+    if own is not None:  # it was put in place of the class's
+        method = Method(module, own.__func__) if isinstance(own, MethodType) else Method(None, own)
+    made = _run(follower, method, args, keywords, 0)
     return None if made is UNKNOWN else made
 
 
@@ -328,6 +332,8 @@ class _Reader:
     def of_module(self, module: nn.Module, name: str) -> Any:
         if name == "forward":
             return Known(module)
+        if name == "training":
+            return self.follower.training
         if name in module._modules:
             return None if module._modules[name] is None else Child(module, name, module._modules[name])
         if name in module._parameters:

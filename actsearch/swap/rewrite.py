@@ -144,6 +144,12 @@ def modules_in(graph: fx.Graph, target: str) -> list[Call]:
     return [Call((target, i), target, n.all_input_nodes[0], n) for i, n in enumerate(nodes)]
 
 
+def calls_in(graph: fx.Graph) -> list[Call]:
+    """The calls of activations as functions, and those of all children."""
+    children = dict.fromkeys(str(n.target) for n in graph.nodes if n.op == "call_module")
+    return [*functions_in(graph), *(call for name in children for call in modules_in(graph, name))]
+
+
 class Rewritten(nn.Module):
     """Mixed into a module's class, it runs the module's forward with calls of activations replaced by child modules.
 
@@ -217,18 +223,18 @@ def _empty(plain: type[nn.Module]) -> nn.Module:
     return kind.__new__(kind)
 
 
-def traces(module: nn.Module) -> fx.Graph:
-    """The trace of a module's forward in evaluation mode, with its default arguments. Raises Untraceable."""
+def traces(module: nn.Module) -> dict[bool, fx.Graph]:
+    """The traces of a module's forward with its default arguments, by mode: training or not. Raises Untraceable."""
     parameters = inspect.signature(getattr(type(module), "plain", type(module)).forward).parameters.values()
     if any(p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD) for p in parameters):
         raise Untraceable("its forward takes any arguments (*args or **kwargs)")
     settled = {p.name: p.default for p in parameters if p.default is not p.empty and _settles(p.default)}
     twin = twin_of(module)
-    both = trace_owner(module, twin, True, settled), trace_owner(module, twin, False, settled)
-    training, evaluation = ([call.name for call in functions_in(graph)] for graph in both)
-    if training != evaluation:
+    both = {training: trace_owner(module, twin, training, settled) for training in (True, False)}
+    called = [[call.name for call in functions_in(graph)] for graph in both.values()]
+    if called[0] != called[1]:
         raise Untraceable("its forward calls other activations in training than in evaluation")
-    return both[1]
+    return both
 
 
 def twin_of(module: nn.Module) -> nn.Module:

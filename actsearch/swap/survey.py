@@ -22,7 +22,7 @@ from actsearch.swap.in_place import (
 )
 from actsearch.swap.kinds import GATES, HIDDEN, INSIDE, kind_of
 from actsearch.swap.lookalikes import curve, looks_like
-from actsearch.swap.rewrite import Call, functions_in, modules_in, traces
+from actsearch.swap.rewrite import Call, calls_in, functions_in, modules_in, traces
 from actsearch.swap.tracing import Untraceable
 from actsearch.swap.values import PARAMETER
 from actsearch.swap.widths import Width, runs_in_sequence, width_after, widths_in
@@ -43,7 +43,7 @@ class Found:
     channels, dim: the number and dimension of its channels if they are certain, else None and 1. writes: whether it
     writes in place into an input that others may read later, so that its replacement must do so too. stays: why it is
     no hidden activation, if it is none: a gate, an output activation, one that works on the data or on a parameter, or
-    one whose range matters.
+    one whose range matters. seen: whether it could be seen where it stands; if not, it counts as hidden.
     """
 
     path: str
@@ -58,6 +58,7 @@ class Found:
     dim: int = 1
     writes: bool = False
     stays: str = ""
+    seen: bool = True
 
 
 def survey(net: nn.Module, per_call: bool, part: bool) -> tuple[list[Found], dict[str, str]]:
@@ -76,13 +77,8 @@ def survey(net: nn.Module, per_call: bool, part: bool) -> tuple[list[Found], dic
         if width is not None and not others:
             f.channels, f.dim = width
         f.writes = walk.writes(f)
-    sites = {(id(f.owner), f.name): f.was for f in walk.found}
-    flow = Flow(sites, walk.graphs, walk.names, set(walk.curves))
-    places = flow.places(net, part)
-    for n in flow.hidden_curves:
-        path, form = walk.curves[n]
-        walk.left[path] = f"{form}: looks like an activation; it is swapped only if it is a module"
-    return [g for f in walk.found for g in walk.placed(f, places.get((id(f.owner), f.name), []))], walk.left
+    met = walk.met(net, part)
+    return [g for f in walk.found for g in walk.placed(f, met[id(f.owner), f.name])], walk.left
 
 
 class _Walk:
@@ -94,8 +90,8 @@ class _Walk:
         # for each call of an activation: would others read what it writes in place?
         self._read_later: dict[object, list[bool]] = defaultdict(list)
         self._new: set[int] = set()  # owners whose output shares no memory with their inputs
-        self.graphs: dict[int, fx.Graph] = {}  # by an owner's id: its trace
-        self.names: dict[int, dict[fx.Node, str]] = {}  # by an owner's id: the names of activations at calls
+        self.graphs: dict[int, dict[bool, fx.Graph]] = {}  # by an owner's id: its traces, in training and not
+        self.names: dict[int, dict[tuple[str, int], str]] = {}  # by an owner's id: the names of activations at calls
         self.curves: dict[fx.Node, tuple[str, str]] = {}  # calls such as sin(x): their paths and forms
         self._seen: set[int] = set()
         self._placed: set[str] = set()
@@ -127,9 +123,6 @@ class _Walk:
                 made = made or self._gives_new(child)
             return
         graph, calls = self._trace(path, owner)
-        if graph is not None:
-            self.graphs[id(owner)] = graph
-            self.names[id(owner)] = {n: c.name if isinstance(c, Found) else c for n, c in calls.items()}
         widths = widths_in(graph, owner) if graph is not None else {}
         called: list[str] = []
         if graph is not None and output_is_new(graph, owner, self._gives_new):
@@ -157,40 +150,51 @@ class _Walk:
                 self.widths[_join(path, name)].append(_width_inside(owner))
             self._place(path, owner, name)
 
-    def placed(self, f: Found, met: list[tuple[str | None, fx.Node | None]]) -> list[Found]:
+    def met(self, net: nn.Module, part: bool) -> dict[tuple[int, str], list[tuple[str | None, object]]]:
+        """For each activation, by its owner's id and its name: why it is no hidden one (else None) at each call, in
+        both modes, and which call of a child that is, if its owner could be traced.
+        """
+        sites = {(id(f.owner), f.name): f.was for f in self.found}
+        found: dict[tuple[int, str], list[tuple[str | None, object]]] = defaultdict(list)
+        for training in (False, True):
+            graphs = {owner: both[training] for owner, both in self.graphs.items()}
+            keys = {owner: {c.node: c.key for c in calls_in(graph)} for owner, graph in graphs.items()}
+            flow = Flow(sites, graphs, keys, self.names, training)
+            for site, calls in flow.places(net, part, set(self.curves)).items():
+                found[site] += calls
+            for n in flow.hidden_curves:
+                path, form = self.curves[n]
+                self.left[path] = f"{form}: looks like an activation; it is swapped only if it is a module"
+        return found
+
+    def placed(self, f: Found, met: list[tuple[str | None, object]]) -> list[Found]:
         """A found activation, with the reason if it is no hidden one. met: for each of its calls the reason or None,
-        and its node in a trace.
+        and which call it is.
 
         A module that its owner calls in both ways is two: the calls that are hidden, which get a module of their own,
         and the others, for which it stays. If they cannot be told apart, it stays.
         """
-        if f.gate:
-            f.stays = GATE
+        f.seen = bool(met) or isinstance(f.owner, nn.TransformerEncoderLayer | nn.TransformerDecoderLayer)
+        f.stays = GATE if f.gate else next((why for why, _ in met if why), "")
+        both = self.graphs.get(id(f.owner))
+        if f.gate or not f.stays or f.module is None or f.calls or both is None:
             return [f]
-        whys = [why for why, _ in met]
-        f.stays = next(filter(None, whys), "")
-        graph = self.graphs.get(id(f.owner))
-        if None not in whys or not f.stays or f.module is None or f.calls or graph is None:
-            return [f]
-        of_node: dict[fx.Node | None, set[str | None]] = defaultdict(set)
-        for why, node in met:
-            of_node[node].add(why)
-        hidden = [c for c in modules_in(graph, f.name) if of_node[c.node] == {None}]
-        if not hidden:
+        calls, of_training = (modules_in(both[training], f.name) for training in (False, True))
+        hidden = [c for c in calls if {why for why, key in met if key == c.key} == {None}]
+        if not hidden or len(calls) != len(of_training):
             return [f]
         name = f"{f.name}_1"
         while hasattr(f.owner, name):
             name += "_"
-        nodes = list(graph.nodes)
+        nodes, widths = list(both[False].nodes), widths_in(both[False], f.owner)
         before = nodes[: nodes.index(hidden[0].node)]
-        widths = widths_in(graph, f.owner)
         (width, *others) = {widths[c.given] for c in hidden}
         channels, dim = width if width is not None and not others else (None, 1)
         inner = replace(
             f, path=f"{f.path}_1", name=name, stays="", calls=tuple(c.key for c in hidden), channels=channels, dim=dim,
             after=tuple(str(n.target).partition(".")[0] for n in before if n.op == "call_module"),
         )  # fmt: skip
-        return [inner, replace(f, calls=tuple(c.key for c in modules_in(graph, f.name) if c not in hidden))]
+        return [inner, replace(f, calls=tuple(c.key for c in calls if c not in hidden))]
 
     def writes(self, f: Found) -> bool:
         """Whether an activation writes in place into memory that others may read.
@@ -253,7 +257,7 @@ class _Walk:
         if not hidden and not gates and (_width_inside(owner) is not None or (not holds and _is_torchs(owner))):
             return None, {}
         try:
-            graph = traces(owner)
+            both = self.graphs[id(owner)] = traces(owner)
         except Untraceable as why:
             if hidden - {"?"}:
                 self.left[_join(path, "forward")] = f"{', '.join(sorted(hidden - {'?'}))} in forward: {why}"
@@ -262,6 +266,7 @@ class _Walk:
             elif gates:
                 self.left[_join(path, "forward")] = f"{', '.join(sorted(gates))}: a gate or an output, and {why}"
             return None, {}
+        graph = both[False]
         calls = functions_in(graph)
         inside = {i for call in calls for i in call.inside}
         for n in graph.nodes:
@@ -275,7 +280,10 @@ class _Walk:
         for name, child in _children(owner).items():
             if kind_of(child) is not None and (several := modules_in(graph, name)):
                 calls += [c for c in several if (self.per_call and len(several) > 1) or c.key in known]
-        return graph, self._calls(path, owner, calls)
+        noted = self._calls(path, owner, calls)
+        becomes = {call.key: noted[call.node] for call in calls}
+        self.names[id(owner)] = {key: c.name if isinstance(c, Found) else c for key, c in becomes.items()}
+        return graph, noted
 
     def _calls(self, path: str, owner: nn.Module, calls: list[Call]) -> dict[fx.Node, Found | str]:
         """For each call, the Found that it becomes; for a call that was made a module before, that module's name."""

@@ -12,7 +12,7 @@ from torch import fx, nn
 from torch.fx.proxy import TraceError
 
 from actsearch.errors import one_line
-from actsearch.swap.copies import difference, random_states, random_states_kept
+from actsearch.swap.copies import classes_kept, difference, random_states, random_states_kept
 from actsearch.swap.functions import function_name
 
 ASKING = {"isinstance", "issubclass", "type", "__class__"}
@@ -104,7 +104,7 @@ def trace_owner(module: nn.Module, twin: nn.Module, training: bool, settled: Map
 def _graph(twin: nn.Module, settled: Mapping[str, Any]) -> fx.Graph:
     tracer = _Tracer(twin)
     tracer.traced_func_name = "as_written" if hasattr(type(twin), "as_written") else "forward"  # see rewrite.py
-    with random_states_kept():
+    with random_states_kept(), classes_kept(twin) as changed:
         states = random_states()
         try:
             graph = tracer.trace(twin, dict(settled))
@@ -116,6 +116,8 @@ def _graph(twin: nn.Module, settled: Mapping[str, Any]) -> fx.Graph:
             raise Untraceable(f"its forward cannot be traced ({one_line(error)})") from None
         if random_states() != states:
             raise Untraceable("its forward decides at random, which tracing would do once for all")
+    if changed:
+        raise Untraceable(f"its forward sets {changed[0]} of its class, which tracing would do once for all")
     return graph
 
 

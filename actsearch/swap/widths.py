@@ -42,7 +42,7 @@ def width_after(module: nn.Module, before: Width | None) -> Width | None:
     if isinstance(module, nn.Linear):
         return module.out_features, -1
     if isinstance(module, _NormBase):
-        return module.num_features, 1
+        return (module.num_features, 1) if module.num_features else before  # 0 if it is lazy
     if isinstance(module, nn.GroupNorm):
         return module.num_channels, 1
     if type(module) is nn.LayerNorm:  # timm's and torchvision's subclasses may norm dimension 1
