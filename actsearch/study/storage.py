@@ -122,6 +122,7 @@ def _held_by_file(path: Path, url: str, study_name: str) -> Iterator[Callable[[]
 def _held_in_database(url: str, study_name: str) -> Iterator[Callable[[], None]]:
     """By a lock of the database's own, which goes with the connection that took it."""
     import sqlalchemy
+    import sqlalchemy.exc
 
     with _explained(url):
         engine = sqlalchemy.create_engine(url, poolclass=sqlalchemy.NullPool, isolation_level="AUTOCOMMIT")
