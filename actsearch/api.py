@@ -69,8 +69,10 @@ def search(
 
     model: an option of the command (mlp, cnn1d, …); a model function or its import path (see actsearch.models); or an
     nn.Module, whose activations are swapped in copies with fresh weights. data: an option (mnist1d, digits, …) or an
-    import path; arrays (x, y, x_test, y_test) with classes in y; a Data; or a Source, whose goal says with which loss
-    nets are trained on it and by which metric they are judged. activations: as in a search space's YAML.
+    import path; (x, y, x_test, y_test), arrays, frames or tensors, with classes of any kind in y, where x may also be a
+    tuple or a dictionary of several inputs; a pair (train, test) of torch's data sets; a function that returns such
+    data; a Data; or a Source, whose goal says with which loss nets are trained on it and by which metric they are
+    judged. standardise: data.standardise, for such data. activations: as in a search space's YAML.
 
     search_space, recipe, sampler, pruner, study, confirm, storage, tracking: an option of that group, "random"; or its
     keys, {"scope": "per_layer"}. In `recipe`, a range or a list is searched: {"lr": {"low": 1e-3, "high": 3e-2,

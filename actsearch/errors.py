@@ -25,11 +25,27 @@ def unknown(kind: str, value: object, known: Iterable[str], *, see: str = "") ->
     kind: what the name should be, for instance "activation". see: a last sentence that says where all names are.
     """
     known = sorted(known)
-    near = difflib.get_close_matches(str(value), known, n=1, cutoff=0.5)
-    cure = f" Did you mean '{near[0]}'?" if near else ""
-    if known and not near and len(known) <= 12:
+    near = nearest(value, known)
+    cure = f" Did you mean '{near}'?" if near is not None else ""
+    if known and near is None and len(known) <= 12:
         cure = f" Choose one of: {', '.join(known)}."
     return ActSearchError(f"unknown {kind} '{value}'.{cure}{' ' + see if see else ''}")
+
+
+def nearest(value: object, known: Iterable[str], cutoff: float = 0.5) -> str | None:
+    """The name that was probably meant, or None if no name is similar enough. cutoff: the least similarity, 0 to 1.
+
+    Case, underscores and other signs do not count: ReLU is relu. Before similar names come those of the same letters:
+    gleu is gelu with two letters exchanged, not glu.
+    """
+
+    def plain(name: str) -> str:
+        return re.sub(r"[\W_]+", "", name).casefold()
+
+    given, names = plain(str(value)), {plain(name): name for name in sorted(known, reverse=True)}
+    exchanged = [name for name in names if sorted(name) == sorted(given)] if len(given) > 2 else []
+    near = [given] if given in names else exchanged or difflib.get_close_matches(given, names, n=1, cutoff=cutoff)
+    return names[near[0]] if near else None
 
 
 def whole(key: str, value: object, least: int = 1, most: int | None = None) -> None:

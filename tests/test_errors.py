@@ -2,7 +2,8 @@
 
 import pytest
 
-from actsearch.errors import ActSearchError, check_url, hide_password, hide_passwords, one_line, unknown
+from actsearch.activations.catalog import ALIASES, CATALOG
+from actsearch.errors import ActSearchError, check_url, hide_password, hide_passwords, nearest, one_line, unknown
 
 
 def test_is_a_value_error():
@@ -12,6 +13,30 @@ def test_is_a_value_error():
 def test_unknown_proposes_the_nearest_name():
     error = unknown("activation", "leaky_rleu", ["relu", "leaky_relu", "tanh"], see="See the list.")
     assert str(error) == "unknown activation 'leaky_rleu'. Did you mean 'leaky_relu'? See the list."
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [
+        ("ReLU", "relu"), ("GELU", "gelu"), ("LeakyReLU", "leaky_relu"), ("Leaky-Relu", "leaky_relu"),
+        ("SiLU", "silu"), ("Swish", "swish"), ("SwiGLU", "swiglu"), ("Hard_Swish", "hardswish"), ("ELU", "elu"),
+        ("gleu", "gelu"), ("GLEU", "gelu"), ("rleu", "relu"), ("lekay_relu", "leaky_relu"),
+        ("mihs", "mish"), ("sotfplus", "softplus"), ("sigmod", "sigmoid"), ("tahn", "tanh"), ("geluu", "gelu"),
+    ],
+)  # fmt: skip
+def test_nearest_overlooks_case_and_signs_and_prefers_exchanged_letters(given, meant):
+    assert nearest(given, [*CATALOG, *ALIASES]) == meant
+    assert f"Did you mean '{meant}'?" in str(unknown("activation", given, [*CATALOG, *ALIASES]))
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [("recipe.BatchSize", "recipe.batch_size"), ("recipe.stesp", "recipe.steps"), ("Study.seeds", "study.seeds")],
+)
+def test_nearest_of_config_keys(given, meant):
+    known = ["recipe.steps", "recipe.batch_size", "study.seeds", "study.seed", "recipe.lr"]
+    assert nearest(given, known) == meant
+    assert nearest("???", known) is None
 
 
 def test_unknown_lists_a_few_names_when_none_is_near():

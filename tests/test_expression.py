@@ -349,7 +349,7 @@ def test_what_is_refused_is_said_on_one_line_with_place_and_cure(text, parts):
         ("(x ** a)(a=0.5)", ["not finite", "another value"]),
         ("(a * x)", ["column 2", "'a' has no value", "(a * x)(a=0.5)"]),
         ("a * tahn + x", ["'a' has no value. Write (x + a * tahn)(a=0.5, tahn=0.5)"]),
-        ("x * tahn", ["Did you mean the function 'tan'?"]),
+        ("x * tahn", ["Did you mean the function 'tanh'?"]),
         ("(a * x)(a=1, b=2)", ["parameter of 'a * x'", "'b'", "a"]),
         ("(a * x)(a=learned)", ["Write a=learned(0.5)"]),
         ("(a * x)(a=abc)", ["'abc' is no finite number", "learned(0.5)"]),

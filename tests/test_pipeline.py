@@ -108,6 +108,52 @@ def test_delivering_what_is_not_there_or_not_finished_says_so(fake, blobs, tmp_p
     assert [(kind, status) for kind, _, status in mlflow_runs(uri)].count(("trial", "FINISHED")) == 2
 
 
+# --- one process leads a study --------------------------------------------------------------------
+
+
+def test_a_killed_process_in_postgresql_changes_nothing_and_a_second_one_is_refused(
+    fake, blobs, tmp_path, monkeypatch, postgresql
+):
+    plain = pipeline.run(job(tmp_path / "plain", blobs, storage_url=postgresql()), Terminal(quiet=True))
+    cut = job(tmp_path / "cut", blobs, storage_url=postgresql())
+    with monkeypatch.context() as dying:
+        dying.setattr(pipeline, "Trainer", lambda *a, **k: FakeTrainer(die_at=3))
+        with pytest.raises(Killed):
+            pipeline.run(cut, Terminal(quiet=True))
+    with pytest.raises(ActSearchError, match="not finished"):
+        pipeline.report(cut, Terminal(quiet=True))
+    second = []
+
+    class Watched(FakeTrainer):
+        def start(self, runs):
+            with pytest.raises(ActSearchError, match="held by another process"):
+                pipeline.run(cut, Terminal(quiet=True))
+            second.append(len(runs))
+            super().start(runs)
+
+    with monkeypatch.context() as watched:
+        watched.setattr(pipeline, "Trainer", Watched)
+        again = pipeline.run(cut, Terminal(quiet=True))
+    assert second[0] == 2  # the trial that was in flight, two seeds; the other of its generation is a duplicate
+    assert (again.rows, again.runs, again.summary) == (plain.rows, plain.runs, plain.summary)
+
+
+def test_a_search_that_was_raised_and_killed_has_no_report_yet(fake, blobs, tmp_path, monkeypatch):
+    space = SearchSpace(["relu", {"elu": {"alpha": "search"}}], n_slots=1, base=Recipe(**RECIPE))
+    small = job(tmp_path, blobs, space=space)
+    pipeline.run(small, Terminal(quiet=True))
+    more = replace(small, study=replace(small.study, n_trials=8))
+    with monkeypatch.context() as dying:
+        dying.setattr(pipeline, "Trainer", lambda *a, **k: FakeTrainer(die_at=1))
+        with pytest.raises(Killed):
+            pipeline.run(more, Terminal(quiet=True))
+    for asked in (small, more):  # two trials are in flight, and none of them counts
+        with pytest.raises(ActSearchError, match="not finished"):
+            pipeline.report(asked, Terminal(quiet=True))
+    pipeline.run(more, Terminal(quiet=True))
+    assert len(pipeline.report(more, Terminal(quiet=True)).rows) == 8
+
+
 # --- the test set ---------------------------------------------------------------------------------
 
 

@@ -34,6 +34,10 @@ def test_rows_are_paired_by_their_position_never_by_pandas_labels():
 
 @pytest.mark.parametrize("place", [0, 2])
 def test_the_same_labels_of_rows_in_another_order_are_refused(place):
+    """Labels of any kind: of several types, they have no order of their own."""
+    mixed = ["a", 1] * 30
+    with pytest.raises(ActSearchError, match="in another order"):
+        Data((FRAME[:60].set_axis(mixed), pd.Series(CLASSES[:60], index=mixed[::-1]), *GIVEN[2:]), "mine")
     parts = [FRAME[:60], pd.Series(CLASSES[:60]), FRAME[60:], pd.Series(CLASSES[60:], index=range(60, 80))]
     Data(tuple(parts), "mine")
     parts[place] = parts[place].sample(frac=1, random_state=0)

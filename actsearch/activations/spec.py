@@ -10,7 +10,6 @@ equally and the text can serve as the key in Optuna, MLflow and CSV files.
 from __future__ import annotations
 
 import ast
-import difflib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -36,7 +35,7 @@ from actsearch.activations.expression import (
 from actsearch.activations.imported import imported, is_path
 from actsearch.activations.numerics import HALF
 from actsearch.activations.tree import number
-from actsearch.errors import ActSearchError, one_line, unknown
+from actsearch.errors import ActSearchError, nearest, one_line, unknown
 
 
 @dataclass(frozen=True)
@@ -313,8 +312,8 @@ def _named(name: str, params: Mapping[str, ParamValue]) -> tuple[str, Mapping[st
     made = parse(name)
     missing = [param for param in made.parameters if params.get(param) is None]
     if missing:
-        near = difflib.get_close_matches(missing[0], FUNCTIONS, n=1, cutoff=0.6) if len(missing[0]) > 2 else []
-        meant = f" Did you mean the function '{near[0]}'?" if near else ""
+        near = nearest(missing[0], FUNCTIONS, cutoff=0.6) if len(missing[0]) > 2 else None
+        meant = f" Did you mean the function '{near}'?" if near is not None else ""
         cure = f"Write {head(made)}({', '.join(f'{param}=0.5' for param in made.parameters)})."
         refuse(name, column_of(missing[0], name), f"'{missing[0]}' has no value. {cure}{meant}")
     if set(params) <= set(made.parameters) and (found := entry_for(made, params)):

@@ -80,15 +80,14 @@ def _plain(part: Any, what: str) -> np.ndarray:
 
 def _tensor(part: Tensor, what: str) -> np.ndarray:
     t = part.detach()
-    if t.layout is not torch.strided:
+    if t.layout in (torch.sparse_coo, torch.sparse_csr, torch.sparse_csc):
         _check_size(t.shape, what)
         t = t.to_dense()
-    if t.is_meta:
-        raise ActSearchError(f"{what} is a tensor on the device meta, which has no numbers.")
-    if t.is_quantized:
-        t = t.dequantize()
-    t = t.cpu().resolve_conj().resolve_neg()
-    return (t.float() if t.dtype.is_floating_point and t.dtype.itemsize < 4 else t).numpy()
+    small = t.dtype.is_floating_point and t.dtype.itemsize < 4
+    try:
+        return (t.float() if small else t).cpu().resolve_conj().resolve_neg().numpy()
+    except (RuntimeError, TypeError, NotImplementedError) as error:  # nested, quantised, on the device meta
+        raise ActSearchError(f"{what} is a tensor that is no array: {one_line(error)}") from None
 
 
 def _check_size(shape: Sequence[int], what: str) -> None:
@@ -107,8 +106,8 @@ def _native(array: np.ndarray, what: str, names: bool) -> np.ndarray:
         kind = array.dtype.kind
     if kind == "c":
         raise ActSearchError(
-            f"{what} has complex numbers. Give real and imaginary part as two features, e.g. "
-            f"numpy.stack([{what}.real, {what}.imag], 1)."
+            f"{what} has complex numbers. Give real and imaginary part as two features, e.g. with .real, .imag and "
+            "numpy.stack."
         )
     if kind in "Mm":
         raise ActSearchError(f"{what} has {DATES}")

@@ -8,6 +8,7 @@ subset, standardised features. This module knows neither models nor activations.
 from __future__ import annotations
 
 import copy
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -29,6 +30,7 @@ Examples = tuple[Inputs, Tensor]
 STANDARDISE = ("auto", True, False)
 MOST_TOKENS = 2**20  # larger whole numbers without a given vocabulary are numbers
 SHOWN = 5  # classes that a remark names
+MOST_INPUTS = 20  # that a message lists
 
 
 def nothing() -> None: ...
@@ -179,7 +181,7 @@ def _examples(x: Any, y: Any, names: tuple[str, str]) -> tuple[Inputs, np.ndarra
     inputs, given = _inputs(x, names[0])
     answers = read(y, names[1], names=True)
     one = isinstance(inputs, Tensor)
-    shapes = _shapes(inputs, 0)
+    shapes = _shapes(inputs, 0) if len(tensors(inputs)) < MOST_INPUTS else f"of {len(inputs)} inputs"
     if (one and inputs.dim() < 2) or {len(t) for t in tensors(inputs)} != {len(answers.array)} or not count(inputs):
         raise ActSearchError(
             f"{names[0]}, {names[1]} have shapes {shapes} and {answers.array.shape} ({answers.array.dtype}). Wanted: "
@@ -198,7 +200,7 @@ def _answers(array: np.ndarray, what: str) -> Tensor:
 def _cure(x: Inputs, y: np.ndarray) -> str:
     if isinstance(x, Tensor) and x.dim() == 1:
         return " One feature has the shape (n, 1): x.reshape(-1, 1)."
-    if not isinstance(x, Tensor) and len({len(t) for t in tensors(x)}) > 1:
+    if not isinstance(x, Tensor):
         return " Several inputs have the same number of examples each; rows in a tuple must be stacked to one array."
     if y.ndim > 1:
         return " train_test_split returns x, x_test, y, y_test: give them as (x, y, x_test, y_test)."
@@ -242,7 +244,7 @@ def _order_of(x: Any, y: Any, names: tuple[str, str]) -> list[str]:
     """
     if x is None or y is None or x.equals(y):
         return []
-    if x.sort_values().equals(y.sort_values()):
+    if Counter(x.tolist()) == Counter(y.tolist()):
         raise ActSearchError(
             f"{names[0]} and {names[1]} have the same index in another order. Bring them into one order, e.g. "
             f"{names[1]} = {names[1]}.loc[{names[0]}.index], or take .to_numpy() of both to pair them by position."
