@@ -319,7 +319,7 @@ class Model:
             return forward(net, self.examples if x is None else x)
         except Exception as error:  # whatever a user's forward raises
             other = {p.dtype for p in net.parameters() if p.is_floating_point()} - {torch.float32}
-            cure = f" Its weights are {other.pop()}: write net.float()." if other else ""
+            cure = f". Its weights are {other.pop()}: write net.float()." if other else ""
             raise ActSearchError(
                 f"the model '{self.name}' does not take the data's shape {self.in_shape}{mode}: {one_line(error)}{cure}"
             ) from error

@@ -104,7 +104,10 @@ def read(follower: Follower, module: nn.Module, args: Sequence[Any], keywords: M
     method = Method(module, getattr(type(module), "plain", type(module)).forward)
     if own is not None:  # it was put in place of the class's
         method = Method(module, own.__func__) if isinstance(own, MethodType) else Method(None, own)
-    made = _run(follower, method, args, keywords, 0)
+    try:
+        made = _run(follower, method, args, keywords, 0)
+    except Exception:  # code of any kind is read; what is not understood counts as one layer
+        return None
     return None if made is UNKNOWN else made
 
 
@@ -352,7 +355,8 @@ class _Reader:
             return children[index] if _holds(children, index) else _either(children)
         if isinstance(base, dict):
             members = [member for member in base.values() if member is not None]
-            return base[index] if index in base else members[index] if _holds(members, index) else _either(members)
+            key = index if isinstance(index, str | int) else UNKNOWN
+            return base[key] if key in base else members[index] if _holds(members, index) else _either(members)
         return base[index] if _holds(base, index) else base  # pyright: ignore[reportIndexIssue]
 
     def call(self, node: ast.Call, names: dict[str, Any]) -> Any:
