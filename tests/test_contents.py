@@ -206,6 +206,32 @@ def test_a_file_that_was_edited_after_its_import_is_named(folder, monkeypatch):
     assert edited() == []
 
 
+RNG = np.random.default_rng(0)
+
+
+class Slotted:
+    __slots__ = ("x",)
+
+    def __init__(self, x):
+        assert x  # pytest rewrites it
+        self.x = x
+
+
+def test_generators_slots_compiled_functions_and_rewritten_asserts_are_read():
+    def draws(x):
+        return RNG.normal(), Slotted(1), torch.nn.functional.gelu(x), torch._C._nn.gelu(x)
+
+    def read():
+        contents = Contents()
+        contents.add(draws)
+        assert (contents.unknown, contents.edited) == ([], [])
+        return contents.digest
+
+    before = read()
+    RNG.normal()
+    assert read() == before
+
+
 def test_what_cannot_be_read_is_named():
     lock = threading.Lock()
 
