@@ -48,6 +48,7 @@ PARAMETER = "it works on a parameter, not on the data"
 RANGE = "its range matters: "
 SHIFT = "a constant is added to it"
 SQUARE = "it is squared"
+ROUNDED = "it is rounded"
 
 
 class Value(int):
@@ -121,7 +122,7 @@ class Values:
         if name == "pow" and isinstance(second, int | float) and (second < 0 or second != int(second)):
             return dict.fromkeys(sources, "its logarithm, root or reciprocal is taken")
         if name in ROUNDING:
-            return dict.fromkeys(sources, "it is rounded")
+            return dict.fromkeys(sources, ROUNDED)
         if name == "grid_sample" and isinstance(second, list):
             return dict.fromkeys(second, "it gives positions")
         if name in DRAWING:
