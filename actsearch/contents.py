@@ -118,7 +118,7 @@ class Contents:
                 lazy = p is not None and is_lazy(p)
                 shape = None if p is None or lazy else tuple(p.shape)
                 self._token(attribute, "" if p is None else f"{shape} {p.dtype} {p.requires_grad}")
-                if weights and not lazy:
+                if p is not None and not lazy and (weights or not p.requires_grad):  # what is frozen is kept
                     self.add(p)
 
     def _token(self, *texts: str | bytes | memoryview) -> None:

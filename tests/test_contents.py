@@ -174,6 +174,9 @@ def test_of_a_net_its_buffers_attributes_and_hooks_count_and_weights_where_they_
     plain = net_digest(first)
     assert plain == net_digest(second)
     assert net_digest(first, weights=True) != net_digest(second, weights=True)
+    assert net_digest(first.requires_grad_(False)) != net_digest(second.requires_grad_(False))  # frozen ones are kept
+    for net in (first, second):
+        net.requires_grad_(True)
     second[1].running_mean += 1
     assert net_digest(second) != plain
     for change in (
