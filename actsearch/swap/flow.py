@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import fx, nn
+from torch.fx.node import map_arg
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.parameter import is_lazy
@@ -136,8 +137,8 @@ class Flow:
         for n in graph.nodes:
             if n.op == "placeholder":
                 continue
-            at = fx.node.map_arg(n.args, made.__getitem__)
-            named = fx.node.map_arg(n.kwargs, made.__getitem__)
+            at = map_arg(n.args, made.__getitem__)
+            named = map_arg(n.kwargs, made.__getitem__)
             if n.op == "output":
                 return at[0]
             if n.op == "get_attr":

@@ -353,7 +353,7 @@ class _Reader:
             children = list(_members(base))
             return children[index] if _holds(children, index) else _either(children)
         if isinstance(base, dict):
-            members = [member for member in base.values() if member is not None]
+            members: Any = [member for member in base.values() if member is not None]
             key = index if isinstance(index, str | int) else UNKNOWN
             return base[key] if key in base else members[index] if _holds(members, index) else _either(members)
         return base[index] if _holds(base, index) else base  # pyright: ignore[reportIndexIssue]
