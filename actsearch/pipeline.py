@@ -155,7 +155,8 @@ def opened(job: Job, terminal: Terminal, clock: Clock, processes: Processes | No
         if job.study.fresh:
             forget(storage, job.name)
         store = Store(storage, job.name, job.directions, job.identity)
-        store.check_data(digest_of(job.data.source.x, job.data.source.y, job.data.source.validation))
+        if "data" not in job.identity.get("contents", {}):  # else the study's identity covers them
+            store.check_data(digest_of(job.data.source.x, job.data.source.y, job.data.source.validation))
         if job.config_yaml:
             write_text(job.folder / "config.yaml", job.config_yaml)
         tracker = None
@@ -287,8 +288,10 @@ def conclude(session: Session, evidence: Evidence) -> Result:
     """The result, in the output folder and in MLflow."""
     job, store, tracker = session.job, session.store, session.tracker
     result = make_result(job, store, evidence)
-    for warning in [warning for warning in result.warnings if warning not in job.remarks]:  # of what the search found
-        session.terminal.warn(warning)
+    said = job.remarks
+    for warning in result.warnings:
+        if warning not in said:  # about what the search found
+            session.terminal.warn(warning)
     show_looks(job, store, result, session.terminal)
     files = write_files(result)
     if session.found is not None:  # not in the report, which says when the study was trained

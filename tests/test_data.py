@@ -11,7 +11,7 @@ import torch
 
 from actsearch import data
 from actsearch.data import classification, files
-from actsearch.data.source import Data, Source, as_source, make_data
+from actsearch.data.source import Data, Source, make_data, take
 from actsearch.errors import ActSearchError
 
 
@@ -364,7 +364,7 @@ def test_a_users_tuple_of_arrays_becomes_float32_and_int64():
 
 def test_a_users_source_is_taken_as_it_is():
     x, y, test = torch.zeros(3, 2), torch.tensor([0, 1, 0]), lambda: (torch.zeros(1, 2), torch.tensor([1]))
-    taken = as_source(Source(x, y, test), "mine")
+    taken = take(Source(x, y, test), "mine").source
     assert taken.x.data_ptr() == x.data_ptr()
     assert torch.equal(taken.y, y)
     assert taken.test is test  # it is not read yet
@@ -501,6 +501,6 @@ def test_loading_data_does_not_import_the_heavy_packages():
 def test_inputs_that_are_no_numbers_or_of_another_shape_are_refused():
     x, y = torch.zeros(8, 3), torch.arange(8) % 2
     with pytest.raises(ActSearchError, match=r"'mine'.*\(3,\).*\(4,\)"):
-        as_source((x, y, torch.zeros(8, 4), y), "mine")
+        take((x, y, torch.zeros(8, 4), y), "mine")
     with pytest.raises(ActSearchError, match="no finite numbers"):
-        as_source((x / 0, y, x, y), "mine")
+        take((x / 0, y, x, y), "mine")

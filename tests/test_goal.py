@@ -17,7 +17,7 @@ import actsearch
 from actsearch.activations.spec import parse_net
 from actsearch.data.goal import Goal, check_goal, classification, cross_entropy, next_token, pixels
 from actsearch.data.image import image
-from actsearch.data.source import Data, Source, as_source, make_data
+from actsearch.data.source import Data, Source, make_data, take
 from actsearch.data.text import text
 from actsearch.errors import ActSearchError
 from actsearch.models import mlp, transformer
@@ -117,11 +117,11 @@ def test_a_goal_that_does_not_fit_its_data_is_refused_when_they_are_made():
     ):
         goal = Goal(MAE, loss, out_shape, (1.0, 1.0), of_loss=float)
         with pytest.raises(ActSearchError, match="its goal"):
-            as_source(Source(x, y, lambda: (x, y), goal=goal), "mine")
+            take(Source(x, y, lambda: (x, y), goal=goal), "mine")
     with pytest.raises(ActSearchError, match=r"y has the shape \(9, 3\)\. Wanted: one class per example"):
-        as_source(Source(x, y, lambda: (x, y)), "mine")
+        take(Source(x, y, lambda: (x, y)), "mine")
     with pytest.raises(ActSearchError, match="no finite numbers"):
-        as_source(Source(x, y / 0, lambda: (x, y), goal=pixels(y)), "mine")
+        take(Source(x, y / 0, lambda: (x, y), goal=pixels(y)), "mine")
 
 
 def nll(outputs, y):
@@ -148,10 +148,10 @@ def test_a_metric_that_can_be_negative_needs_ratio_false_before_anything_is_trai
     x, y = torch.randn(40, 3), torch.randn(40, 1)
     goal = MAYBE_NEGATIVE[which]
     with pytest.raises(ActSearchError, match=rf"metric '{goal.metric.name}' is -.*ratio=False, margin="):
-        as_source(Source(x, y, lambda: (x, y), goal=goal), "mine")
+        take(Source(x, y, lambda: (x, y), goal=goal), "mine")
     by_difference = replace(goal, metric=replace(goal.metric, ratio=False))
     with rng_untouched():
-        as_source(Source(x, y, lambda: (x, y), goal=by_difference), "mine")
+        take(Source(x, y, lambda: (x, y), goal=by_difference), "mine")
 
 
 def test_metrics_that_are_never_negative_keep_their_ratio():
@@ -215,18 +215,18 @@ def test_the_least_loss_is_that_of_outputs_that_fit():
 def test_goals_that_cannot_train_or_judge_are_refused(goal, words):
     x, y = torch.randn(40, 3), torch.randn(40, 1)
     with pytest.raises(ActSearchError, match=words):
-        as_source(Source(x, y, lambda: (x, y), goal=goal(y)), "mine")
+        take(Source(x, y, lambda: (x, y), goal=goal(y)), "mine")
 
 
 def test_answers_of_a_goal_become_float32_and_int64_and_text_is_refused():
     x = torch.zeros(9, 2)
     zeros = torch.zeros(9, 1)
     for y in (zeros.numpy(), zeros.double(), zeros.half(), pd.DataFrame({"a": [1.5] * 9})):
-        assert as_source(Source(x, y, (x, y), goal=absolute(zeros)), "mine").y.dtype == torch.float32
+        assert take(Source(x, y, (x, y), goal=absolute(zeros)), "mine").source.y.dtype == torch.float32
     tokens = np.ones((9, 3), np.uint16)
-    assert as_source(Source(x, tokens, lambda: None, goal=next_token(TOKENS, 4)), "mine").y.dtype == torch.int64
+    assert take(Source(x, tokens, lambda: None, goal=next_token(TOKENS, 4)), "mine").source.y.dtype == torch.int64
     with pytest.raises(ActSearchError, match="y has text"):
-        as_source(Source(x, ["a"] * 9, lambda: None, goal=absolute(torch.zeros(9, 1))), "mine")
+        take(Source(x, ["a"] * 9, lambda: None, goal=absolute(torch.zeros(9, 1))), "mine")
 
 
 def test_answers_far_from_what_a_net_begins_with_are_warned_of():

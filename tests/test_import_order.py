@@ -13,6 +13,7 @@ PACKAGE = Path(actsearch.__file__).parent
 ROOMS = [
     "errors",
     "files",
+    "random_states",
     "processes",
     "activations",
     "question",

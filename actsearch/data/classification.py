@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import pickle
-import random
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +14,7 @@ import torch
 from actsearch.data.files import cache_folder, cached, download_with, idx_file, idx_path, read_idx
 from actsearch.data.source import Pair, Source
 from actsearch.errors import ActSearchError, one_line
+from actsearch.random_states import random_states_kept
 
 LARGE_TEST = 20_000
 TEST_SEED = 1_000_003  # the generator's seed for the large test set; the published data have seed 42
@@ -153,18 +153,13 @@ def _mnist1d_examples(seed: int, n: int) -> tuple[np.ndarray, np.ndarray]:
     from mnist1d.transform import transform
     from mnist1d.utils import set_seed
 
-    numpy_state, python_state, torch_state = np.random.get_state(), random.getstate(), torch.get_rng_state()
-    try:
+    with random_states_kept():
         args, templates = get_dataset_args(), get_templates()
         set_seed(seed)
         labels = np.repeat(templates["y"], n // 10)
         examples = [transform(templates["x"][label], templates["t"], args)[0] for label in labels]
         order = np.random.permutation(len(labels))
         return np.stack(examples)[order], labels[order]
-    finally:
-        np.random.set_state(numpy_state)
-        random.setstate(python_state)
-        torch.set_rng_state(torch_state)
 
 
 def _mnist1d_published() -> dict[str, np.ndarray]:

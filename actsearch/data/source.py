@@ -132,11 +132,6 @@ def take(made: Any, name: str) -> Taken:
         raise ActSearchError(f"the data set '{name}': {error}") from error.__cause__
 
 
-def as_source(made: Any, name: str) -> Source:
-    """The Source of what `take` takes."""
-    return take(made, name).source
-
-
 def _take(made: Any) -> Taken:
     ready = isinstance(made, Source)
     if not ready:

@@ -10,13 +10,10 @@ are tokens, None if they are numbers.
 
 from __future__ import annotations
 
-import contextlib
 import inspect
-import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.lazy import LazyModuleMixin
@@ -26,24 +23,9 @@ from actsearch.activations.spec import ActivationModule, Spec, print_net
 from actsearch.data.inputs import Inputs, count, each
 from actsearch.errors import ActSearchError, one_line
 from actsearch.models.initialise import NORMS, initialise
+from actsearch.random_states import seeded
 from actsearch.swap.copies import copied
 from actsearch.swap.net import Swapped, find_activations, swap_activations
-
-
-@contextlib.contextmanager
-def _seeded(seed: int) -> Iterator[None]:
-    """While this is active, what torch, numpy and random draw on the CPU depends on the seed alone."""
-    states: tuple[Any, Any] = np.random.get_state(), random.getstate()
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)  # not torch.manual_seed: it would seed the accelerators too
-        np.random.seed(seed % 2**32)
-        random.seed(seed)
-        try:
-            yield
-        finally:
-            np.random.set_state(states[0])
-            random.setstate(states[1])
-
 
 SEVERAL = (
     " Return one tensor: switch further outputs off (torchvision: aux_logits=False), or wrap the net in a module whose "
@@ -167,7 +149,7 @@ class Model:
         self.examples = self.zeros(2) if examples is None else examples
         self._swapped = Swapped()
         relu, slots = Spec.of("relu"), []
-        with _seeded(0):
+        with seeded(0):
             net = self._assemble(lambda channels=None, dim=1: slots.append(channels) or relu.module(channels, dim))
         self.n_slots, self.channels = len(slots), slots
         self.n_parameters = sum(p.numel() for p in net.parameters())
@@ -193,7 +175,7 @@ class Model:
             module.place = place
             return module
 
-        with _seeded(seed):
+        with seeded(seed):
             net = self._assemble(activation)
         initialise(net, init, seed)
         return net
@@ -275,7 +257,7 @@ class Model:
 
         for _, other in pairs:
             other.register_forward_pre_hook(note, prepend=True, with_kwargs=True)
-        with _seeded(0), torch.no_grad():
+        with seeded(0), torch.no_grad():
             self._outputs(twin, "")
         for layer, other in pairs:
             if other in seen:
@@ -291,7 +273,7 @@ class Model:
         wanted, before = (n, *self.out_shape), len(list(net.parameters()))
         for training in (False, True):
             mode = " in training" if training else ""
-            with _seeded(0), torch.set_grad_enabled(training):
+            with seeded(0), torch.set_grad_enabled(training):
                 out = self._outputs(net.train(training), mode)
             if not isinstance(out, Tensor) or out.shape != wanted:
                 per_class = ", one per class" if len(self.out_shape) == 1 else ""
@@ -310,7 +292,7 @@ class Model:
                 f"the outputs of the model '{self.name}' do not depend on a weight that is trained: all are frozen, or "
                 "its forward is cut from them (no_grad, detach, argmax)."
             )
-        with _seeded(0), torch.no_grad():
+        with seeded(0), torch.no_grad():
             twice = each(lambda part: torch.cat([part, part]), self.examples)
             self._outputs(net.eval(), " after a batch of another size", twice)
 

@@ -252,7 +252,8 @@ def _train(
         before = rung.step
     x, y = data.test()
     test_metric, test_loss = batch.score(x, y)
-    kept.note_test(len(y), digest_of(x, y))
+    if kept.n_test is None:
+        kept.note_test(len(y), digest_of(x, y))
     for i, run in enumerate(runs):
         run.test_metric, run.test_loss = test_metric[i].item(), test_loss[i].item()
         run.collapsed = not run.diverged and data.goal.is_guessing(run.test_metric, y)

@@ -97,24 +97,6 @@ def _ids(held: list[Any] | dict[Any, Any]) -> list[int]:
     return [id(part) for part in (held if isinstance(held, list) else [*held, *held.values()])]
 
 
-@contextmanager
-def random_states_kept() -> Iterator[None]:
-    """Restores the states of the random numbers of torch (all devices in use), numpy and Python."""
-    of_numpy, of_python = np.random.get_state(), random.getstate()
-    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []
-    try:
-        with torch.random.fork_rng(devices=devices):
-            yield
-    finally:
-        np.random.set_state(of_numpy)
-        random.setstate(of_python)
-
-
-def random_states() -> tuple[Any, ...]:
-    """What tells whether random numbers were drawn."""
-    return torch.get_rng_state().numpy().tobytes(), str(np.random.get_state()), random.getstate()
-
-
 def difference(net: nn.Module, twin: nn.Module, training: bool) -> str | None:
     """The first attribute in which a copy of a net differs from it, or None. training: the mode of the copy."""
     ours, theirs, seen = dict(net.named_modules()), dict(twin.named_modules()), set()

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from actsearch.activations.spec import ActivationModule
-from actsearch.swap.copies import classes_kept, copied, difference, random_states_kept
+from actsearch.random_states import random_states_kept
+from actsearch.swap.copies import classes_kept, copied, difference
 
 Kind = Literal["hidden", "gate", "steps"]
 SHAPE = (2, 4, 3, 4)  # of the inputs on which modules are tried

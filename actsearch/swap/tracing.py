@@ -12,7 +12,8 @@ from torch import fx, nn
 from torch.fx.proxy import TraceError
 
 from actsearch.errors import one_line
-from actsearch.swap.copies import classes_kept, difference, random_states, random_states_kept
+from actsearch.random_states import random_states, random_states_kept
+from actsearch.swap.copies import classes_kept, difference
 from actsearch.swap.functions import function_name
 
 ASKING = {"isinstance", "issubclass", "type", "__class__"}
