@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import optuna
+import torch
 from omegaconf import OmegaConf
 from torch import nn
 
@@ -87,11 +88,12 @@ def search(
     terminal = Terminal(quiet)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     config, given = _config(asked)
-    job = build(config, lambda study_name: Path(folder) / study_name, "", given)
-    try:
-        result = run(job, terminal)
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt("interrupted. What was finished is saved: the same call goes on.") from None
+    with torch.inference_mode(False), torch.enable_grad():  # the caller may be in another mode
+        job = build(config, lambda study_name: Path(folder) / study_name, "", given)
+        try:
+            result = run(job, terminal)
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt("interrupted. What was finished is saved: the same call goes on.") from None
     show(result, job, terminal)
     return result
 

@@ -53,7 +53,7 @@ SHARED_BY_CHANCE = (tuple, list, dict, set, frozenset, CodeType, np.ndarray, np.
 OF_CLASSES = {"__doc__", "__module__", "__dict__", "__weakref__", "__annotations__", "__slotnames__", "_abc_impl"}
 OF_MODULES = {"_parameters", "_buffers", "_modules", "training"}  # of an nn.Module, which have their own line below
 PACKAGE = str(Path(__file__).parent)
-RUNS_CODE = {"exec", "eval", "import_module", "__import__", "compile"}
+UNREADABLE = {"exec", "eval", "import_module", "__import__", "compile", "environ", "getenv"}
 
 
 def digest_of(*values: object) -> str:
@@ -143,7 +143,7 @@ class Contents:
             ((RemovableHandle, np.random.Generator, np.random.RandomState, torch.Generator), lambda value: None),
             (OF_C, lambda descriptor: self._token(descriptor.__name__)),
             ((np.ndarray, np.generic), lambda a: self._array(np.asarray(a))),
-            (os._Environ, lambda environment: None),
+            (os._Environ, lambda environment: self._fails("os.environ")),
             (Mapping, lambda m: self._each(*(part for pair in m.items() for part in pair))),
             ((list, tuple), lambda s: self._each(*s)),
             ((set, frozenset), self._set),
@@ -203,8 +203,8 @@ class Contents:
     def _names(self, code: CodeType, namespace: Mapping[str, Any]) -> None:
         """What the names in a piece of code stand for, among them attributes of modules and imports inside it."""
         names = set(_all_names(code))
-        if runs := sorted(RUNS_CODE & names):
-            self._fails(f"{code.co_qualname}, which calls {runs[0]}")
+        if used := sorted(UNREADABLE & names):
+            self._fails(f"{code.co_qualname}, which uses {used[0]}")
         stack: list[Any] = [(name, namespace[name]) for name in sorted(names & namespace.keys())]
         stack += [(name, sys.modules[name]) for name in _imports(code, namespace) if name in sys.modules]
         while stack:

@@ -225,6 +225,35 @@ def test_a_real_comparison_of_a_net_repeats_and_leaves_the_net_alone(tmp_path):
     assert all((30 * r.test_metric) == pytest.approx(round(30 * r.test_metric)) for r in found.runs)
 
 
+class WritesInput(nn.Module):
+    """It halves its input, in place or not."""
+
+    def __init__(self, in_place):
+        super().__init__()
+        self.in_place, self.first, self.act, self.last = in_place, nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3)
+
+    def forward(self, x):
+        return self.last(self.act(self.first(x.mul_(0.5) if self.in_place else x * 0.5)))
+
+
+def test_a_net_that_writes_into_its_input_changes_no_data(tmp_path):
+    losses = []
+    for in_place in (True, False):
+        asked = {"folder": tmp_path / str(in_place), "quiet": True, "tracking": "none", "recipe": RECIPE, "seeds": 2}
+        found = actsearch.compare(WritesInput(in_place), arrays(), ["gelu"], **asked)
+        losses.append([(run.activation, run.test_loss, run.curves.val_loss) for run in found.runs])
+    assert losses[0] == losses[1]
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_a_caller_without_gradients_gets_the_same_answer(tmp_path, mode):
+    asked = {"quiet": True, "tracking": "none", "recipe": RECIPE, "seeds": 2}
+    plain = actsearch.compare(net, arrays(), ["gelu"], folder=tmp_path / "plain", **asked)
+    with mode():
+        found = actsearch.compare(net, arrays(), ["gelu"], folder=tmp_path / "found", **asked)
+    assert [run.test_loss for run in found.runs] == [run.test_loss for run in plain.runs]
+
+
 def test_report_prints_and_quiet_does_not(fake, tmp_path, capsys):
     result = actsearch.search("mlp", arrays(), ["relu", "tanh"], folder=tmp_path, **LITTLE)
     assert capsys.readouterr().out == ""

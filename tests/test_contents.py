@@ -245,7 +245,14 @@ def test_what_cannot_be_read_is_named():
     def evaluates(x):
         return eval("x + 1")
 
-    for value, word in ((locked, "lock"), (evaluates, "eval"), (torch.zeros(2, device="meta"), "meta")):
+    def depends(x):
+        return x * int(os.environ.get("WIDTH", "4"))
+
+    def asks(x):
+        return x * int(os.getenv("WIDTH", "4"))
+
+    for value, word in ((locked, "lock"), (evaluates, "eval"), (torch.zeros(2, device="meta"), "meta"),
+                        (depends, "uses environ"), (asks, "uses getenv"), ([os.environ], "os.environ")):  # fmt: skip
         contents = Contents()
         contents.add(value)
         assert len(contents.unknown) == 1

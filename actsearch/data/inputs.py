@@ -25,8 +25,8 @@ def tensors(x: Inputs) -> list[Tensor]:
 
 
 def examples(x: Inputs, which: Tensor | slice) -> Inputs:
-    """Some of the examples, by their indices or as a slice."""
-    return each(lambda part: part[which], x)
+    """Some of the examples, by their indices or as a slice, in memory of their own: a net may write into its input."""
+    return each(lambda part: part[which].clone() if isinstance(which, slice) else part[which], x)
 
 
 def count(x: Inputs) -> int:

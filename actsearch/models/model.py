@@ -298,7 +298,7 @@ class Model:
 
     def _outputs(self, net: nn.Module, mode: str, x: Inputs | None = None) -> Any:
         try:
-            return forward(net, self.examples if x is None else x)
+            return forward(net, each(torch.clone, self.examples if x is None else x))  # a net may write into it
         except Exception as error:  # whatever a user's forward raises
             other = {p.dtype for p in net.parameters() if p.is_floating_point()} - {torch.float32}
             cure = f". Its weights are {other.pop()}: write net.float()." if other else ""
