@@ -448,9 +448,9 @@ BAD = {
     "validation": (["data.n_validation=90"], "data.n_validation=90", "data.n_validation=18"),
     "subset": (["data.subset=61"], "data.subset=61", "1 to 60"),
     "batch": (["recipe.batch_size=61"], "recipe.batch_size=61", "at most 60"),
-    "zero trials": (["study.n_trials=0"], "study.n_trials=0", "at least 1"),
+    "zero trials": (["study.n_trials=0"], "study.n_trials=0", "from 1 to"),
     "zero steps": (["recipe.steps=0"], "recipe.steps=0", "from 1 to"),
-    "zero seeds": (["study.seeds=0"], "study.seeds=0", "at least 1"),
+    "zero seeds": (["study.seeds=0"], "study.seeds=0", "from 1 to"),
     "zero finalist seeds": (["confirm.seeds=0"], "confirm.seeds=0", "from 1 to"),
     "baseline": (["confirm.baseline=rleu"], "confirm.baseline", "'relu'"),
     "baseline's layers": (["confirm.baseline=relu | tanh"], "confirm.baseline", "the model takes 1"),
@@ -495,7 +495,7 @@ BAD = {
     "validation in words": (["data.n_validation=many"], "data.n_validation=many", "a whole number"),
     "half an example": (["data.n_validation=10.5"], "data.n_validation=10.5", "a whole number"),
     "resample": (["data.resample=maybe"], "data.resample=maybe", "true or false"),
-    "no width": (["model.width=0"], "model.width=0", "at least 1"),
+    "no width": (["model.width=0"], "model.width=0", "from 1 to"),
     "width in words": (["model.width=wide"], "model.width=wide", "a whole number"),
     "name of the data": (["data.name=a/b"], "data.name='a/b'", "without slashes"),
     "name of the model": (["model.name=''"], "model.name=''", "without slashes"),
@@ -640,18 +640,16 @@ def test_a_password_stands_in_nothing_that_a_run_leaves(command, lab, postgresql
 
 def test_a_password_stands_in_nothing_that_hydra_prints_or_writes(command, lab, postgresql):
     words = [*TINY, f"storage.url='{postgresql(f'postgres:{SECRET}')}'", "hydra.output_subdir=.hydra"]
-    code, *_, err = command("-m", *words, "study.name=a,b", "hydra/hydra_logging=default")
+    code, _, err = command("-m", *words, "study.name=a,b")
     assert (code, err) == (0, "")
     files = sorted(path.relative_to(lab / "runs") for path in lab.glob("runs/**/*.yaml"))
     names = {".hydra/config.yaml", ".hydra/hydra.yaml", ".hydra/overrides.yaml", "config.yaml"}
     assert set(map(str, files)) == {"multirun.yaml", *(f"{study}/{name}" for study in "ab" for name in names)}
     assert all("postgres:***@" in (lab / "runs" / file).read_text() for file in files)
-    shown = [command(*flags, *words) for flags in (["--cfg", "job"], ["--cfg", "all"])]
-    assert [text.count("url: postgresql+psycopg://postgres:***@") for _, text, _ in shown] == [1, 1]
-    assert_no_secret(lab, *(text for _, text, _ in shown), err)
-    process = subprocess.run([*COMMAND, "--info", "all", *words], capture_output=True, text=True, check=True)
-    assert "postgres:***@" in process.stdout
-    assert_no_secret(lab, process.stdout, process.stderr)
+    for flags in (["--cfg", "all"], ["--info", "all"], ["-m", "+task.a=1,2", "hydra/hydra_logging=default"]):
+        done = subprocess.run([*COMMAND, *flags, *words], capture_output=True, text=True, check=False)
+        assert "postgres:***@" in done.stdout
+        assert_no_secret(lab, done.stdout, done.stderr)
 
 
 @pytest.mark.parametrize("login", [f"me:{SECRET}@", f"{SECRET}@"])

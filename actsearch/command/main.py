@@ -25,7 +25,7 @@ from omegaconf import DictConfig, OmegaConf
 from actsearch.config.compose import CONF, register, settle
 from actsearch.config.explain import ERRORS, explain
 from actsearch.errors import ActSearchError, hide_password, one_line
-from actsearch.output import open_standard_streams
+from actsearch.output import Output, open_standard_streams
 from actsearch.processes import Processes, core_count
 
 SEARCH = "actsearch.command.tasks.search"
@@ -154,4 +154,4 @@ def _remove_if_empty(folder: Path) -> None:
 def _fail(message: str, code: int) -> None:
     global exit_code
     exit_code = max(exit_code, code)
-    print(f"actsearch: {hide_password(' '.join(message.splitlines()))}", file=sys.stderr)
+    Output(sys.stderr).write(f"actsearch: {' '.join(message.splitlines())}\n")

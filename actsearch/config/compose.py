@@ -126,8 +126,8 @@ def _check_options(words: Sequence[str]) -> None:
     parser = OverridesParser.create()
     for word in words:
         group = _key(word)
-        if not is_utf8(word) or word.startswith("="):
-            raise ActSearchError(f"cannot read '{word}' on the command line. Write KEY=VALUE, e.g. recipe.lr=0.01.")
+        if not is_utf8(word) or (word.startswith("=") and word != "="):
+            raise ActSearchError(f"cannot read '{word}' on the command line. Write KEY=VALUE. No spaces around '='.")
         if "=" not in word or not ((CONF / group).is_dir() or group.partition("/")[0] == "hydra"):
             continue
         with contextlib.suppress(OverrideParseException):  # `explain` explains it
