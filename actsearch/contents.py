@@ -23,8 +23,19 @@ import site
 import sys
 import sysconfig
 from collections.abc import Callable, Iterator, Mapping
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
-from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, ModuleType
+from types import (
+    BuiltinFunctionType,
+    CodeType,
+    FunctionType,
+    GetSetDescriptorType,
+    MemberDescriptorType,
+    MethodDescriptorType,
+    MethodType,
+    ModuleType,
+    WrapperDescriptorType,
+)
 from typing import Any
 
 import numpy as np
@@ -36,6 +47,7 @@ from torch.utils.hooks import RemovableHandle
 from actsearch.question.identity import digest
 
 PLAIN = (type(None), bool, int, float, complex, str, bytes, range, type(...), torch.dtype, torch.device, np.dtype)
+OF_C = (GetSetDescriptorType, MemberDescriptorType, MethodDescriptorType, WrapperDescriptorType)  # __slots__ among them
 # whether two of these that are equal are one object differs, for instance, between compiled and loaded code
 SHARED_BY_CHANCE = (tuple, list, dict, set, frozenset, CodeType, np.ndarray, np.generic, Tensor)
 OF_CLASSES = {"__doc__", "__module__", "__dict__", "__weakref__", "__annotations__", "__slotnames__", "_abc_impl"}
@@ -106,7 +118,7 @@ class Contents:
                 lazy = p is not None and is_lazy(p)
                 shape = None if p is None or lazy else tuple(p.shape)
                 self._token(attribute, "" if p is None else f"{shape} {p.dtype} {p.requires_grad}")
-                if weights and not lazy:
+                if p is not None and not lazy and (weights or not p.requires_grad):  # what is frozen is kept
                     self.add(p)
 
     def _token(self, *texts: str | bytes | memoryview) -> None:
@@ -127,7 +139,9 @@ class Contents:
             (property, lambda p: self._each(p.fget, p.fset)),
             (nn.Module, lambda net: self.add_net(net, True)),
             (Tensor, self._tensor),
-            (RemovableHandle, lambda handle: None),
+            # the state of a generator moves with every draw; what was drawn is among the values
+            ((RemovableHandle, np.random.Generator, np.random.RandomState, torch.Generator), lambda value: None),
+            (OF_C, lambda descriptor: self._token(descriptor.__name__)),
             ((np.ndarray, np.generic), lambda a: self._array(np.asarray(a))),
             (os._Environ, lambda environment: None),
             (Mapping, lambda m: self._each(*(part for pair in m.items() for part in pair))),
@@ -180,7 +194,7 @@ class Contents:
         self._statements(function.__module__)
         file = function.__code__.co_filename
         if file not in self._files:
-            self._files[file] = _codes_in(file) if function.__module__ != "__main__" else set()
+            self._files[file] = _codes_in(file) if _is_imported_as_it_is(function.__module__) else set()
         if self._files[file] and _code_digest(function.__code__) not in self._files[file]:
             self._note(self.edited, file)
         self._each(function.__code__, function.__defaults__, function.__kwdefaults__, vars(function))
@@ -220,8 +234,8 @@ class Contents:
     def _builtin(self, function: BuiltinFunctionType) -> None:
         home = _home(function.__module__ or "builtins")
         self._token(home, function.__qualname__)
-        if home == "own":
-            self.add(sys.modules[str(function.__module__)])
+        if home == "own" and function.__module__ in sys.modules:
+            self.add(sys.modules[function.__module__])
 
     def _module(self, module: ModuleType) -> None:
         home = _home(module.__name__)
@@ -293,6 +307,12 @@ class Contents:
             names.append(name)
 
 
+def _is_imported_as_it_is(module_name: str) -> bool:
+    """Whether a module's code is what its file says: pytest, for instance, rewrites the asserts of what it imports."""
+    loader = getattr(sys.modules.get(module_name), "__loader__", None)
+    return type(loader) is SourceFileLoader and module_name != "__main__"
+
+
 def _codes_in(path: str) -> set[str]:
     """The digests of all functions in a file as it is now; empty if there is no such file."""
     with contextlib.suppress(OSError, SyntaxError, ValueError):
@@ -357,7 +377,10 @@ def _home(module_name: str | None) -> str:
     if (module_name or "").partition(".")[0] in {"", "builtins", *sys.stdlib_module_names, *sys.builtin_module_names}:
         return "known"
     module = sys.modules.get(str(module_name))
-    return _home_of_file(str(getattr(module, "__file__", None) or next(iter(getattr(module, "__path__", ())), "")))
+    spot = getattr(module, "__file__", None) or next(iter(getattr(module, "__path__", ())), None)
+    if spot is None and "." in str(module_name):  # a part of a compiled module, such as torch._C._nn
+        return _home(str(module_name).rpartition(".")[0])
+    return _home_of_file(str(spot or ""))
 
 
 @functools.lru_cache(maxsize=4096)

@@ -174,6 +174,9 @@ def test_of_a_net_its_buffers_attributes_and_hooks_count_and_weights_where_they_
     plain = net_digest(first)
     assert plain == net_digest(second)
     assert net_digest(first, weights=True) != net_digest(second, weights=True)
+    assert net_digest(first.requires_grad_(False)) != net_digest(second.requires_grad_(False))  # frozen ones are kept
+    for net in (first, second):
+        net.requires_grad_(True)
     second[1].running_mean += 1
     assert net_digest(second) != plain
     for change in (
@@ -204,6 +207,32 @@ def test_a_file_that_was_edited_after_its_import_is_named(folder, monkeypatch):
     assert edited() == [str(folder / "my_edited.py")]
     importlib.reload(module)
     assert edited() == []
+
+
+RNG = np.random.default_rng(0)
+
+
+class Slotted:
+    __slots__ = ("x",)
+
+    def __init__(self, x):
+        assert x  # pytest rewrites it
+        self.x = x
+
+
+def test_generators_slots_compiled_functions_and_rewritten_asserts_are_read():
+    def draws(x):
+        return RNG.normal(), Slotted(1), torch.nn.functional.gelu(x), torch._C._nn.gelu(x)
+
+    def read():
+        contents = Contents()
+        contents.add(draws)
+        assert (contents.unknown, contents.edited) == ([], [])
+        return contents.digest
+
+    before = read()
+    RNG.normal()
+    assert read() == before
 
 
 def test_what_cannot_be_read_is_named():

@@ -192,6 +192,25 @@ def _mish(self, x):
     return self.other(x.mul(torch.tanh(F.softplus(x))))
 
 
+def _gelu(self, x):
+    x = self.layer(x)
+    return self.other(0.5 * x * (1 + torch.tanh(0.79788456 * (x + 0.044715 * torch.pow(x, 3)))))
+
+
+def _erf(self, x):
+    x = self.layer(x)
+    return self.other(x * 0.5 * (1.0 + torch.erf(x / 2**0.5)))
+
+
+def _hard_swish(self, x):
+    x = self.layer(x)
+    return self.other(x * F.relu6(x + 3.0) / 6.0)
+
+
+def _squared_relu(self, x):
+    return self.other(F.relu(self.layer(x)).square()) + self.layer(x).relu() ** 2
+
+
 def _gate(self, x):
     return torch.relu(self.layer(x)) * self.other(x).sigmoid()
 
@@ -233,6 +252,10 @@ CASES = {
     "made in forward": (_made, ["relu()"], lambda n, x, f: f(n.layer(x))),
     "swish": (_swish, ["x*sigmoid(x)"], lambda n, x, f: n.other(f(n.layer(x)))),
     "mish": (_mish, ["x*tanh(softplus(x))"], lambda n, x, f: n.other(f(n.layer(x)))),
+    "gelu": (_gelu, ["x*tanh(x)"], lambda n, x, f: n.other(f(n.layer(x)))),
+    "erf": (_erf, ["x*erf(x)"], lambda n, x, f: n.other(f(n.layer(x)))),
+    "hard swish": (_hard_swish, ["x*relu6(x)"], lambda n, x, f: n.other(f(n.layer(x)))),
+    "squared relu": (_squared_relu, ["relu(x)**2"] * 2, lambda n, x, f: n.other(f(n.layer(x))) + f(n.layer(x))),
     "gate": (_gate, ["relu()"], lambda n, x, f: f(n.layer(x)) * n.other(x).sigmoid()),
     "one after another": (_one_after_another, ["relu()"] * 2 + ["tanh()"], lambda n, x, f: f(f(f(n.layer(x))))),
     "of its output": (_of_its_output, ["relu()", "tanh()"], lambda n, x, f: (h := f(n.layer(x))) + n.other(f(h))),
@@ -418,6 +441,15 @@ def test_what_looks_like_an_activation_is_listed():
         "maximum": "maximum(x, 0)",
         "where": "where(x > 0, x, …)",
     }
+
+
+def test_a_curve_is_named_where_it_is_an_activation():
+    def forward(self, x):
+        h = torch.sin(30 * self.layer(torch.cos(x)))
+        return self.other(F.relu(self.layer(h * (h > 0)))) + torch.sin(x)
+
+    left = swap_whole(nn.Sequential(two(forward), nn.Linear(3, 2)), "gelu").left
+    assert {path: why.partition(":")[0] for path, why in left.items()} == {"0.mul_1": "x * (x > 0)", "0.sin": "sin(x)"}
 
 
 def test_names_called_sees_methods_helpers_and_functions():

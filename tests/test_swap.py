@@ -144,6 +144,19 @@ def test_nothing_to_swap_is_an_error_that_says_why():
         swap_activations(nn.Sequential(nn.LSTM(2, 2)), "gelu")
 
 
+def test_a_quantiser_is_left_and_named():
+    net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), Rounded(), nn.Linear(8, 2))
+    swapped = swap_activations(net, "gelu")
+    assert swapped.names == ["1"] and swapped.left == {"2": "Rounded: its values are steps, it rounds"}
+
+
+def test_a_scripted_module_is_left_and_named():
+    inner = torch.jit.script(nn.Sequential(nn.Linear(2, 2), nn.ReLU()))
+    net = nn.Sequential(inner, nn.Linear(2, 2), nn.Tanh(), nn.Linear(2, 2))
+    swapped = swap_activations(net, "gelu")
+    assert swapped.names == ["2"] and "scripted" in swapped.left["0"]
+
+
 def test_a_scripted_module_is_refused():
     inner = torch.jit.script(nn.Sequential(nn.Linear(2, 2), nn.ReLU()))
     with pytest.raises(ActSearchError, match=r"scripted.*before scripting"):
@@ -343,6 +356,28 @@ class Swish(nn.Module):
         return x * torch.sigmoid(self.beta * x)
 
 
+class Composed(nn.Module):
+    """Of activations alone; `act` decides whether it is a hard sigmoid or a hardswish."""
+
+    def __init__(self, gate):
+        super().__init__()
+        self.act, self.gate = nn.ReLU6(inplace=True), gate
+
+    def forward(self, x):
+        y = self.act(x + 3) / 6
+        return y if self.gate else x * y
+
+
+class Rounded(nn.Module):
+    def forward(self, x):
+        return x + (torch.round(4 * x) / 4 - x).detach()
+
+
+class Sign(nn.Module):
+    def forward(self, x):
+        return torch.sign(x)
+
+
 class Logistic(nn.Module):
     def forward(self, x):
         return 1 / (1 + torch.exp(-x))
@@ -369,6 +404,7 @@ class Halves(nn.Module):
     [
         (Swish(), "hidden"), (Swish(2.0).half(), "hidden"), (Logistic(), "gate"), (Doubled(), None), (Centred(), None),
         (Halves(), None), (nn.Dropout(), None), (nn.LayerNorm(4), None), (nn.Linear(3, 3), None), (nn.Identity(), None),
+        (Composed(True), "gate"), (Composed(False), "hidden"), (Rounded(), "steps"), (Sign(), "steps"),
         (nn.GLU(), None), (nn.Sequential(nn.ReLU()), None), (nn.RReLU(), "hidden"), (nn.Softmax(1), "gate"),
     ],
 )  # fmt: skip
@@ -423,6 +459,68 @@ def test_torchs_transformer_does_not_take_its_fast_path_with_the_old_activation(
     assert "its softmax" in swapped.left["layers.0.self_attn"]
     x = torch.randn(2, 5, 8)
     assert torch.allclose(net(x), net.train()(x), atol=1e-6)  # no dropout: modes differ by the fast path only
+
+
+SHAPES = {"d_model": 16, "nhead": 2, "dim_feedforward": 32, "dropout": 0.0}
+PAD = torch.tensor([[False] * 4 + [True] * 2, [False] * 2 + [True] * 4, [False] * 6])
+CAUSAL = nn.Transformer.generate_square_subsequent_mask(6)
+ENCODER = [{}, {"src_key_padding_mask": PAD}, {"MASK": CAUSAL}, {"MASK": CAUSAL, "is_causal": True}]
+DECODER = [{}, {"tgt_key_padding_mask": PAD}, {"tgt_mask": CAUSAL, "tgt_is_causal": True}]
+
+
+def transformer(kind, activation, **options):
+    torch.manual_seed(0)
+    options = {**SHAPES, **options, "activation": activation}
+    if kind is nn.TransformerEncoder:
+        return kind(nn.TransformerEncoderLayer(**options), 2, norm=nn.LayerNorm(16))
+    if kind is nn.TransformerDecoder:
+        return kind(nn.TransformerDecoderLayer(**options), 2)
+    return kind(**options, **({"num_encoder_layers": 1, "num_decoder_layers": 1} if kind is nn.Transformer else {}))
+
+
+@pytest.mark.parametrize("norm_first", [False, True])
+@pytest.mark.parametrize("batch_first", [False, True])
+@pytest.mark.parametrize("first", ["relu", nn.functional.gelu, nn.SiLU()], ids=["relu", "gelu", "SiLU"])
+@pytest.mark.parametrize(
+    ("kind", "masks"),
+    [
+        (nn.TransformerEncoderLayer, ENCODER),
+        (nn.TransformerEncoder, ENCODER),
+        (nn.TransformerDecoderLayer, DECODER),
+        (nn.TransformerDecoder, DECODER),
+        (nn.Transformer, [{}, {"src_key_padding_mask": PAD, "memory_key_padding_mask": PAD}]),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+@pytest.mark.filterwarnings("ignore")
+def test_torchs_transformers_are_those_built_with_the_new_activation(kind, masks, first, batch_first, norm_first):
+    """In both modes, with gradients and without, with each mask; copies too."""
+    options = {"batch_first": batch_first, "norm_first": norm_first}
+    wanted = transformer(kind, nn.functional.mish, **options)  # for which torch has no fast path
+    net = transformer(kind, first, **options)
+    swap_activations(net, "mish")
+    x, memory = torch.randn(2, 3, 6, 16).unbind() if batch_first else torch.randn(2, 6, 3, 16).unbind()
+    inputs = (x,) if masks is ENCODER else (x, memory)
+    mask = "src_mask" if kind is nn.TransformerEncoderLayer else "mask"
+    for each in (net, copy.deepcopy(net)):
+        for keywords in ({mask if k == "MASK" else k: v for k, v in given.items()} for given in masks):
+            for training, gradients in ((True, True), (False, True), (False, False)):
+                with torch.set_grad_enabled(gradients):
+                    ours, theirs = (
+                        each.train(training)(*inputs, **keywords),
+                        wanted.train(training)(*inputs, **keywords),
+                    )
+                assert torch.allclose(ours, theirs, atol=1e-5), (keywords.keys(), training, gradients)
+
+
+@pytest.mark.parametrize("to", ["relu", "elu", "hardswish", "leaky_relu", "silu(beta=learned)", "softplus"])
+@torch.no_grad()
+def test_a_padded_batch_in_evaluation_is_that_of_training(to):
+    net = transformer(nn.TransformerEncoder, "relu", batch_first=True)
+    swap_activations(net, to)
+    x = torch.randn(3, 6, 16)
+    ours, theirs = (net.train(mode)(x, src_key_padding_mask=PAD)[~PAD] for mode in (False, True))
+    assert torch.allclose(ours, theirs, atol=1e-5)
 
 
 def test_learned_parameters_of_tokens_stand_on_the_last_dimension():

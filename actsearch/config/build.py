@@ -145,9 +145,10 @@ def _add_model(contents: Contents, model: Model, keep: bool) -> None:
         return
     contents.add(model.function)
     net = model.build(parse_net("relu"), 0, "keep")
-    for name, numbers in (*net.named_buffers(), *(net.named_parameters() if keep else ())):
-        contents.add(name)
-        contents.add(numbers)
+    for name, numbers in (*net.named_buffers(), *net.named_parameters()):
+        contents.add([name, list(numbers.shape), str(numbers.dtype), numbers.requires_grad])
+        if keep or not isinstance(numbers, nn.Parameter) or not numbers.requires_grad:
+            contents.add(numbers)
 
 
 def _is_own(values: Mapping[str, Any]) -> bool:

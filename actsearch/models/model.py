@@ -11,7 +11,6 @@ are tokens, None if they are numbers.
 from __future__ import annotations
 
 import contextlib
-import copy
 import inspect
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,13 +19,15 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import UninitializedBuffer, is_lazy
+from torch.nn.modules.lazy import LazyModuleMixin
+from torch.nn.parameter import is_lazy
 
 from actsearch.activations.spec import ActivationModule, Spec, print_net
-from actsearch.data.inputs import Inputs, count
+from actsearch.data.inputs import Inputs, count, each
 from actsearch.errors import ActSearchError, one_line
 from actsearch.models.initialise import NORMS, initialise
-from actsearch.swap.net import find_activations, swap_activations
+from actsearch.swap.copies import copied
+from actsearch.swap.net import Swapped, find_activations, swap_activations
 
 
 @contextlib.contextmanager
@@ -51,34 +52,40 @@ SEVERAL = (
 MOST_NAMED = 3
 
 
-def stays_in_words(left: Mapping[str, str]) -> list[str]:
-    """A sentence for each kind of activation that is not replaced. left: by path, "what: why"."""
+def swap_in_words(swapped: Swapped) -> list[str]:
+    """A sentence for each kind of activation that a swap left, and one for those whose place it could not see."""
     paths: dict[str, list[str]] = {}
-    for path, text in left.items():
+    for path, text in swapped.left.items():
         paths.setdefault(text, []).append(path)
     sentences = []
     for text, places in paths.items():
         what, _, why = text.partition(": ")
-        more = f" and {len(places) - MOST_NAMED} more" if len(places) > MOST_NAMED else ""
-        named = ", ".join(f"'{place}'" for place in places[:MOST_NAMED])
-        sentences.append(f"The {what} at {named}{more} stays in every candidate: {why}.")
+        sentences.append(f"The {what} at {_named(places)} stays in every candidate: {why}.")
+    if swapped.unseen:
+        sentences.append(
+            f"It could not be seen where {_named(swapped.unseen)} of the net stand, or whether they are called: they "
+            f"are replaced as hidden activations. Write only=['!{swapped.unseen[0]}'] to leave one out."
+        )
     return sentences
 
 
-def _built_in(net: nn.Module) -> dict[str, str]:
-    """Activations beside those that a model function took, by path: what they are, and why they stay."""
+def _named(places: Sequence[str]) -> str:
+    more = f" and {len(places) - MOST_NAMED} more" if len(places) > MOST_NAMED else ""
+    return ", ".join(f"'{place}'" for place in places[:MOST_NAMED]) + more
+
+
+def _built_in(net: nn.Module, why: str) -> Swapped:
+    """The activations beside those that a model function took: what they are, and why they stay."""
     found, left = find_activations(net)
-    own = {f.path: f"{f.was}: {f.stays or 'the model makes it itself'}" for f in found if not _is_slot(f.module)}
-    return {**own, **left}
+    own = {f.path: f"{f.was}: {f.stays or why}" for f in found if not isinstance(f.module, ActivationModule)}
+    return Swapped(left={**own, **left})
 
 
-def _uninitialized(buffer: Tensor) -> Any:
-    kind: Any = UninitializedBuffer
-    return kind(dtype=buffer.dtype)
-
-
-def _is_slot(module: nn.Module | None) -> bool:
-    return isinstance(module, ActivationModule)
+def bare(net: nn.Module) -> nn.Module:
+    """The net inside of torch.compile or DataParallel: what is trained here is neither compiled nor spread."""
+    while isinstance(net, nn.DataParallel) or hasattr(net, "_orig_mod"):
+        net = net.module if isinstance(net, nn.DataParallel) else net._orig_mod  # pyright: ignore[reportAssignmentType]
+    return net
 
 
 def _trained_norm(net: nn.Module) -> str:
@@ -150,19 +157,22 @@ class Model:
         told = {"in_shape": self.in_shape, "n_classes": self.out_shape[-1], "out_shape": self.out_shape,
                 "n_tokens": n_tokens}  # fmt: skip
         self.keywords |= {k: v for k, v in told.items() if k in takes}
+        if only is not None and "only" in takes:
+            self.keywords["only"], only = only, None
         self._only = only
         if only is not None and self.takes_activation:
             raise ActSearchError(
                 f"model.only: '{name}' takes its activations itself, by the keyword `activation`. Remove it."
             )
         self.examples = self.zeros(2) if examples is None else examples
-        self._left: dict[str, str] = {}
+        self._swapped = Swapped()
         relu, slots = Spec.of("relu"), []
         with _seeded(0):
             net = self._assemble(lambda channels=None, dim=1: slots.append(channels) or relu.module(channels, dim))
         self.n_slots, self.channels = len(slots), slots
         self.n_parameters = sum(p.numel() for p in net.parameters())
-        self.remarks = [] if self.n_slots == 0 else stays_in_words(self._left if self._left else _built_in(net))
+        why = "not asked for" if self.keywords.get("only") else "the model makes it itself"
+        self.remarks = swap_in_words(_built_in(net, why) if self.takes_activation else self._swapped)
         self._try(net)
 
     def build(self, specs: Sequence[Spec], seed: int, init: str) -> nn.Module:
@@ -175,10 +185,10 @@ class Model:
                 f"{len(specs)} activations for {self.name}, which takes {self.n_slots}. "
                 "Give one for all slots, or one for each."
             )
-        each = enumerate(specs if len(specs) == self.n_slots else list(specs) * self.n_slots)
+        in_turn = enumerate(specs if len(specs) == self.n_slots else list(specs) * self.n_slots)
 
         def activation(channels: int | None = None, dim: int = 1) -> nn.Module:
-            place, spec = next(each)
+            place, spec = next(in_turn)
             module = spec.module(channels, dim)
             module.place = place
             return module
@@ -232,8 +242,7 @@ class Model:
     def _assemble(self, activation: Callable[..., nn.Module]) -> nn.Module:
         try:
             if self._pattern:
-                lazy = [b for b in self.function.buffers() if is_lazy(b)]  # torch cannot copy these
-                net = copy.deepcopy(self.function, {id(b): _uninitialized(b) for b in lazy})
+                net = self.function
             elif self.takes_activation:
                 net = self.function(activation=activation, **self.keywords)
             else:
@@ -244,35 +253,73 @@ class Model:
             raise ActSearchError(f"the model '{self.name}' could not be built: {one_line(error)}") from error
         if not isinstance(net, nn.Module):
             raise ActSearchError(f"the model '{self.name}' returned {type(net).__name__}, not an nn.Module.")
-        if any(map(is_lazy, (*net.parameters(), *net.buffers()))):
-            self._outputs(net.eval(), "")  # examples give lazy layers their shapes
         if not self.takes_activation:
-            self._left = swap_activations(net, activation, self._only).left
+            net = copied(bare(net))  # a function may give the same net again
+        if any(p.is_meta for p in net.parameters() if not is_lazy(p)):
+            raise ActSearchError(f"the model '{self.name}' has parameters on the meta device. Make it on the CPU.")
+        net = net.cpu()
+        if any(map(is_lazy, (*net.parameters(), *net.buffers()))):
+            self._shape(net)
+        if not self.takes_activation:
+            self._swapped = swap_activations(net, activation, self._only)
         return net
+
+    def _shape(self, net: nn.Module) -> None:
+        """Gives lazy layers their shapes by the examples, which a copy of the net is given."""
+        twin, seen = copied(net).eval(), dict[nn.Module, tuple]()
+        both = zip(net.modules(), twin.modules(), strict=True)
+        pairs: list[tuple[Any, nn.Module]] = [pair for pair in both if isinstance(pair[0], LazyModuleMixin)]
+
+        def note(layer: nn.Module, args: tuple, keywords: dict[str, Any]) -> None:
+            seen.setdefault(layer, (args, keywords))
+
+        for _, other in pairs:
+            other.register_forward_pre_hook(note, prepend=True, with_kwargs=True)
+        with _seeded(0), torch.no_grad():
+            self._outputs(twin, "")
+        for layer, other in pairs:
+            if other in seen:
+                layer._infer_parameters(layer, *seen[other])
+        if unused := [name for name, p in net.named_parameters() if is_lazy(p)]:
+            raise ActSearchError(f"the model '{self.name}': its forward does not call the lazy layer of '{unused[0]}'.")
 
     def _try(self, net: nn.Module) -> None:
         """Raises ActSearchError unless the net gives what is wanted, in evaluation and in training."""
         if self.n_slots == 0:
             raise ActSearchError(f"the model '{self.name}' never called its `activation`: there is nothing to search.")
         n = count(self.examples)
-        wanted = (n, *self.out_shape)
+        wanted, before = (n, *self.out_shape), len(list(net.parameters()))
         for training in (False, True):
             mode = " in training" if training else ""
-            with _seeded(0):
+            with _seeded(0), torch.set_grad_enabled(training):
                 out = self._outputs(net.train(training), mode)
-            if isinstance(out, Tensor) and out.shape == wanted:
-                continue
-            per_class = ", one per class" if len(self.out_shape) == 1 else ""
-            got, cure = (tuple(out.shape), "") if isinstance(out, Tensor) else (type(out).__name__, SEVERAL)
+            if not isinstance(out, Tensor) or out.shape != wanted:
+                per_class = ", one per class" if len(self.out_shape) == 1 else ""
+                got, cure = (tuple(out.shape), "") if isinstance(out, Tensor) else (type(out).__name__, SEVERAL)
+                raise ActSearchError(
+                    f"the model '{self.name}' gives {got} for {n} examples{mode}; wanted {wanted}{per_class}.{cure}"
+                )
+        if len(list(net.parameters())) > before:
+            made = [name for name, _ in net.named_parameters()][-1]
             raise ActSearchError(
-                f"the model '{self.name}' gives {got} for {n} examples{mode}; wanted {wanted}{per_class}.{cure}"
+                f"the model '{self.name}' makes '{made}' in its first call, too late to be trained. Make it in "
+                "__init__, or use a lazy layer such as nn.LazyLinear."
             )
-
-    def _outputs(self, net: nn.Module, mode: str) -> Any:
-        try:
-            with torch.no_grad():
-                return forward(net, self.examples)
-        except Exception as error:  # whatever a user's forward raises
+        if not out.requires_grad:
             raise ActSearchError(
-                f"the model '{self.name}' does not take the data's shape {self.in_shape}{mode}: {one_line(error)}"
+                f"the outputs of the model '{self.name}' do not depend on a weight that is trained: all are frozen, or "
+                "its forward is cut from them (no_grad, detach, argmax)."
+            )
+        with _seeded(0), torch.no_grad():
+            twice = each(lambda part: torch.cat([part, part]), self.examples)
+            self._outputs(net.eval(), " after a batch of another size", twice)
+
+    def _outputs(self, net: nn.Module, mode: str, x: Inputs | None = None) -> Any:
+        try:
+            return forward(net, self.examples if x is None else x)
+        except Exception as error:  # whatever a user's forward raises
+            other = {p.dtype for p in net.parameters() if p.is_floating_point()} - {torch.float32}
+            cure = f". Its weights are {other.pop()}: write net.float()." if other else ""
+            raise ActSearchError(
+                f"the model '{self.name}' does not take the data's shape {self.in_shape}{mode}: {one_line(error)}{cure}"
             ) from error

@@ -11,27 +11,27 @@ from torch import nn
 
 from actsearch.activations.spec import ActivationModule
 from actsearch.errors import unknown
-from actsearch.swap.net import find_activations, swap_activations
+from actsearch.swap.net import Only, chosen_activations, swap_activations
 
 SLOTS = ("all", "calls", "stages")
 
 
-def take_slots(net: nn.Module, activation: Callable[..., nn.Module], slots: str) -> None:
+def take_slots(net: nn.Module, activation: Callable[..., nn.Module], slots: str, only: Only | None = None) -> None:
     """Replaces a net's activations, in place, by modules that `activation` returns. Each call of it is one slot.
 
     slots: how the net is divided. `all`: each activation module is a slot. `calls`: each call is a slot, so that a
     module that the net calls several times becomes several. `stages`: all activations of a stage (`stages_of`) are one
-    slot; they have the same spec, but learned parameters of their own.
+    slot; they have the same spec, but learned parameters of their own. only: which of them, as in `swap_activations`.
     Raises ActSearchError for another value.
     """
     if slots not in SLOTS:
         raise unknown("model.slots", slots, SLOTS)
     if slots != "stages":
-        swap_activations(net, activation, per_call=slots == "calls")
+        swap_activations(net, activation, only, per_call=slots == "calls")
         return
-    paths = [f.path for f in find_activations(net)[0] if not f.gate]
+    paths = [f.path for f in chosen_activations(net, only)]
     of_stage = {stage: _Stage(activation) for stage in dict.fromkeys(stages_of(paths))}
-    swap_activations(net, {path: of_stage[stage] for path, stage in zip(paths, stages_of(paths), strict=True)})
+    swap_activations(net, {path: of_stage[stage] for path, stage in zip(paths, stages_of(paths), strict=True)}, paths)
 
 
 class _Stage:

@@ -10,6 +10,7 @@ from torch import nn
 from actsearch.errors import ActSearchError, one_line, unknown
 from actsearch.models.slots import take_slots
 from actsearch.models.torchvision import AsImages, check_images
+from actsearch.swap.net import Only
 
 
 def timm(
@@ -19,13 +20,14 @@ def timm(
     name: str,
     image_size: int | None = None,
     slots: str = "all",
+    only: Only | None = None,
     **keywords: Any,
 ) -> nn.Module:
     """The net of timm.create_model(name) with its activations replaced. Weights are random; nothing is downloaded.
 
     in_shape: (1 or 3, height, width). image_size: images are scaled to this height and width first; if None, they keep
     their size. A net with a fixed input size, such as a vision transformer, is made for that size. slots: all, calls or
-    stages (see `take_slots`). keywords: further arguments of create_model.
+    stages; only: which activations (see `take_slots`). keywords: further arguments of create_model.
     Raises ActSearchError if timm is not installed, does not know the name, or cannot make the net.
     """
     try:
@@ -48,5 +50,5 @@ def timm(
         net = library.create_model(name, num_classes=n_classes, **keywords)
     except Exception as error:  # each family of timm's nets raises exceptions of its own
         raise ActSearchError(f"timm's '{name}' cannot be made: {one_line(error)}") from None
-    take_slots(net, activation, slots)
+    take_slots(net, activation, slots, only)
     return nn.Sequential(AsImages(image_size), net)

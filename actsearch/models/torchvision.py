@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from actsearch.errors import ActSearchError, one_line, unknown
 from actsearch.models.slots import take_slots
+from actsearch.swap.net import Only
 
 
 class AsImages(nn.Module):
@@ -35,12 +36,14 @@ def torchvision(
     name: str,
     image_size: int | None = None,
     slots: str = "all",
+    only: Only | None = None,
     **keywords: Any,
 ) -> nn.Module:
     """The net of torchvision.models.get_model(name) with its activations replaced, without pretrained weights.
 
     in_shape: (1 or 3, height, width). image_size: images are scaled to this height and width first; if None, they keep
-    their size. slots: all, calls or stages (see `take_slots`). keywords: further arguments of get_model.
+    their size. slots: all, calls or stages; only: which activations (see `take_slots`). keywords: further arguments of
+    get_model.
     Raises ActSearchError for a name that torchvision does not know, or if it cannot make the net.
     """
     from torchvision import models
@@ -53,7 +56,7 @@ def torchvision(
         net = models.get_model(name, weights=None, num_classes=n_classes, **keywords)
     except (TypeError, ValueError) as error:
         raise ActSearchError(f"torchvision's '{name}' cannot be made: {one_line(error)}") from None
-    take_slots(net, activation, slots)
+    take_slots(net, activation, slots, only)
     return nn.Sequential(AsImages(image_size), net)
 
 

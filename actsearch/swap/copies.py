@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import is_lazy
+from torch.nn.parameter import UninitializedBuffer, is_lazy
 
 from actsearch.errors import ActSearchError, one_line
 
@@ -22,14 +22,16 @@ SIMPLE = (int, float, complex, str, bytes, bool)
 def copied(net: nn.Module) -> nn.Module:
     """A deep copy of a net.
 
-    Tensors that were computed from others and kept as attributes are detached in it; torch cannot copy them otherwise.
-    The `weight` that an older weight_norm computes in each call is one. Raises ActSearchError that names the attribute
-    that cannot be copied.
+    Tensors that were computed from others and kept as attributes are detached in it; torch cannot copy them otherwise,
+    nor lazy buffers. The `weight` that an older weight_norm computes in each call is such a tensor. Raises
+    ActSearchError that names the attribute that cannot be copied.
     """
     memo: dict[int, Any] = {}
     for module in net.modules():
         for tensor in _tensors(vars(module)):
-            if not tensor.is_leaf:
+            if isinstance(tensor, UninitializedBuffer):
+                memo[id(tensor)] = UninitializedBuffer(dtype=tensor.dtype)  # pyright: ignore[reportCallIssue]
+            elif not tensor.is_leaf:
                 memo[id(tensor)] = tensor.detach().clone()
     try:
         twin = copy.deepcopy(net, dict(memo))

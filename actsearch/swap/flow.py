@@ -10,6 +10,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence, Set
 from typing import Any
 
+import torch
 from torch import fx, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.dropout import _DropoutNd
@@ -17,13 +18,14 @@ from torch.nn.parameter import is_lazy
 from torch.nn.utils.parametrize import is_parametrized
 
 from actsearch.swap.reading import read
-from actsearch.swap.values import Value, Values, leaves
+from actsearch.swap.values import RANGE, ROUNDED, Value, Values, leaves
 from actsearch.swap.widths import runs_in_sequence
 
 LISTS = (nn.ModuleList, nn.ModuleDict)
 NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 RESHAPING = (_DropoutNd, nn.Identity, nn.Flatten, nn.Unflatten)
-BOUNDED = {"ReLU6", "relu6()", "Hardtanh", "hardtanh()"}
+CLIPPED = {"relu6", "hardtanh"}
+BOUNDED = {"tanh", "hardtanh", "softsign"}
 HARD_SIGMOID = "a constant is added before it, as in a hard sigmoid"
 
 Site = tuple[int, str]  # an owner's id and the name by which it holds or calls an activation
@@ -69,14 +71,17 @@ class Flow:
         met = [n for calls in self._met.values() for n, _, _ in calls]
         why = self.values.places([*met, *self._curves.values()], outputs, part)
         self.hidden_curves = [c for c, n in self._curves.items() if why[n] is None and self.values.weighted[n]]
-        found: dict[Site, list[tuple[str | None, Key | None]]] = {}
-        for site, calls in self._met.items():
-            hard = self.sites[site] in BOUNDED
-            found[site] = [
-                (HARD_SIGMOID if why[n] is None and hard and self.values.shifted[given] else why[n], key)
-                for n, given, key in calls
-            ]
-        return found
+        return {
+            site: [(self._of_its_kind(self.sites[site], why[n], given), key) for n, given, key in calls]
+            for site, calls in self._met.items()
+        }
+
+    def _of_its_kind(self, was: str, why: str | None, given: Value) -> str | None:
+        """Why an activation is no hidden one, given what it is: relu6(x + 3), but relu before a rounding is hidden."""
+        kind = was.removesuffix("()").lower()
+        if why is None and kind in CLIPPED and self.values.shifted[given]:
+            return HARD_SIGMOID
+        return None if why == RANGE + ROUNDED and kind not in BOUNDED else why
 
     def call(
         self, owner: nn.Module, name: str, args: Sequence[Any], keywords: Mapping[str, Any], key: Key | None = None
@@ -151,7 +156,9 @@ class Flow:
 
 
 def _n_inputs(net: nn.Module) -> int:
-    """How many arguments a net's forward needs; one if it takes any."""
+    """How many arguments a net's forward needs; one if it takes any, or is scripted."""
+    if isinstance(net, torch.jit.ScriptModule):
+        return 1
     takes = list(inspect.signature(net.forward).parameters.values())
     return max(1, sum(p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) for p in takes))
 

@@ -114,19 +114,12 @@ def _names(function: Callable[..., Any], kind: type) -> tuple[frozenset[str], fr
         if function in seen or not isinstance(function, FunctionType) or depth > DEEPEST:
             continue
         seen.add(function)
-        try:
-            tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
-        except (OSError, TypeError, SyntaxError):
+        tree = source(function)
+        if tree is None:
             found |= {"?"} if depth == 0 else set()
             continue
-        inner = [node for node in ast.walk(tree) if isinstance(node, ast.Lambda)]
-        if function.__name__ == "<lambda>" and len(inner) == 1:  # its source is the whole line
-            tree.body[:] = [ast.Expr(inner[0])]
-        if isinstance(written := tree.body[0], ast.FunctionDef):
-            written.decorator_list.clear()
-            written.returns = None
         attributes |= {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
-        own = written.args.args[0].arg if _is_method(written, function, kind) else ""
+        own = tree.args.args[0].arg if _is_method(tree, function, kind) else ""
         found |= set(_words(tree, own))
         for value in _references(tree, own, function, kind):
             if (word := _word(value)) is not None:
@@ -138,10 +131,27 @@ def _names(function: Callable[..., Any], kind: type) -> tuple[frozenset[str], fr
     return frozenset(found), frozenset(attributes)
 
 
-def _is_method(written: ast.stmt, function: FunctionType, kind: type) -> TypeIs[ast.FunctionDef]:
+def source(function: FunctionType) -> ast.AST | None:
+    """The code of a function without its decorators; None if it cannot be read. Of a lambda among others, its line."""
+    try:
+        tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
+    except (OSError, TypeError, SyntaxError):
+        return None
+    inner = [node for node in ast.walk(tree) if isinstance(node, ast.Lambda)]
+    if function.__name__ == "<lambda>":
+        return inner[0] if len(inner) == 1 else tree
+    if isinstance(written := tree.body[0], ast.FunctionDef):
+        written.decorator_list.clear()
+        written.returns = None
+    return written
+
+
+def _is_method(tree: ast.AST, function: FunctionType, kind: type) -> TypeIs[ast.FunctionDef]:
     """Whether a function is a method of this class, so that its first argument is the module."""
-    ours = any(inspect.unwrap(vars(base).get(function.__name__)) is function for base in kind.__mro__)  # pyright: ignore[reportArgumentType]
-    return ours and isinstance(written, ast.FunctionDef) and bool(written.args.args)
+    if not isinstance(tree, ast.FunctionDef) or not tree.args.args:
+        return False
+    held = (value for base in kind.__mro__ for value in vars(base).values() if callable(value))
+    return tree.args.args[0].arg == "self" or any(inspect.unwrap(value) is function for value in held)
 
 
 def _chain(node: ast.Attribute) -> tuple[ast.expr, list[str]]:

@@ -30,12 +30,14 @@ class Swapped:
     """The result of a swap.
 
     names: the paths of the activations that were replaced. was: by path, what each of them was: `ReLU` for a module,
-    `relu()` for a function. left: by path, those that were not replaced, with the reason.
+    `relu()` for a function. left: by path, those that were not replaced, with the reason. unseen: the paths of those
+    that were replaced although it could not be seen where they stand.
     """
 
     names: list[str] = field(default_factory=list)
     was: dict[str, str] = field(default_factory=dict)
     left: dict[str, str] = field(default_factory=dict)
+    unseen: list[str] = field(default_factory=list)
 
     @property
     def count(self) -> int:
@@ -62,6 +64,12 @@ def find_activations(net: nn.Module, per_call: bool = False, part: bool = False)
             f"{type(net).__name__} has no activation module to swap: it is one. Write get_activation('gelu') instead."
         )
     return survey(net, per_call, part)
+
+
+def chosen_activations(net: nn.Module, only: Only | None) -> list[Found]:
+    """The activations that swap_activations would swap, in the order of computation where that is known."""
+    found, left = find_activations(net)
+    return _chosen(net, found, left, only, False)
 
 
 def swap_activations(
@@ -120,7 +128,9 @@ def swap_activations(
     _rename(found, [f for f, _ in install])
     with _as_it_was_after_an_error(net):
         _install(net, install, {id(f.module) for f in found if f.writes})
-    return Swapped([f.path for f, _ in install], {f.path: f.was for f, _ in install}, left)
+    swapped = [f for f, _ in install]
+    unseen = [f.path for f in swapped if not f.seen]
+    return Swapped([f.path for f in swapped], {f.path: f.was for f in swapped}, left, unseen)
 
 
 def _rename(found: list[Found], chosen: list[Found]) -> None:

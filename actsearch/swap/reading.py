@@ -10,7 +10,6 @@ import ast
 import builtins
 import inspect
 import operator
-import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import FunctionType, MethodType
@@ -19,6 +18,7 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
+from actsearch.swap.functions import source
 from actsearch.swap.values import SHAPES, Value, Values
 
 DEEPEST = 6  # functions inside of functions
@@ -104,7 +104,10 @@ def read(follower: Follower, module: nn.Module, args: Sequence[Any], keywords: M
     method = Method(module, getattr(type(module), "plain", type(module)).forward)
     if own is not None:  # it was put in place of the class's
         method = Method(module, own.__func__) if isinstance(own, MethodType) else Method(None, own)
-    made = _run(follower, method, args, keywords, 0)
+    try:
+        made = _run(follower, method, args, keywords, 0)
+    except Exception:  # code of any kind is read; what is not understood counts as one layer
+        return None
     return None if made is UNKNOWN else made
 
 
@@ -112,11 +115,8 @@ def _run(follower: Follower, method: Method, args: Sequence[Any], keywords: Mapp
     function: Any = inspect.unwrap(method.function)
     if not isinstance(function, FunctionType) or depth > DEEPEST:
         return UNKNOWN
-    try:
-        tree = ast.parse(textwrap.dedent(inspect.getsource(function))).body[0]
-    except (OSError, TypeError, SyntaxError, IndexError):
-        return UNKNOWN
-    if not isinstance(tree, ast.FunctionDef):
+    tree = source(function)
+    if not isinstance(tree, ast.FunctionDef | ast.Lambda):
         return UNKNOWN
     known = {**vars(builtins), **function.__globals__, **inspect.getclosurevars(function).nonlocals}
     own = [] if method.owner is None else [Known(method.owner)]
@@ -344,7 +344,9 @@ class _Reader:
         function = inspect.getattr_static(type(module), name, None)
         if isinstance(function, staticmethod):
             return Known(function.__func__)
-        return Method(module, function) if isinstance(function, FunctionType) else UNKNOWN
+        if isinstance(function, FunctionType):
+            return Method(module, function)
+        return function if type(function) in CONSTANTS[1:] else UNKNOWN
 
     def item(self, base: Any, index: Any) -> Any:
         if isinstance(base, Child) and isinstance(base.module, LISTS):
@@ -352,7 +354,8 @@ class _Reader:
             return children[index] if _holds(children, index) else _either(children)
         if isinstance(base, dict):
             members = [member for member in base.values() if member is not None]
-            return base[index] if index in base else members[index] if _holds(members, index) else _either(members)
+            key = index if isinstance(index, str | int) else UNKNOWN
+            return base[key] if key in base else members[index] if _holds(members, index) else _either(members)
         return base[index] if _holds(base, index) else base  # pyright: ignore[reportIndexIssue]
 
     def call(self, node: ast.Call, names: dict[str, Any]) -> Any:

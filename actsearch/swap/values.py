@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -46,6 +47,8 @@ FRONT = "no weight layer comes before it"
 PARAMETER = "it works on a parameter, not on the data"
 RANGE = "its range matters: "
 SHIFT = "a constant is added to it"
+SQUARE = "it is squared"
+ROUNDED = "it is rounded"
 
 
 class Value(int):
@@ -62,12 +65,15 @@ class Values:
         self.weighted: list[bool] = []  # whether a weight layer comes before it, or is what makes it
         self.weighs: list[bool] = []  # whether a weight layer makes it
         self.shifted: list[bool] = []  # whether it is another value plus a constant
+        self._scaled: list[bool] = []  # whether it is another value times a parameter; their sum is a weight layer
+        self._squared: list[bool] = []  # whether it is the square of another value
         self._passes: list[int] = []  # 2: its values are its source's, scaled or in another shape; 1: sums of them
         self._asks: list[Mapping[int, str]] = []  # the sources whose range matters to it, with the reason
 
     def add(
         self, sources: Iterable[int] = (), *, data: bool = False, parameter: bool = False, weighs: bool = False,
-        shifted: bool = False, passes: int = 0, asks: Mapping[int, str] | None = None,
+        shifted: bool = False, scaled: bool = False, squared: bool = False, passes: int = 0,
+        asks: Mapping[int, str] | None = None,
     ) -> Value:  # fmt: skip
         sources = tuple(sources)
         self.sources.append(sources)
@@ -76,6 +82,8 @@ class Values:
         self.weighted.append(weighs or any(self.weighted[s] for s in sources))
         self.weighs.append(weighs)
         self.shifted.append(shifted)
+        self._scaled.append(scaled)
+        self._squared.append(squared)
         self._passes.append(passes)
         self._asks.append(asks or {})
         return Value(len(self.sources) - 1)
@@ -91,6 +99,7 @@ class Values:
             return self.add()
         weights = any(self.parameter[s] for s in sources)
         weighs = name in WEIGHING or (weights and (name in PRODUCTS or not of_torch))
+        weighs |= name == "sum" and any(self._scaled[s] for s in sources)
         number = next((arg for arg in args if not isinstance(arg, list)), None)
         shifted = name in ("add", "sub") and bool(number)
         if number is not None and name in ("add", "sub", "mul", "div"):
@@ -98,7 +107,10 @@ class Values:
         else:
             passes = 2 if name in RESHAPING else 1 if name in MIXING | {"div"} else 0
         asks = self._asked(name, args, sources)
-        return self.add(sources, weighs=weighs, shifted=shifted, passes=passes, asks=asks)
+        return self.add(
+            sources, weighs=weighs, shifted=shifted, scaled=name == "mul" and weights,
+            squared=name == "square" or (name == "pow" and number == 2), passes=passes, asks=asks,
+        )  # fmt: skip
 
     def _asked(self, name: str, args: list[Any], sources: list[int]) -> dict[int, str]:
         """The sources of a call whose range matters to it, with the reason."""
@@ -110,7 +122,7 @@ class Values:
         if name == "pow" and isinstance(second, int | float) and (second < 0 or second != int(second)):
             return dict.fromkeys(sources, "its logarithm, root or reciprocal is taken")
         if name in ROUNDING:
-            return dict.fromkeys(sources, "it is rounded")
+            return dict.fromkeys(sources, ROUNDED)
         if name == "grid_sample" and isinstance(second, list):
             return dict.fromkeys(second, "it gives positions")
         if name in DRAWING:
@@ -123,15 +135,17 @@ class Values:
         sites: the activations' values. outputs: the net's. part: whether there are weight layers before and after it.
         """
         n_values = len(self.sources)
-        reaches, shifts, needs = [False] * n_values, [False] * n_values, [""] * n_values
+        reaches, shifts, needs = [False] * n_values, [""] * n_values, [""] * n_values
+        users = Counter(s for sources in self.sources for s in {*sources})
         for n in () if part else outputs:
             reaches[n] = True
         for n in reversed(range(n_values)):
             for s in self.sources[n]:
+                near = SHIFT if self.shifted[n] else SQUARE if self._squared[n] and users[s] == 1 else ""
                 reaches[s] |= reaches[n] and not self.weighs[n]
-                shifts[s] |= self.shifted[n] or (shifts[n] and self._passes[n] == 2)
+                shifts[s] = shifts[s] or near or (shifts[n] if self._passes[n] == 2 else "")
                 needs[s] = needs[s] or self._asks[n].get(s, needs[n] if self._passes[n] else "")
-        return {n: self._place(n, reaches[n], SHIFT if shifts[n] else needs[n], part) for n in sites}
+        return {n: self._place(n, reaches[n], shifts[n] or needs[n], part) for n in sites}
 
     def _place(self, n: int, reaches: bool, need: str, part: bool) -> str | None:
         if self.parameter[n] and not self.weighted[n]:
