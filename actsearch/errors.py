@@ -56,6 +56,15 @@ def whole(key: str, value: object, least: int = 1, most: int | None = None) -> N
     raise ActSearchError(f"{key}={value}: it must be a whole number, {bounds}.")
 
 
+def is_utf8(text: str) -> bool:
+    """Whether a text of the system, such as a file's name, can stand in a database, a page or a URL."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _secrets(character: str) -> re.Pattern[str]:
     """A pattern for what is secret in URLs. character: a pattern of the characters that a URL may go on with.
 

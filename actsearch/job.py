@@ -14,7 +14,7 @@ import torch
 from actsearch.activations.reach import remarks
 from actsearch.activations.spec import Spec, parse_net
 from actsearch.data.source import Data
-from actsearch.errors import ActSearchError, check_url, hide_password, hide_passwords
+from actsearch.errors import ActSearchError, check_url, hide_password, hide_passwords, is_utf8
 from actsearch.models.model import Model
 from actsearch.processes import core_count
 from actsearch.question.identity import fingerprint, study_name
@@ -60,6 +60,9 @@ class Job:
     unknown: Sequence[str] = ()
 
     def __post_init__(self) -> None:
+        for path in (Path.cwd(), self.folder):
+            if not is_utf8(str(path)):
+                raise ActSearchError(f"the folder {path}: its name is not UTF-8 text. Rename it, or choose another.")
         check_url("storage.url", self.storage_url)
         if self.tracking_uri is not None:
             check_url("tracking.uri", self.tracking_uri)

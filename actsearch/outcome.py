@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 import optuna
 
 from actsearch.activations.spec import parse_net
-from actsearch.errors import ActSearchError
+from actsearch.errors import ActSearchError, hide_passwords
 from actsearch.job import Job
 from actsearch.judge.comparison import compare_finalists
 from actsearch.question.options import Confirmation
@@ -25,7 +26,7 @@ from actsearch.space.domains import plural
 from actsearch.study.finalists import as_records, standing
 from actsearch.study.storage import close_storage, open_storage, sqlite_path
 from actsearch.study.store import Notes, Store
-from actsearch.tracking import Delivery
+from actsearch.tracking import Delivery, mlflow_uri
 from actsearch.training.plan import FAULT
 
 INITIAL = {init: f"drawn for each seed ({init})" for init in INITS} | {"keep": "the net's own (keep)"}
@@ -124,7 +125,7 @@ def look(options: Confirmation) -> str:
 def about(job: Job, store: Store, notes: Notes) -> dict[str, str]:
     """How a study was made, by heading, for its report."""
     rows = {
-        "command": " ".join(w for w in job.tags.get("command", "").split(" ") if not w.startswith(NOT_TO_REPEAT)),
+        "command": shlex.join(w for w in shlex.split(job.tags.get("command", "")) if not w.startswith(NOT_TO_REPEAT)),
         **model_rows(job),
         "trained on": store.trained_on,
         "training": "; ".join(dict.fromkeys(map(str, notes.plans.values()))),
@@ -174,8 +175,8 @@ def show(result: Result, job: Job, terminal: Terminal) -> None:
 def _dashboard(uri: str, page: str) -> str:
     if uri.startswith(("http://", "https://")):
         return uri.rstrip("/") + page
-    command = shown(Path(sys.executable).with_name("mlflow"))
-    return f"{command} ui --backend-store-uri {uri}\n             and open http://127.0.0.1:5000{page}"
+    command = [str(shown(Path(sys.executable).with_name("mlflow"))), "ui", "--backend-store-uri", mlflow_uri(uri)]
+    return f"{shlex.join(hide_passwords(command))}\n             and open http://127.0.0.1:5000{page}"
 
 
 def shown(path: Path) -> Path:

@@ -15,6 +15,7 @@ import logging
 import math
 import os
 import queue
+import shlex
 import shutil
 import sqlite3
 import tempfile
@@ -41,6 +42,7 @@ os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # the default, 7,
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
 os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"  # the URL may hold a password
 
+MOST_IN_TAG = 4000  # characters; MLflow's databases take 5,000 to 8,000
 LIVE_SECONDS = 10.0  # between writes of a trial in flight: rungs go in batches, not each in a request of its own
 STUDY, TRIAL, FINALIST = "actsearch.study", "actsearch.trial", "actsearch.finalist"
 
@@ -70,13 +72,38 @@ STORES = ("sqlite", "postgresql", "mysql", "mssql", "http", "https", "databricks
 
 
 def check_tracking(uri: str, experiment: str) -> None:
-    """Raises ActSearchError for a URI that MLflow has no store for. Does not check whether the store answers."""
+    """Raises ActSearchError for a URI that MLflow has no store for, and for an experiment that was deleted.
+
+    Does not check whether the store answers. In other stores than a SQLite file the experiment is looked at later,
+    because MLflow takes seconds to import.
+    """
     if uri.split(":", maxsplit=1)[0].split("+", maxsplit=1)[0] not in STORES:
         raise ActSearchError(
             f"tracking.uri={uri}: MLflow has no such store. Write sqlite:///mlflow.db, http://…, or null for none."
         )
     if not experiment.strip():
         raise ActSearchError("tracking.experiment is empty. Write e.g. tracking.experiment=actsearch.")
+    path = sqlite_path(uri)
+    if path is not None and path.is_file():
+        with contextlib.suppress(sqlite3.Error), contextlib.closing(sqlite3.connect(path)) as connection:
+            deleted = "SELECT experiment_id FROM experiments WHERE name = ? AND lifecycle_stage = 'deleted'"
+            for (number,) in connection.execute(deleted, [experiment]):
+                raise _deleted(uri, experiment, number)
+
+
+def _deleted(uri: str, experiment: str, number: object) -> ActSearchError:
+    restore = f"MLFLOW_TRACKING_URI={shlex.quote(uri)} mlflow experiments restore --experiment-id {number}"
+    return ActSearchError(
+        f"tracking.experiment={experiment} was deleted in MLflow. Restore it ({restore}), or write "
+        "tracking.experiment=another."
+    )
+
+
+def mlflow_uri(uri: str) -> str:
+    """The URI as MLflow understands it. MLflow makes the folder of a sqlite:/// URI without decoding its name."""
+    path = sqlite_path(uri)
+    plain = path is None or f"sqlite:///{path}" == uri
+    return uri if plain else f"sqlite+pysqlite:{uri.partition(':')[2]}"
 
 
 @dataclass(frozen=True)
@@ -165,7 +192,7 @@ def make_store(path: Path) -> None:
             shutil.copyfile(template, fresh)
         if not fresh.exists() or not _is_sound(fresh):
             fresh.unlink(missing_ok=True)
-            mlflow.MlflowClient(tracking_uri=sqlite_url(fresh)).search_experiments(max_results=1)
+            mlflow.MlflowClient(tracking_uri=mlflow_uri(sqlite_url(fresh))).search_experiments(max_results=1)
             _keep_template(fresh, template)
         with contextlib.suppress(FileExistsError):  # another process was faster
             os.link(fresh, path)
@@ -202,12 +229,12 @@ class Delivery:
             if path is not None:
                 import mlflow.store.tracking.sqlalchemy_store  # the client would import it with its first request
         for name in ("alembic", "mlflow"):
-            logging.getLogger(name).setLevel(logging.ERROR)
+            logging.getLogger(name).setLevel(logging.CRITICAL)  # what fails is raised too, and said once
         if path is not None:
             make_store(path.absolute())
-        self.client = mlflow.MlflowClient(tracking_uri=uri)
+        self.client = mlflow.MlflowClient(tracking_uri=mlflow_uri(uri))
         self.info = info
-        self.experiment_id = self._open_experiment(experiment, path)
+        self.experiment_id = self._open_experiment(experiment, uri)
         self.runs: dict[str, tuple[str, str]] = {}
         self.written: dict[str, int] = {}  # by key, for runs that go on: the last step that was written
         self.places: dict[str, str] = {}  # by id, for runs that were created here: the place of their artifacts
@@ -237,7 +264,7 @@ class Delivery:
         """The path of the table of the study's runs, below the server's address."""
         return f"/#/experiments/{self.experiment_id}/runs?viewStateShareKey={self.info.fingerprint}"
 
-    def _open_experiment(self, name: str, path: Path | None) -> str:
+    def _open_experiment(self, name: str, uri: str) -> str:
         """The experiment's id; it is created if it is new. Its tags hold the view of this study's runs (rows, columns,
         order), and its kind: not one about language models.
         """
@@ -246,13 +273,11 @@ class Delivery:
         found = self.client.get_experiment_by_name(name)
         if found is None:
             # artifacts go beside the database, not into the folder in which the command was given
+            path = sqlite_path(uri)
             place = None if path is None else (path.absolute().parent / "mlartifacts").as_uri()
             return self.client.create_experiment(name, place, tags)
         if found.lifecycle_stage == "deleted":
-            raise ActSearchError(
-                f"the experiment '{name}' was deleted in MLflow. Restore it (MLFLOW_TRACKING_URI=URL mlflow "
-                f"experiments restore --experiment-id {found.experiment_id}) or write tracking.experiment=another"
-            )
+            raise _deleted(uri, name, found.experiment_id)
         for key, value in tags.items():
             if found.tags.get(key) != value:
                 self.client.set_experiment_tag(found.experiment_id, key, value)
@@ -391,7 +416,8 @@ class Delivery:
         return f"{tags.get('kind')}:{tags.get(TRIAL) or tags.get(FINALIST)}"
 
     def _create(self, name: str, tags: Mapping[str, str]) -> str:
-        run = self.client.create_run(self.experiment_id, run_name=name, tags=dict(tags)).info
+        kept = {key: value[:MOST_IN_TAG] for key, value in tags.items()}
+        run = self.client.create_run(self.experiment_id, run_name=name, tags=kept).info
         self.places[run.run_id] = str(run.artifact_uri)
         return run.run_id
 

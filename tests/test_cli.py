@@ -448,9 +448,9 @@ BAD = {
     "validation": (["data.n_validation=90"], "data.n_validation=90", "data.n_validation=18"),
     "subset": (["data.subset=61"], "data.subset=61", "1 to 60"),
     "batch": (["recipe.batch_size=61"], "recipe.batch_size=61", "at most 60"),
-    "zero trials": (["study.n_trials=0"], "study.n_trials=0", "at least 1"),
+    "zero trials": (["study.n_trials=0"], "study.n_trials=0", "from 1 to"),
     "zero steps": (["recipe.steps=0"], "recipe.steps=0", "from 1 to"),
-    "zero seeds": (["study.seeds=0"], "study.seeds=0", "at least 1"),
+    "zero seeds": (["study.seeds=0"], "study.seeds=0", "from 1 to"),
     "zero finalist seeds": (["confirm.seeds=0"], "confirm.seeds=0", "from 1 to"),
     "baseline": (["confirm.baseline=rleu"], "confirm.baseline", "'relu'"),
     "baseline's layers": (["confirm.baseline=relu | tanh"], "confirm.baseline", "the model takes 1"),
@@ -495,14 +495,25 @@ BAD = {
     "validation in words": (["data.n_validation=many"], "data.n_validation=many", "a whole number"),
     "half an example": (["data.n_validation=10.5"], "data.n_validation=10.5", "a whole number"),
     "resample": (["data.resample=maybe"], "data.resample=maybe", "true or false"),
-    "no width": (["model.width=0"], "model.width=0", "at least 1"),
+    "no width": (["model.width=0"], "model.width=0", "from 1 to"),
     "width in words": (["model.width=wide"], "model.width=wide", "a whole number"),
     "name of the data": (["data.name=a/b"], "data.name='a/b'", "without slashes"),
     "name of the model": (["model.name=''"], "model.name=''", "without slashes"),
     "study named after a folder": (["study.name=.."], "study.name='..'", "without slashes"),
     "sampler's seed": (["study.seed=-1"], "study.seed=-1", "at least 0"),
     "objective twice": (["study.objectives=[val_loss,val_loss]"], "study.objectives", "Remove"),
-    "worker": (["worker=1"], "unknown config key 'worker'", "--cfg job"),
+    "worker": (["worker=1"], "worker: one process leads a study", "Leave it out"),
+    "a group of Hydra's": (["hydra/launcher=3"], "unknown option of hydra/launcher: '3'", ""),
+    "no key": (["=3"], "cannot read '=3'", "KEY=VALUE"),
+    "no text": (["study.name=caf\udce9"], "cannot read 'study.name=caf", "KEY=VALUE"),
+    "keys for a list": (["search_space.activations={a:1}"], "search_space.activations={a:1}", "activations=[a,b]"),
+    "a number for keys": (["study=3"], "study=3", "e.g. study.n_trials=40"),
+    "a long name": ([f"study.name={'a' * 230}"], "study.name=aaaa", "at most 200 bytes"),
+    "trials without end": (["study.n_trials=1180591620717411303424"], "study.n_trials=11805", "1,000,000,000"),
+    "a generation without end": (["study.generation=9223372036854775808"], "study.generation=9", "1,000,000,000"),
+    "depth without end": (["model.depth=1180591620717411303424"], "model.depth=11805", "from 1 to 100,000"),
+    "a path as options": (["storage.url='sqlite:///which act?/s.db'"], "sqlite:///which act?/s.db", "%3F for ?"),
+    "a path of a path": (["storage.url='sqlite:///file:s.db?uri=true'"], "sqlite:///file:s.db", "sqlite:///"),
     "task's function": (
         ["task._target_=actsearch.command.tasks.serach"], "task._target_=actsearch.command.tasks.serach", "import",
     ),
@@ -540,6 +551,16 @@ def test_bad_input_is_one_line_with_what_where_and_cure_and_leaves_nothing(comma
     named = re.search(r"'([^']*)'.*Did you mean '([^']*)'", err)
     assert named is None or named[1] != named[2]
     assert left(lab) == []
+
+
+def test_a_folder_that_hydra_or_a_database_would_misread_is_named(command, lab, monkeypatch):
+    for name, said in (("a ${b}", "Hydra reads ${…} as a value"), ("caf\udce9", "its name is not UTF-8 text")):
+        (lab / name).mkdir()
+        monkeypatch.chdir(lab / name)
+        code, _, err = command(*TINY, "data._target_=actsearch.data.digits", "~data.name")
+        assert (code, err.count("\n")) == (2, 1)
+        assert said in err
+        assert list((lab / name).iterdir()) == []
 
 
 def test_a_database_damaged_in_its_middle_is_one_line(command, lab):
@@ -584,6 +605,7 @@ def test_a_study_that_another_process_holds_is_refused(command, lab):
 
 
 SECRET = "Planted-7f3%2Fq"
+COMMAND = [sys.executable, "-m", "actsearch"]
 
 
 def assert_no_secret(folder, *texts):
@@ -614,6 +636,20 @@ def test_a_password_stands_in_nothing_that_a_run_leaves(command, lab, postgresql
     engine.dispose()
     assert any("relu" in text for text in kept)
     assert_no_secret(lab, out, *again[1:], *kept)
+
+
+def test_a_password_stands_in_nothing_that_hydra_prints_or_writes(command, lab, postgresql):
+    words = [*TINY, f"storage.url='{postgresql(f'postgres:{SECRET}')}'", "hydra.output_subdir=.hydra"]
+    code, _, err = command("-m", *words, "study.name=a,b")
+    assert (code, err) == (0, "")
+    files = sorted(path.relative_to(lab / "runs") for path in lab.glob("runs/**/*.yaml"))
+    names = {".hydra/config.yaml", ".hydra/hydra.yaml", ".hydra/overrides.yaml", "config.yaml"}
+    assert set(map(str, files)) == {"multirun.yaml", *(f"{study}/{name}" for study in "ab" for name in names)}
+    assert all("postgres:***@" in (lab / "runs" / file).read_text() for file in files)
+    for flags in (["--cfg", "all"], ["--info", "all"], ["-m", "+task.a=1,2", "hydra/hydra_logging=default"]):
+        done = subprocess.run([*COMMAND, *flags, *words], capture_output=True, text=True, check=False)
+        assert "postgres:***@" in done.stdout
+        assert_no_secret(lab, done.stdout, done.stderr)
 
 
 @pytest.mark.parametrize("login", [f"me:{SECRET}@", f"{SECRET}@"])
@@ -846,8 +882,6 @@ def test_interrupted_and_killed_for_real_it_ends_as_if_nothing_had_happened(tmp_
 
 # --- whatever reads the output ---------------------------------------------------------------------
 
-COMMAND = [sys.executable, "-m", "actsearch"]
-
 
 @pytest.mark.parametrize(
     "env",
@@ -880,6 +914,31 @@ def test_a_search_whose_reader_goes_away_is_finished(tmp_path):
     assert (done.stdout, done.stderr) == (b"data:\n", b"")
     done = subprocess.run(f"{sys.executable} -m actsearch task=list >&-", shell=True, capture_output=True, check=True)
     assert done.stderr == b""
+
+
+def test_an_output_on_a_full_disk_is_said_and_the_search_is_finished(tmp_path):
+    """The user's model prints too, in the training processes."""
+    (tmp_path / "noisy.py").write_text(
+        "import torch\n"
+        "class Noisy(torch.nn.Sequential):\n"
+        "    def forward(self, x):\n"
+        "        print('→', flush=True)\n"
+        "        return super().forward(x)\n"
+        "def net(activation):\n"
+        "    layers = torch.nn.Flatten(), torch.nn.Linear(64, 9), activation(9), torch.nn.Linear(9, 10)\n"
+        "    return Noisy(*layers)\n"
+    )
+    words = ["data=digits", "model._target_=noisy.net", "recipe.steps=20", "recipe.eval_every=10", "sampler=grid",
+             "confirm.seeds=2", "search_space.activations=[relu]", "tracking=none", "study.name=mine"]  # fmt: skip
+    env = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [*COMMAND, *words], cwd=tmp_path, stdout=full, stderr=subprocess.PIPE, text=True, env=env, check=False
+        )
+    assert done.returncode == 2
+    assert done.stderr.startswith("actsearch: its output cannot be written (OSError: [Errno 28]")
+    assert done.stderr.count("\n") == 1
+    assert (tmp_path / "runs/mine/report.html").exists()
 
 
 @pytest.mark.parametrize("name", ["which act?", "50% of #1", "a {b} %41 ü"])

@@ -171,6 +171,9 @@ def test_cache_folder_is_root_or_the_users(tmp_path, monkeypatch):
     assert files.cache_folder("~/sets") == tmp_path / "sets"
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
     assert files.cache_folder(None) == tmp_path / "xdg" / "actsearch"
+    for none in ("", "beside"):  # the specification: empty is as unset, and what is relative does not count
+        monkeypatch.setenv("XDG_CACHE_HOME", none)
+        assert files.cache_folder(None) == tmp_path / ".cache" / "actsearch"
 
 
 # --- digits ---------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ import actsearch
 PACKAGE = Path(actsearch.__file__).parent
 ROOMS = [
     "errors",
+    "output",
     "files",
     "random_states",
     "processes",

@@ -10,6 +10,7 @@ import time
 import optuna
 import pytest
 import sqlalchemy
+import sqlalchemy.exc
 
 from actsearch.errors import ActSearchError
 from actsearch.study import storage
@@ -56,6 +57,46 @@ def test_a_url_that_opens_nothing_is_shown_with_an_example(url):
     assert "choose another storage.url" in said or "sqlite:///study.db" in said
 
 
+def test_two_studies_that_create_the_tables_at_the_same_moment(tmp_path, postgresql, monkeypatch):
+    calls = []
+
+    class Late(optuna.storages.RDBStorage):
+        def __init__(self, url):
+            super().__init__(url)
+            calls.append(url)
+            if len(calls) % 2:
+                raise sqlalchemy.exc.ProgrammingError("CREATE TABLE studies", None, Exception("already exists"))
+
+    monkeypatch.setattr(optuna.storages, "RDBStorage", Late)
+    for url in (f"sqlite:///{tmp_path}/s.db", postgresql()):
+        optuna.create_study(study_name="a", storage=open_storage(url))
+    assert len(calls) == 4
+
+
+def test_a_disk_that_is_full_is_not_called_a_damaged_file(tmp_path):
+    """The files that the process may write are as small as on a disk with little space."""
+    code = f"""
+        import resource
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+        from actsearch.study.storage import open_storage
+        open_storage("sqlite:///{tmp_path}/s.db")
+    """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, check=False)
+    assert "s.db cannot be written (OperationalError: disk I/O error). Is the disk full" in done.stderr
+    assert "damaged" not in done.stderr
+
+
+def test_what_went_wrong_with_a_database_is_what_itself_said():
+    try:
+        try:
+            raise ValueError("database or disk is full")
+        except ValueError as error:
+            raise optuna.exceptions.StorageInternalError("typically happens due to invalid data") from error
+    except optuna.exceptions.StorageInternalError as error:
+        assert storage.storage_trouble(error) == "ValueError: database or disk is full"
+    assert storage.storage_trouble(ValueError("a defect of ours")) is None
+
+
 def test_a_folder_that_cannot_be_made_is_an_error_with_its_url(tmp_path):
     (tmp_path / "file").touch()
     said = message(f"sqlite:///{tmp_path}/file/study.db")
@@ -65,7 +106,12 @@ def test_a_folder_that_cannot_be_made_is_an_error_with_its_url(tmp_path):
 def test_sqlite_path():
     assert str(sqlite_path("sqlite:///a/b.db")) == "a/b.db"
     assert str(sqlite_path("sqlite:////a/b.db")) == "/a/b.db"
-    assert sqlite_path("postgresql://x/y") is None
+    assert str(sqlite_path("sqlite+pysqlite:///50%25/which%3F.db?timeout=3")) == "50%/which?.db"
+    for none in ("postgresql://x/y", "sqlite://", "sqlite:///:memory:"):
+        assert sqlite_path(none) is None
+    for misread in ("sqlite:///which act?/s.db", "sqlite:///file:s.db?uri=true"):
+        with pytest.raises(ActSearchError, match="write the path itself"):
+            sqlite_path(misread)
 
 
 def test_one_leader_a_study(tmp_path):

@@ -4,6 +4,7 @@ import contextlib
 import gc
 import json
 import math
+import os
 import socket
 import sqlite3
 import subprocess
@@ -24,6 +25,7 @@ from actsearch.judge.comparison import compare_finalists
 from actsearch.question.metrics import PERPLEXITY
 from actsearch.records import Curves, Evidence, FinalistRun, TrialRecord
 from actsearch.study.finalists import as_records
+from actsearch.study.storage import sqlite_url
 from actsearch.tracking import Delivery, StudyInfo, Tracker, make_store
 
 INFO = StudyInfo("digits-mlp-12345678", "12345678", {"recipe.lr": 0.01, "device": "cpu"}, {"command": "actsearch"})
@@ -709,11 +711,36 @@ def test_a_deleted_experiment_is_named_with_what_brings_it_back(uri, place):
     delivery.client.delete_experiment(delivery.experiment_id)
     with pytest.raises(ActSearchError) as error:
         Delivery(uri, place, INFO)
-    assert f"the experiment '{place}' was deleted in MLflow. Restore it" in str(error.value)
-    assert f"mlflow experiments restore --experiment-id {delivery.experiment_id}" in str(error.value)
-    assert "tracking.experiment=another" in str(error.value)
-    delivery.client.restore_experiment(delivery.experiment_id)
+    said = str(error.value)
+    assert said.startswith(f"tracking.experiment={place} was deleted in MLflow. Restore it (")
+    assert "tracking.experiment=another" in said
+    with pytest.raises(ActSearchError) as before:  # a SQLite file is looked into before anything is trained
+        tracking.check_tracking(uri, place)
+    assert str(before.value) == said
+    cure = said[said.index("(") + 1 : said.rindex(")")]
+    subprocess.run(cure, shell=True, env={**os.environ, "PATH": str(Path(sys.executable).parent)}, check=True)
+    tracking.check_tracking(uri, place)
     assert Delivery(uri, place, INFO).parent == delivery.parent
+
+
+def test_a_database_in_a_folder_of_any_name_lies_there_and_nothing_beside_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    uri = sqlite_url(Path("which act?/50% {x}/mlflow.db"))
+    looked = record()
+    looked.curves.diagnostics = entries()
+    Delivery(uri, "e", INFO).trial(looked)
+    assert Seen(tracking.mlflow_uri(uri), "e").one(kind="trial").info.status == "FINISHED"
+    assert [str(path) for path in Path().iterdir()] == ["which act?"]
+    assert sorted(path.name for path in Path("which act?/50% {x}").iterdir()) == ["mlartifacts", "mlflow.db"]
+
+
+def test_what_mlflow_cannot_do_is_said_once(tmp_path, monkeypatch, capfd):
+    folder = tmp_path / "a\\b \"q\" 'x'"  # MLflow writes the working folder's name into SQL as it is
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    with pytest.raises(Exception, match="syntax error"):
+        Delivery("sqlite:///mlflow.db", "e", INFO)
+    assert capfd.readouterr() == ("", "")
 
 
 def test_fresh_runs_replace_those_of_the_same_study(uri, place):

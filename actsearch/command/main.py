@@ -10,20 +10,22 @@ from __future__ import annotations
 import _thread
 import atexit
 import contextlib
-import io
+import errno
 import os
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from actsearch.config.compose import CONF, register, settle
 from actsearch.config.explain import ERRORS, explain
 from actsearch.errors import ActSearchError, hide_password, one_line
+from actsearch.output import Output, open_standard_streams
 from actsearch.processes import Processes, core_count
 
 SEARCH = "actsearch.command.tasks.search"
@@ -45,14 +47,17 @@ def command() -> None:
 
     Everything is closed and written by then; to take torch's and MLflow's modules apart would cost another 1.7 s.
     """
+    output, error = open_standard_streams()
     try:
         main()
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else 1
     atexit._run_exitfuncs()
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(BrokenPipeError):  # `| head`
-            stream.flush()
+    output.flush()
+    if output.failed is not None:
+        print(f"actsearch: its output cannot be written ({one_line(output.failed)}).", file=error)
+        code = max(code, 2)
+    error.flush()
     os._exit(code)
 
 
@@ -64,40 +69,34 @@ def _interrupt_again(dropped: sys.UnraisableHookArgs) -> None:
         sys.__unraisablehook__(dropped)
 
 
-def _prepare_output() -> None:
-    """Makes every output possible: a closed one is dropped, and what the terminal's alphabet lacks becomes a `?`."""
-    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115
-    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")
-
-
 def _main() -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises what it would print
-    _prepare_output()
     try:
+        if "${" in os.getcwd():
+            raise ActSearchError(f"the folder {os.getcwd()}: Hydra reads ${{…}} as a value. Rename it.")
         register(sys.argv[1:])
-        hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(_task)()
+        with _yaml_without_passwords():
+            hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(_task)()
     except KeyboardInterrupt:
         _fail("interrupted before anything was trained.", 130)
     except ActSearchError as error:
         _fail(str(error), 2)
     except ERRORS as error:
         _fail(str(explain(error, sys.argv[1:])), 2)
-    except BrokenPipeError:  # `| head`
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
     except OSError as error:  # Hydra makes the output folder
         _fail(f"the output folder cannot be written ({error}). Choose another: hydra.run.dir=FOLDER.", 2)
+
+
+@contextlib.contextmanager
+def _yaml_without_passwords() -> Iterator[None]:
+    """All that Hydra writes (multirun.yaml, .hydra/) and prints (--cfg job) of a config goes through this function."""
+    to_yaml: Any = OmegaConf.to_yaml
+    hidden: Any = staticmethod(lambda *words, **keys: hide_password(to_yaml(*words, **keys)))
+    OmegaConf.to_yaml = hidden
+    try:
+        yield
     finally:
-        _hide_in_sweep()
-
-
-def _hide_in_sweep() -> None:
-    """Hides the passwords in the file in which Hydra keeps the words of several jobs."""
-    given = [word.partition("=")[2] for word in sys.argv if word.startswith("hydra.sweep.dir=")]
-    file = Path(given[-1] if given else "runs", "multirun.yaml")
-    if file.is_file() and (text := file.read_text()) != (shown := hide_password(text)):
-        file.write_text(shown)
+        OmegaConf.to_yaml = to_yaml
 
 
 def _task(cfg: DictConfig) -> None:
@@ -105,8 +104,6 @@ def _task(cfg: DictConfig) -> None:
     if exit_code == 130:
         return
     chosen = HydraConfig.get()
-    if chosen.mode == RunMode.MULTIRUN:
-        _hide_in_sweep()
     folder, words = Path(chosen.runtime.output_dir), list(chosen.overrides.task)
     processes = asked = None
     try:
@@ -124,14 +121,19 @@ def _task(cfg: DictConfig) -> None:
     except ERRORS as error:
         _fail(str(explain(error, words)), 2)
     except OSError as error:
-        _fail(f"{one_line(error)}. Is the disk full? What was finished is saved: the same command goes on.", 2)
+        full = " Is the disk full?" if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) else ""
+        _fail(f"{one_line(error)}.{full} What was finished is saved: the same command goes on.", 2)
     except Exception as error:
-        from actsearch.study.storage import is_storage_error
+        from actsearch.study.storage import storage_trouble
 
-        if not is_storage_error(error):
+        said = storage_trouble(error)
+        if said is None:
             raise  # a defect of ours
-        url = cfg.storage.url
-        _fail(f"storage.url={url}: it is damaged or does not answer ({one_line(error)}). Choose another.", 2)
+        where = f"storage.url={cfg.storage.url}" if cfg.storage.url else "study.db in the folder of the results"
+        _fail(
+            f"{where}: it is damaged, full or does not answer ({said}). If it is sound, the same command goes on; "
+            "otherwise choose another storage.url.", 2,
+        )  # fmt: skip
     finally:
         if processes is not None:
             processes.close()
@@ -152,4 +154,4 @@ def _remove_if_empty(folder: Path) -> None:
 def _fail(message: str, code: int) -> None:
     global exit_code
     exit_code = max(exit_code, code)
-    print(f"actsearch: {hide_password(message)}", file=sys.stderr)
+    Output(sys.stderr).write(f"actsearch: {' '.join(message.splitlines())}\n")

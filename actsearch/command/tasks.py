@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -45,7 +46,7 @@ class Asked:
     processes: Processes | None = None
 
     def job(self) -> Job:
-        return build(self.config, self._place, " ".join(["actsearch", *hide_passwords(sys.argv[1:])]))
+        return build(self.config, self._place, shlex.join(["actsearch", *hide_passwords(sys.argv[1:])]))
 
     def _place(self, name: str) -> Path:
         self.folder = self.folder.with_name(self.folder.name.replace(search_name(self.config), name, 1))

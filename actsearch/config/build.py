@@ -205,7 +205,7 @@ def _tags(command: str) -> dict[str, str]:
     """For MLflow: the command and the commit of the code in the current folder."""
     commit = source_commit()
     return {
-        "command": command[:4000], "mlflow.source.name": command[:4000], "mlflow.source.type": "LOCAL",
+        "command": command, "mlflow.source.name": command, "mlflow.source.type": "LOCAL",
         **({"mlflow.source.git.commit": commit} if commit else {}),
     }  # fmt: skip
 

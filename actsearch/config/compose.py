@@ -19,7 +19,7 @@ from hydra.errors import OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 
 from actsearch.config.shape import WITH_TARGET, Config
-from actsearch.errors import unknown
+from actsearch.errors import ActSearchError, is_utf8, unknown
 from actsearch.question.identity import check_name, fingerprint, study_name
 
 PACKAGE = Path(__file__).parents[1]
@@ -120,11 +120,15 @@ def name_of(config: Config) -> str:
 
 
 def _check_options(words: Sequence[str]) -> None:
-    """Raises ActSearchError where a word gives a group something that cannot be an option, such as a number."""
+    """Raises ActSearchError for a word that is no text, that has no key, or that gives a group something that cannot be
+    an option, such as a number.
+    """
     parser = OverridesParser.create()
     for word in words:
         group = _key(word)
-        if "=" not in word or not (CONF / group).is_dir():
+        if not is_utf8(word) or (word.startswith("=") and word != "="):
+            raise ActSearchError(f"cannot read '{word}' on the command line. Write KEY=VALUE. No spaces around '='.")
+        if "=" not in word or not ((CONF / group).is_dir() or group.partition("/")[0] == "hydra"):
             continue
         with contextlib.suppress(OverrideParseException):  # `explain` explains it
             given = parser.parse_override(word)

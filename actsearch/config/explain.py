@@ -43,6 +43,8 @@ def explain(error: BaseException, words: Sequence[str]) -> ActSearchError:
         if isinstance(e, yaml.MarkedYAMLError):
             return _bad_yaml(e)
         if isinstance(e, ConfigTypeError):
+            if match := re.match(r"Error merging override [+]*([^=]+)=(.*)", str(error)):
+                return _wrong_kind(match[1], match[2])
             return ActSearchError(f"{str(error).partition(':')[0]}: the file must hold keys with values. Mend it.")
     for e in reversed(chain):  # what was raised first knows the key
         if isinstance(e, OmegaConfBaseException) and e.full_key:
@@ -76,6 +78,8 @@ def _bad_yaml(error: yaml.MarkedYAMLError) -> ActSearchError:
 
 
 def _unknown_key(key: str, words: Sequence[str]) -> ActSearchError:
+    if key == "worker":
+        return ActSearchError("worker: one process leads a study for now, so there is no such key. Leave it out.")
     chosen = [word for word in words if (CONF / f"{word.replace('=', '/', 1)}.yaml").is_file()]  # model=cnn1d
     plain: Any = OmegaConf.to_container(compose(chosen), resolve=False)
     groups = [path.name for path in CONF.iterdir() if path.is_dir()]
@@ -94,7 +98,8 @@ def _wrong_kind(key: str, value: Any) -> ActSearchError:
     default = vars(default) if hasattr(default, "__dataclass_fields__") else default
     value = "null" if value is None else value
     if isinstance(default, dict):
-        name, example = next(iter(default.items()), ("name", "value"))
+        known = [item for item in default.items() if item[1] is not None]
+        name, example = next(iter(known), ("name", "value"))
         return ActSearchError(f"{key}={value}: it holds values by name. Write e.g. {key}.{name}={example}.")
     kinds = {bool: "true or false", int: "a whole number", float: "a number", list: "a list in brackets"}
     example = "mine" if default is None else "[a,b]" if default == [] else str(default).replace(" ", "")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import os
+import tempfile
 import zipfile
 import zlib
 from collections.abc import Callable, Sequence
@@ -20,7 +21,11 @@ def cache_folder(root: str | None) -> Path:
     """The folder for data sets: `root` (data.root in the config), or a folder in the user's cache if that is None."""
     if root is not None:
         return Path(root).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "actsearch"
+    cache = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    if not cache.is_absolute():  # empty, or against the specification
+        home = Path(os.path.expanduser("~"))
+        cache = home / ".cache" if home.is_absolute() else Path(tempfile.gettempdir())  # a user without a home
+    return cache / "actsearch"
 
 
 def cached(path: Path, make: Callable[[], dict[str, np.ndarray]], names: Sequence[str] = ()) -> dict[str, np.ndarray]:

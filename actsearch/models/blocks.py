@@ -8,13 +8,14 @@ from torch import nn
 
 from actsearch.errors import unknown, whole
 
+LARGEST = 100_000  # of a width or a depth; beyond it torch asks for more memory than there is, or builds for hours
 ORDERS = ("norm_activation", "activation_norm")
 
 
 def check_sizes(**sizes: int) -> None:
     """Raises ActSearchError unless all these sizes (widths, depths, …) are whole numbers of at least 1."""
     for key, value in sizes.items():
-        whole(f"model.{key}", value)
+        whole(f"model.{key}", value, 1, LARGEST)
 
 
 def check_choice(key: str, value: str, known: tuple[str, ...]) -> None:

@@ -9,11 +9,15 @@ from typing import Any
 
 from actsearch.errors import ActSearchError
 
+LONGEST_NAME = 200  # bytes; a file's name may have 255, and the name of a study's lock is longer than the study's
+
 
 def check_name(key: str, name: str) -> None:
     """Checks a name that also becomes the name of a folder. Raises ActSearchError if it cannot be one."""
     if not name.strip() or set(name) & set("/\\\0\n'\"`") or not name.strip("."):
         raise ActSearchError(f"{key}={name!r}: write a name without slashes and quotes, e.g. {key}=mine.")
+    if len(name.encode(errors="replace")) > LONGEST_NAME:
+        raise ActSearchError(f"{key}={name[:20]}…: write a name of at most {LONGEST_NAME} bytes, e.g. {key}=mine.")
 
 
 def fingerprint(config: Mapping[str, Any]) -> str:

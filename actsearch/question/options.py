@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, fields, replace
 from actsearch.errors import ActSearchError, unknown, whole
 from actsearch.question.identity import check_name
 from actsearch.question.metrics import ACCURACY, PERPLEXITY, PSNR, Metric, directions_of, metrics_of, not_of
-from actsearch.question.recipe import Recipe
+from actsearch.question.recipe import MOST, Recipe
 
 OF_OTHERS = tuple(f"val_{metric.name}" for metric in (ACCURACY, PERPLEXITY, PSNR))
 OWN_VAL = "val_metric"  # stands for the data set's own metric, measured on the validation examples
@@ -37,7 +37,7 @@ class StudyOptions:
         for key in ("n_trials", "seeds", "generation"):
             value = getattr(self, key)
             if value is not None:
-                whole(f"study.{key}", value)
+                whole(f"study.{key}", value, 1, MOST)
         if self.seeds > FRESH_SEED:
             raise ActSearchError(
                 f"study.seeds={self.seeds}: write at most {FRESH_SEED}; seeds from {FRESH_SEED} on are kept for the "

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import io
-import os
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from rich.cells import cell_len
 from rich.console import Console
@@ -23,8 +21,8 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from actsearch.errors import hide_password
 from actsearch.judge.comparison import Comparison
+from actsearch.output import Output
 from actsearch.question.metrics import Direction, Metric
 from actsearch.question.options import Confirmation
 from actsearch.records import Event, GenerationFinished, GenerationStarted, RungReached, TrialRecord
@@ -36,23 +34,14 @@ LINE_SECONDS = 5.0  # from one plain line of progress to the next
 T = TypeVar("T")
 
 
-class _Console(Console):
-    """A console whose reader may go away, as `| head` does: the work goes on without it."""
-
-    def on_broken_pipe(self) -> None:
-        self.quiet = True
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
 class Terminal:
     """Shows one search. quiet: shows nothing (for calls from Python)."""
 
     def __init__(self, quiet: bool = False) -> None:
-        if isinstance(sys.stdout, io.TextIOWrapper):
-            sys.stdout.reconfigure(errors="replace")  # `?` for what the output's alphabet lacks
-        self.console = _Console(quiet=quiet, highlight=False, soft_wrap=True)
-        if not self.console.is_terminal:
-            self.console = _Console(quiet=quiet, highlight=False, soft_wrap=True, width=200)  # a log has no width
+        output: Any = Output(sys.stdout)
+        self.console = Console(file=output, quiet=quiet, highlight=False, soft_wrap=True)
+        if not self.console.is_terminal:  # a log has no width
+            self.console = Console(file=output, quiet=quiet, highlight=False, soft_wrap=True, width=200)
         self.best: tuple[float, str] | None = None
         self._last_line = time.monotonic()
         self._done = self._total = 0
@@ -108,10 +97,10 @@ class Terminal:
             self._progress = None
 
     def warn(self, message: str) -> None:
-        self.console.print(f"[yellow]warning:[/yellow] {escape(hide_password(message))}")
+        self.console.print(f"[yellow]warning:[/yellow] {escape(message)}")
 
     def line(self, message: str) -> None:
-        self.console.print(hide_password(message), markup=False)
+        self.console.print(message, markup=False)
 
     def each(self, items: Sequence[T], doing: str) -> Iterator[T]:
         """Yields the items in turn and shows how far the work on them is: as a bar, or as plain lines."""

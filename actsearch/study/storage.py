@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import re
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -28,15 +29,21 @@ LOCKS = {  # by database: takes the lock if it is free and says whether it did; 
 def open_storage(url: str) -> optuna.storages.BaseStorage:
     """The storage at a URL. Raises ActSearchError for a bad URL and a database that is damaged or does not answer."""
     import sqlalchemy.event
+    import sqlalchemy.exc
 
     path = sqlite_path(url)
     with _explained(url):
-        if path is None:
-            return optuna.storages.get_storage(url)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        storage = optuna.storages.RDBStorage(url)
-        sqlalchemy.event.listen(storage.engine, "connect", _cheap_commits)
-        storage.engine.dispose()  # close the connections that were opened before this listener existed
+        if path is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        written = url.replace("{", "{{").replace("}", "}}")  # Optuna formats it
+        try:
+            storage = optuna.storages.RDBStorage(written)
+        except (sqlalchemy.exc.IntegrityError, sqlalchemy.exc.ProgrammingError, sqlalchemy.exc.OperationalError):
+            time.sleep(0.5)  # another study may be creating the tables at this moment: of two that do, one fails
+            storage = optuna.storages.RDBStorage(written)
+        if path is not None:
+            sqlalchemy.event.listen(storage.engine, "connect", _cheap_commits)
+            storage.engine.dispose()  # close the connections that were opened before this listener existed
         return optuna.storages.get_storage(storage)
 
 
@@ -51,6 +58,11 @@ def _explained(url: str) -> Iterator[None]:
     except ActSearchError:
         raise
     except sqlalchemy.exc.DatabaseError as error:
+        if path is not None and isinstance(error, sqlalchemy.exc.OperationalError):
+            raise ActSearchError(
+                f"storage.url={url}: {path} cannot be written ({one_line(error.orig or error)}). Is the disk full, or "
+                "the folder read-only?"
+            ) from None
         if path is not None and path.exists():
             raise ActSearchError(
                 f"storage.url={url}: {path} is damaged or no Optuna database ({one_line(error.orig or error)}). "
@@ -128,10 +140,8 @@ def _held_in_database(url: str, study_name: str) -> Iterator[Callable[[], None]]
 
     with _explained(url):
         engine = sqlalchemy.create_engine(url, poolclass=sqlalchemy.NullPool, isolation_level="AUTOCOMMIT")
-    if engine.name == "sqlite":  # with a driver's name in its URL, or in memory, where nobody else can be
-        file = engine.url.database
-        with contextlib.nullcontext() if file in (None, "", ":memory:") else _held_by_file(Path(file), url, study_name):
-            yield lambda: None
+    if engine.name == "sqlite":  # in memory, where nobody else can be
+        yield lambda: None
         return
     if engine.name not in LOCKS:
         raise ActSearchError(
@@ -172,11 +182,15 @@ def _key(engine: Any, study_name: str) -> int | str:
     return number if engine.name == "postgresql" else f"actsearch {number}"
 
 
-def is_storage_error(error: Exception) -> bool:
-    """Whether a database is damaged or does not answer: then what Optuna and SQLAlchemy raise is no defect of ours."""
+def storage_trouble(error: BaseException) -> str | None:
+    """What a database said that is damaged, full or gone, if that is why this was raised: it is no defect of ours."""
     import sqlalchemy.exc
 
-    return isinstance(error, sqlalchemy.exc.SQLAlchemyError | optuna.exceptions.OptunaError)
+    if not isinstance(error, sqlalchemy.exc.SQLAlchemyError | optuna.exceptions.OptunaError):
+        return None
+    while error.__cause__ is not None:  # Optuna's and SQLAlchemy's own errors only say that there was one
+        error = error.__cause__
+    return one_line(error)
 
 
 def sqlite_url(path: Path) -> str:
@@ -185,7 +199,14 @@ def sqlite_url(path: Path) -> str:
 
 
 def sqlite_path(url: str) -> Path | None:
-    """The file that a URL names; None for another database."""
-    if not url.startswith(SQLITE):
+    """The file that a URL names; None for another database, and for one in memory.
+
+    Raises ActSearchError where SQLAlchemy would take a part of the path for something else.
+    """
+    scheme, _, rest = url.partition(":///")
+    path, mark, options = rest.partition("?")
+    if scheme.partition("+")[0] != "sqlite" or path in ("", ":memory:"):
         return None
-    return Path(unquote(url.removeprefix(SQLITE).partition("?")[0]))
+    if (mark and not re.match(r"\w+=", options)) or path.startswith("file:"):
+        raise ActSearchError(f"{url}: write the path itself after {SQLITE}, with %3F for ? and %25 for %.")
+    return Path(unquote(path))

@@ -25,6 +25,7 @@ from actsearch.activations.spec import print_net
 from actsearch.data.inputs import Inputs, each, to
 from actsearch.data.source import Data, Split
 from actsearch.models.model import Model
+from actsearch.output import open_standard_streams
 from actsearch.training.fused import Fused
 from actsearch.training.optimizers import use_precision, without_dynamo
 from actsearch.training.plan import SERIAL, Plan, is_out_of_memory
@@ -230,6 +231,7 @@ def main(descriptors: Sequence[int]) -> None:
 
     The model and the data arrive through the first socket. Then this process forks the others.
     """
+    open_standard_streams()  # what a user's model prints must not end the training
     leader = os.getppid()
     connections = [Connection(descriptor) for descriptor in descriptors]
     torch.set_num_threads(1)
