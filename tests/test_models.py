@@ -586,3 +586,124 @@ def test_lazy_layers_get_their_shapes_from_examples_and_their_weights_from_the_s
         assert not torch.equal(one[0].weight, other[0].weight)
         for init in ("gain", "torch", "keep"):
             model.check_init(init)
+
+
+def test_lazy_layers_get_their_shapes_without_a_trace_in_other_modules():
+    class Counting(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.act, self.last, self.calls = nn.LazyLinear(8), nn.ReLU(), nn.LazyLinear(3), 0
+            self.norm = nn.LazyBatchNorm1d()
+
+        def forward(self, x):
+            self.calls += 1
+            return self.last(self.act(self.norm(self.first(x))))
+
+    pattern = Counting()
+    built = Model(pattern, "net", (6,), 3).build(RELU, 0, "torch")
+    assert (built.calls, pattern.calls) == (0, 0)
+    assert not built.norm.running_mean.any() and built.norm.num_batches_tracked == 0
+    assert type(built.first) is nn.Linear and type(pattern.first) is nn.LazyLinear
+
+
+class Lately(nn.Module):
+    """Makes its last layer in its first call, as people did before there were lazy layers."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second, self.act, self.last = nn.Linear(6, 8), nn.Linear(8, 8), nn.ReLU(), None
+
+    def forward(self, x):
+        x = self.second(self.act(self.first(x)))
+        if self.last is None:
+            self.last = nn.Linear(x.shape[1], 3)
+        return self.last(x)
+
+
+class Adding(nn.Module):
+    """Its state has the shape of the first batch."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.act, self.last, self.state = nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3), 0.0
+
+    def forward(self, x):
+        self.state = self.state + self.act(self.first(x))
+        return self.last(self.state)
+
+
+class Unused(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.net, self.spare = policy(), nn.LazyLinear(3)
+
+    def forward(self, x):
+        return self.net(x)
+
+
+def detached():
+    return type("Detached", (Two,), {"forward": lambda self, x: self.net(x).detach()})()
+
+
+def on_meta():
+    with torch.device("meta"):
+        return policy()
+
+
+def locked():
+    net = policy()
+    net.lines = (line for line in "ab")
+    return net
+
+
+@pytest.mark.parametrize(
+    ("function", "said"),
+    [
+        (Lately, r"makes 'last\.\w+' in its first call, too late to be trained.*nn\.LazyLinear"),
+        (Adding, "after a batch of another size: RuntimeError"),
+        (Unused, "its forward does not call the lazy layer of 'spare.weight'"),
+        (detached, r"do not depend on a weight that is trained: .*\(no_grad, detach, argmax\)"),
+        (lambda: policy().requires_grad_(False), "do not depend on a weight that is trained: all are frozen"),
+        (lambda: policy().half(), r"Half.*Its weights are torch\.float16: write net\.float\(\)"),
+        (on_meta, "parameters on the meta device. Make it on the CPU"),
+        (locked, r"Sequential: lines cannot be copied \(TypeError: .*Remove it"),
+        (torch.jit.script(policy()), "no activation module to swap .*scripted"),
+    ],
+)
+def test_what_could_not_be_trained_is_refused_in_one_line(function, said):
+    with pytest.raises(ActSearchError, match=said) as error:
+        Model(function, "net", (6,), 3)
+    assert "\n" not in str(error.value)
+
+
+def test_a_function_that_gives_the_same_net_again_gets_it_back_unchanged():
+    net = policy()
+    before = copy.deepcopy(net.state_dict())
+    Model(lambda: net, "net", (6,), 3).build(parse_net("gelu"), 1, "gain")
+    assert [type(m).__name__ for m in net] == ["Linear", "ReLU", "Linear", "Tanh"]
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+
+
+@pytest.mark.parametrize("wrap", [torch.compile, nn.DataParallel])
+def test_the_net_inside_of_a_wrapper_is_what_is_trained(wrap):
+    built = Model(wrap(policy()), "net", (6,), 3).build(parse_net("gelu"), 0, "gain")
+    assert [type(m).__name__ for m in built] == ["Linear", "ActivationModule", "Linear", "Tanh"]
+
+
+def test_where_nothing_can_be_seen_that_is_said():
+    class Hidden(Two):
+        def forward(self, x, *more):
+            return eval("self.net(x)")
+
+    (remark,) = Model(Hidden, "net", (6,), 3).remarks
+    assert remark.startswith("It could not be seen where 'net.1', 'net.3' of the net stand")
+    assert Model(Hidden, "net", (6,), 3, only="!net.3").n_slots == 1
+
+
+@pytest.mark.parametrize(("slots", "n_slots"), [("all", 4), ("calls", 8), ("stages", 2)])
+def test_only_some_of_a_ready_nets_activations(slots, n_slots):
+    keywords = {"name": "resnet18", "image_size": 32, "slots": slots}
+    model = Model(torchvision, "net", (1, 12, 12), 5, keywords, only=["layer3", "layer4"])
+    assert model.n_slots == n_slots
+    assert any("and 2 more stays in every candidate: not asked for" in remark for remark in model.remarks)
+    assert make(torchvision, (1, 12, 12), 5, **keywords).remarks == []

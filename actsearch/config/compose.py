@@ -25,7 +25,8 @@ from actsearch.question.identity import check_name, fingerprint, study_name
 PACKAGE = Path(__file__).parents[1]
 CONF = PACKAGE / "conf" if (PACKAGE / "conf").is_dir() else PACKAGE.parent / "conf"  # in a wheel, in a checkout
 NOT_IN_RESULT = ("root", "download")  # of data: where it lies, not what it is
-SAME_AS_NONE = [("standardise", "auto")]  # of data: keys that were added later, with the value that changes nothing
+# keys of data and model that were added later, with the value that changes nothing
+SAME_AS_NONE = [("standardise", "auto"), ("only", None)]
 
 
 def register(words: Sequence[str]) -> None:
@@ -90,6 +91,7 @@ def identity(config: Config, contents: Mapping[str, str]) -> dict[str, Any]:
     plain: Any = OmegaConf.to_container(OmegaConf.structured(config), resolve=True)
     parts = {part: plain[part] for part in ("data", "model", "recipe", "search_space", "sampler", "pruner")}
     parts["data"] = {k: v for k, v in parts["data"].items() if k not in NOT_IN_RESULT and (k, v) not in SAME_AS_NONE}
+    parts["model"] = {k: v for k, v in parts["model"].items() if (k, v) not in SAME_AS_NONE}
     study = {k: plain["study"][k] for k in ("seeds", "seed", "generation", "objectives")}
     return {**parts, "engine": plain["engine"], "study": study, **({"contents": dict(contents)} if contents else {})}
 
