@@ -13,6 +13,7 @@ import torch
 from omegaconf import OmegaConf
 from torch import nn
 
+from actsearch.activations.given import text_of
 from actsearch.activations.spec import Spec
 from actsearch.config.build import Given, build
 from actsearch.config.compose import compose, options, settle
@@ -73,7 +74,8 @@ def search(
     import path; (x, y, x_test, y_test), arrays, frames or tensors, with classes of any kind in y, where x may also be a
     tuple or a dictionary of several inputs; a pair (train, test) of torch's data sets; a function that returns such
     data; a Data; or a Source, whose goal says with which loss nets are trained on it and by which metric they are
-    judged. standardise: data.standardise, for such data. activations: as in a search space's YAML.
+    judged. standardise: data.standardise, for such data. activations: as in a search space's YAML; or functions, and
+    classes or instances of nn.Module, that can be imported from a file.
 
     search_space, recipe, sampler, pruner, study, confirm, storage, tracking: an option of that group, "random"; or its
     keys, {"scope": "per_layer"}. In `recipe`, a range or a list is searched: {"lr": {"low": 1e-3, "high": 3e-2,
@@ -133,8 +135,12 @@ def _config(asked: Mapping[str, Any]) -> tuple[Config, Given]:
             raise ActSearchError(f"{group}={value!r}: write one of {', '.join(options(group))}, or keys as a mapping.")
     _searched_recipe(values)
     if asked["activations"] is not None:
-        values.setdefault("search_space", {})["activations"] = _plain(asked["activations"])
+        values.setdefault("search_space", {})["activations"] = asked["activations"]
+    if "activations" in values.get("search_space", {}):
+        values["search_space"]["activations"] = _texts(values["search_space"]["activations"], "activations")
     flat = {key: asked[short] for short, key in SHORT.items() if asked[short] is not None}
+    if "confirm.baseline" in flat:
+        flat["confirm.baseline"] = _texts(flat["confirm.baseline"], "baseline")
     try:
         cfg = compose(words)
         if cfg.tracking.uri == "sqlite:///runs/mlflow.db":
@@ -203,6 +209,20 @@ def _plain(value: Any) -> Any:
     if isinstance(value, np.generic):
         return value.item()
     return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def _texts(value: Any, where: str) -> Any:
+    """As `_plain`, with functions and modules as the texts of their specs. where: its place, for errors."""
+    if isinstance(value, Mapping):
+        return _plain({key if isinstance(key, str) else _texts(key, where): item for key, item in value.items()})
+    if isinstance(value, list | tuple):
+        return [_texts(item, f"{where}[{i}]") for i, item in enumerate(value)]
+    if value is None or isinstance(value, str | bool | int | float):
+        return value
+    try:
+        return text_of(value)
+    except ActSearchError as error:
+        raise ActSearchError(f"{where}: {error}") from None
 
 
 def _given_data(data: Any, n_validation: int | None, standardise: bool | str | None) -> tuple[dict[str, Any], Any]:

@@ -53,7 +53,8 @@ SHARED_BY_CHANCE = (tuple, list, dict, set, frozenset, CodeType, np.ndarray, np.
 OF_CLASSES = {"__doc__", "__module__", "__dict__", "__weakref__", "__annotations__", "__slotnames__", "_abc_impl"}
 OF_MODULES = {"_parameters", "_buffers", "_modules", "training"}  # of an nn.Module, which have their own line below
 PACKAGE = str(Path(__file__).parent)
-UNREADABLE = {"exec", "eval", "import_module", "__import__", "compile", "environ", "getenv"}
+UNREADABLE = {"import_module", "environ", "getenv"}
+UNREADABLE_BUILTINS = {"exec", "eval", "compile", "__import__"}  # net.eval and torch.compile have the same names
 
 
 def digest_of(*values: object) -> str:
@@ -68,12 +69,14 @@ class Contents:
     """One digest of all values that `add` was given, in their order.
 
     Attributes: unknown, the names of what could not be read, so that a change of it would go unnoticed; edited, the
-    files that no longer contain the code that was imported from them.
+    files that no longer contain the code that was imported from them; values, by module and name, the global variables
+    and the classes' attributes that were met in modules of the user's own.
     """
 
     def __init__(self) -> None:
         self.unknown: list[str] = []
         self.edited: list[str] = []
+        self.values: dict[tuple[str, str], Any] = {}
         self._hash = hashlib.sha256()
         self._files: dict[str, set[str]] = {}  # the digests of all functions in a file, see `edited`
         self._seen: dict[int, int] = {}
@@ -203,9 +206,10 @@ class Contents:
     def _names(self, code: CodeType, namespace: Mapping[str, Any]) -> None:
         """What the names in a piece of code stand for, among them attributes of modules and imports inside it."""
         names = set(_all_names(code))
-        if used := sorted(UNREADABLE & names):
+        if used := sorted((UNREADABLE & names) | (UNREADABLE_BUILTINS & set(_globals_of(code)))):
             self._fails(f"{code.co_qualname}, which uses {used[0]}")
         stack: list[Any] = [(name, namespace[name]) for name in sorted(names & namespace.keys())]
+        self._keep(str(namespace.get("__name__")), dict(stack))
         stack += [(name, sys.modules[name]) for name in _imports(code, namespace) if name in sys.modules]
         while stack:
             name, value = stack.pop(0)
@@ -213,11 +217,9 @@ class Contents:
             self.add(value)
             if isinstance(value, ModuleType) and _home(value.__name__) == "own":
                 attributes = vars(value) if "getattr" in names or "vars" in names else names & vars(value).keys()
-                stack += [
-                    (f"{name}.{a}", vars(value)[a])
-                    for a in sorted(attributes)
-                    if not a.startswith("__") and id(vars(value)[a]) not in self._seen
-                ]
+                found = {a: vars(value)[a] for a in sorted(attributes) if not a.startswith("__")}
+                self._keep(value.__name__, found)
+                stack += [(f"{name}.{a}", part) for a, part in found.items() if id(part) not in self._seen]
 
     def _class(self, kind: type) -> None:
         home = _home(kind.__module__)
@@ -226,10 +228,12 @@ class Contents:
             return
         self._statements(kind.__module__)
         self._each(*kind.__bases__)
-        for name, value in sorted(vars(kind).items()):
-            if name not in OF_CLASSES and not name.startswith("__dataclass_"):
-                self._token(name)
-                self.add(value)
+        own = {k: v for k, v in sorted(vars(kind).items()) if k not in OF_CLASSES and not k.startswith("__dataclass_")}
+        if "<locals>" not in kind.__qualname__:
+            self._keep(kind.__module__, {f"{kind.__qualname__}.{k}": v for k, v in own.items() if k[0] != "_"})
+        for name, value in own.items():
+            self._token(name)
+            self.add(value)
 
     def _builtin(self, function: BuiltinFunctionType) -> None:
         home = _home(function.__module__ or "builtins")
@@ -298,6 +302,10 @@ class Contents:
         function, arguments, *rest = reduced
         self._each(function, arguments, *(list(part) if isinstance(part, Iterator) else part for part in rest))
 
+    def _keep(self, module_name: str, values: Mapping[str, Any]) -> None:
+        if module_name in sys.modules and module_name != "__main__" and _home(module_name) == "own":
+            self.values |= {(module_name, name): value for name, value in values.items()}
+
     def _fails(self, what: str) -> None:
         self._note(self.unknown, what)
 
@@ -341,6 +349,14 @@ def _all_names(code: CodeType) -> Iterator[str]:
             yield from _all_names(const)
         elif isinstance(const, str) and const.isidentifier():  # as in getattr(module, "name")
             yield const
+
+
+def _globals_of(code: CodeType) -> Iterator[str]:
+    """The names that a piece of code takes from its globals or from the builtins, not from an object."""
+    yield from (i.argval for i in dis.get_instructions(code) if i.opname in ("LOAD_GLOBAL", "LOAD_NAME"))
+    for const in code.co_consts:
+        if isinstance(const, CodeType):
+            yield from _globals_of(const)
 
 
 def _imports(code: CodeType, namespace: Mapping[str, Any]) -> list[str]:

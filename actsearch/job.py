@@ -15,7 +15,8 @@ from actsearch.activations.reach import remarks
 from actsearch.activations.spec import Spec, parse_net
 from actsearch.data.source import Data
 from actsearch.errors import ActSearchError, check_url, hide_password, hide_passwords, is_utf8
-from actsearch.models.model import Model
+from actsearch.models.model import Model, named
+from actsearch.module_values import ModuleValue
 from actsearch.processes import core_count
 from actsearch.question.identity import fingerprint, study_name
 from actsearch.question.metrics import Direction, Metric, directions_of
@@ -36,7 +37,7 @@ class Job:
 
     study, confirm: settled for the data's metric. identity: the part of the config that the fingerprint covers. folder:
     where the results are written. params: the part of the config that MLflow shows. unknown: what of the user's code
-    could not be read for the identity.
+    could not be read for the identity. values: what training processes must find in the user's modules.
     """
 
     model: Model
@@ -58,6 +59,7 @@ class Job:
     params: Mapping[str, Any] = field(default_factory=dict)
     tags: Mapping[str, str] = field(default_factory=dict)
     unknown: Sequence[str] = ()
+    values: Sequence[ModuleValue] = ()
 
     def __post_init__(self) -> None:
         for path in (Path.cwd(), self.folder):
@@ -117,7 +119,17 @@ class Job:
             "trains anew."
             for what in self.unknown
         ]
-        return [*self.data.remarks, *self.model.remarks, *unread, *self.remarks_on(known)]
+        redrawn = [
+            f"recipe.init={init} draws {named(weights)} anew, to which the model's code gives a constant of its own. "
+            "recipe.init=keep leaves what the code sets."
+            for init in self.inits
+            if (weights := self.model.redrawn(init))
+        ]
+        return [*self.data.remarks, *self.model.remarks, *unread, *redrawn, *self.remarks_on(known)]
+
+    @property
+    def inits(self) -> list[str]:
+        return list(dict.fromkeys(map(str, self.space.searched("init") or [self.recipe.init])))
 
     def remarks_on(self, specs: Iterable[Spec]) -> list[str]:
         """Of these functions those whose values or slopes break at some x in the precision of the training."""
@@ -168,8 +180,10 @@ def check(job: Job) -> None:
             f"confirm.metric={job.confirm.metric}: losses are compared by their ratio, and that of '{job.data.name}' "
             f"can be negative. Write confirm.metric=test_{job.metric.name}."
         )
-    for init in dict.fromkeys(job.space.searched("init") or [job.recipe.init]):
+    for init in job.inits:
         job.model.check_init(init)
+    if min(map(int, job.space.searched("batch_size") or [job.recipe.batch_size])) == 1:
+        job.model.check_one_example()
     for candidate in job.space.typical():
         job.model.check(candidate.specs)
     job.model.check(parse_net(job.confirm.baseline))

@@ -149,7 +149,7 @@ def opened(job: Job, terminal: Terminal, clock: Clock, processes: Processes | No
     with contextlib.ExitStack() as stack:
         still_held = stack.enter_context(sole_leader(job.storage_url, job.name))
         trainer = stack.enter_context(Trainer(device, processes=processes))
-        trainer.load(job.model, job.data, plan)
+        trainer.load(job.model, job.data, plan, job.values)
         storage = open_storage(job.storage_url)
         stack.callback(close_storage, storage)
         if job.study.fresh:

@@ -51,7 +51,10 @@ class Processes:
         return len(self._connections)
 
     def load(self, message: bytes) -> None:
-        """Sends the pickled (model, data, devices) to the first process, which then forks the others. Call it once."""
+        """Sends a message with the model and the data to the first process, which then forks the others. Call it once.
+
+        See `training.worker.main` for what is in it.
+        """
         with self._alive():
             self._connections[0].send_bytes(message)
 

@@ -50,7 +50,7 @@ class FakeTrainer:
         self.started, self.scored, self.advances = [], [], 0
         self.die_at, self.on_start = die_at, on_start
 
-    def load(self, model, data, plan=SERIAL):
+    def load(self, model, data, plan=SERIAL, values=()):
         self.data, self.plan, self.goal = data, plan, data.goal
 
     def start(self, runs):

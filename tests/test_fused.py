@@ -3,6 +3,7 @@
 In float32 the two differ at noise level after some hundred steps; one step shows that every kernel is right there.
 """
 
+import copy
 import gc
 import itertools
 import math
@@ -526,7 +527,10 @@ def test_whole_trainings_in_float32_have_the_same_distribution():
 
 
 def sequential(*layers):
-    return lambda activation, in_shape, n_classes: nn.Sequential(nn.Flatten(), *layers, activation(6), nn.Linear(6, 3))
+    def net(activation, in_shape, n_classes):
+        return nn.Sequential(nn.Flatten(), *copy.deepcopy(layers), activation(6), nn.Linear(6, 3))
+
+    return net
 
 
 class Gated(nn.Module):
@@ -558,10 +562,39 @@ class Twice(Gated):
         return self.last(self.act(self.act(self.first(x))))
 
 
+class Counting(Gated):
+    calls = 0
+
+    def forward(self, x):
+        self.calls += 1
+        return self.last(self.act(self.first(x)))
+
+
+class Remembering(Gated):
+    def __init__(self, activation):
+        super().__init__(activation)
+        self.register_buffer("largest", torch.zeros(()))
+
+    def forward(self, x):
+        self.largest.copy_(torch.maximum(self.largest, x.detach().abs().max() + 1))
+        return self.last(self.act(self.first(x)))
+
+
+class Sharing(Gated):
+    calls = 0
+
+    def forward(self, x):
+        Sharing.calls += 1
+        return self.last(self.act(self.first(x)))
+
+
 @pytest.mark.parametrize(
     ("function", "reason"),
     [
         (Twice, "called twice"),
+        (Counting, "its forward changes 'calls'"),
+        (Remembering, "its forward changes 'largest'"),
+        (Sharing, "it changes test_fused.Sharing.calls, outside of its nets"),
         (Gated, "mul"),
         (Branching, "cannot be traced"),
         (Training, "differs between training and evaluation"),

@@ -177,6 +177,26 @@ def test_a_loss_that_holds_a_net_is_left_as_it_was():
     assert judge.weight.grad is None
 
 
+@pytest.mark.parametrize("held", ["closure", "method", "module"])
+def test_weights_of_a_loss_are_said_to_stay(held):
+    class Centred(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.centre = nn.Parameter(torch.zeros(3))
+
+        def forward(self, out, y):
+            return (out - y).square().mean() + (out - self.centre).square().mean()
+
+    loss = Centred()
+    given = {"closure": lambda out, y: 2 * loss(out, y), "method": loss.forward, "module": loss}[held]
+    y = torch.randn(40, 3)
+    goal = Goal(MAE, given, (3,), (1.0, 1.0), of_loss=float)
+    source = Source(torch.randn(40, 2), y, (torch.randn(10, 2), torch.randn(10, 3)), goal=goal)
+    assert [remark for remark in Data(source, "mine", 10).remarks if "3 weights of its own" in remark]
+    loss.requires_grad_(False)
+    assert not [remark for remark in Data(source, "mine", 10).remarks if "of its own" in remark]
+
+
 def test_outputs_that_are_too_large_are_not_tried():
     seen = []
     goal = Goal(MAE, lambda out, y: seen.append(len(out)) or (out - y).mean(), (2**19,), (1.0, 1.0), of_loss=float)

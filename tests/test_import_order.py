@@ -19,6 +19,7 @@ ROOMS = [
     "activations",
     "question",
     "contents",
+    "module_values",
     "export",
     "swap",
     "data",

@@ -1,5 +1,6 @@
 """A user's own function by its import path: found, checked once, and trained in the training processes."""
 
+import importlib
 import math
 import sys
 import textwrap
@@ -77,6 +78,54 @@ MINE = """
     def only_first(x, alpha=0.2):
         return x * (alpha if not isinstance(alpha, torch.Tensor) else alpha.flatten()[0])
 
+    class Gate(nn.Module):
+        def __init__(self, start=0.3, steps=2, mode="soft"):
+            super().__init__()
+            self.start, self.steps, self.mode = start, steps, mode
+            self.weight = nn.Parameter(torch.tensor(start))
+
+        def forward(self, x):
+            return x * torch.sigmoid(self.steps * self.weight * x)
+
+    class Mixing(nn.Module):
+        '''tanh(x) by a learned gate of all channels.'''
+
+        def __init__(self, channels):
+            super().__init__()
+            self.gate = nn.Linear(channels, channels)
+
+        def forward(self, x):
+            return torch.tanh(x) * torch.sigmoid(self.gate(x))
+
+    class Halves(nn.Module):
+        def forward(self, x):
+            return x[:, ::2]
+
+    class Wide(nn.Module):
+        def __init__(self, width):
+            super().__init__()
+
+    class Draws(nn.Module):
+        def forward(self, x):
+            return x * torch.rand_like(x)
+
+    class Straight(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            return torch.round(x)
+
+        @staticmethod
+        def backward(ctx, grad):
+            return grad
+
+    @torch.jit.script
+    def scripted(x: torch.Tensor) -> torch.Tensor:
+        return x * torch.sigmoid(x)
+
+    straight = Straight.apply
+    gate = Gate(0.7)
+    stack = nn.Sequential(nn.Tanh(), nn.ReLU())
+    layer = nn.Sequential(nn.Linear(4, 4))
     Module = nn.ReLU
     seven = 7
 """
@@ -133,7 +182,13 @@ def test_in_a_search_space(mine):
         ("my_atcs.bent", ["there is no module 'my_atcs'", "my_file.my_function"]),
         ("my_acts.bnet", ["unknown function in 'my_acts': 'bnet'. Did you mean 'bent'?"]),
         ("my_acts.seven", ["is int, not a function of x"]),
-        ("my_acts.Module", ["gives ReLU, not a tensor"]),
+        ("my_acts.Halves", ["makes (2, 2), torch.float32 of (2, 4), torch.float32"]),
+        ("my_acts.Wide", ["needs 'width'", "have defaults"]),
+        ("my_acts.Draws", ["other values for the same input"]),
+        ("my_acts.layer", ["every training process would draw anew", "Name its class"]),
+        ("my_acts.Gate(start=learned)", ["'start' is given to a class, which learns parameters of its own"]),
+        ("my_acts.Gate(mode=1)", ["unknown parameter of 'my_acts.Gate' 'mode'"]),
+        ("torch.nn.PReLU(num_parameters=8)", ["must work on any number of channels", "on 60"]),
         ("my_acts.two", ["needs 'y' besides x. Give it a default"]),
         ("my_acts.none", ["takes no x"]),
         ("my_acts.number", ["gives int, not a tensor"]),
@@ -158,7 +213,8 @@ def test_in_a_search_space(mine):
         ("leaves.f", ["'leaves' does not import: SystemExit"]),
         ("lacks.f", ["'lacks' does not import", "no_such_thing"]),
         ("os.system", ["'os' is a library's module"]),
-        ("torch.relu", ["'torch' is a library's module"]),
+        ("torch.cumsum", ["'torch.cumsum' does not work"]),
+        ("torch.optim.Adam", ["'torch.optim' is a library's module"]),
     ],
 )
 def test_what_is_no_activation_is_refused_in_one_line(mine, text, parts):
@@ -168,6 +224,65 @@ def test_what_is_no_activation_is_refused_in_one_line(mine, text, parts):
     assert message.isprintable()
     for part in parts:
         assert part in message
+
+
+def test_a_module_learns_its_own_weights(mine):
+    x = torch.linspace(-3, 3, 12).view(2, 3, 2)
+    gate = get_activation("my_acts.Gate(start=0.5, steps=3)", 3)
+    torch.testing.assert_close(gate(x), x * torch.sigmoid(1.5 * x))
+    assert [(name, p.item()) for name, p in gate.named_parameters()] == [("weighted.weight", 0.5)]
+    assert str(Spec.parse("my_acts.Gate( steps=3 )")) == "my_acts.Gate(steps=3)"
+    mixing = Spec.parse("my_acts.Mixing")
+    assert mixing.activation.formula == "tanh(x) by a learned gate of all channels."
+    assert mixing.module(5).weighted.gate.in_features == 5  # the slot's channels
+    assert math.isfinite(gain(mixing))
+    copies = [get_activation("my_acts.gate", 3) for _ in range(2)]
+    assert copies[0].weighted.weight.item() == pytest.approx(0.7)
+    assert copies[0].weighted.weight is not copies[1].weighted.weight
+    assert torch.equal(get_activation("my_acts.stack")(x), torch.tanh(x).relu())
+
+
+def test_scripted_functions_and_own_gradients(mine):
+    x = torch.tensor([-1.4, 0.2, 2.6], requires_grad=True)
+    torch.testing.assert_close(get_activation("my_acts.scripted")(x), x * torch.sigmoid(x))
+    y = get_activation("my_acts.straight")(x)
+    assert y.tolist() == [-1.0, 0.0, 3.0]
+    assert torch.autograd.grad(y.sum(), x)[0].tolist() == [1.0, 1.0, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("path", "spec"),
+    [
+        ("torch.nn.SELU", "selu"), ("torch.nn.GELU(approximate=tanh)", "gelu(approximate=tanh)"),
+        ("torch.nn.functional.leaky_relu(negative_slope=0.2)", "leaky_relu(negative_slope=0.2)"),
+        ("torch.relu", "relu"), ("torch.nn.PReLU", "torch.nn.PReLU"),
+        ("torch.nn.PReLU(init=0.1)", "torch.nn.PReLU(init=0.1)"),
+    ],
+)  # fmt: skip
+def test_torchs_own_are_the_catalogues_where_they_are_the_same(path, spec):
+    """nn.PReLU has one slope for a layer, prelu one for each channel."""
+    assert str(Spec.parse(path)) == spec
+    name = path.partition("(")[0]
+    assert [str(s) for s in SearchSpace([path], n_slots=1, base=Recipe()).corners()] == [spec]
+    if spec == "torch.nn.PReLU(init=0.1)":
+        assert [p.shape for p in Spec.parse(path).module(8).parameters()] == [(1,)]
+        made = SearchSpace([{name: {"init": [0.1, 0.2]}}], n_slots=1, base=Recipe())
+        assert [c.activation for c in made.nets()] == ["torch.nn.PReLU(init=0.1)", "torch.nn.PReLU(init=0.2)"]
+
+
+def test_a_function_that_was_loaded_anew_is_the_new_one(mine, monkeypatch):
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)  # a second edit in one second would find the first's code
+    monkeypatch.syspath_prepend(mine)
+    file = mine / "anew.py"
+    file.write_text("def act(x, alpha=1.0):\n    return alpha * x\n")
+    x = torch.tensor([2.0])
+    assert get_activation("anew.act")(x).item() == 2
+    assert gain(Spec.parse("anew.act")) == pytest.approx(1, rel=1e-3)
+    file.write_text("def act(x, beta=3.0, gamma=1.0):\n    return beta * x + gamma - 1\n")
+    importlib.reload(sys.modules["anew"])
+    assert get_activation("anew.act")(x).item() == 6
+    assert str(Spec.parse("anew.act(beta=5, gamma=1)")) == "anew.act(beta=5)"
+    assert gain(Spec.parse("anew.act")) == pytest.approx(1 / 3, rel=1e-3)
 
 
 def test_the_checks_leave_the_random_state(mine, rng_untouched):
@@ -185,9 +300,9 @@ def test_own_functions_and_expressions_are_trained_in_the_processes(mine, no_pic
         [
             "relu", "my_acts.bent(alpha=learned(0.2))", "x * tanh(softplus(x))",
             {"expression": "min(max(a*x, x), 6)", "params": {"a": {"low": 0.001, "high": 0.5, "log": True}}},
-            {"lab.acts.bent": {"alpha": [0.1, 0.3]}},
+            {"lab.acts.bent": {"alpha": [0.1, 0.3]}}, "my_acts.Gate(start=0.4)", "my_acts.scripted",
         ],
-        recipe={"steps": 20, "eval_every": 10, "batch_size": 15}, n_trials=5, seeds=1, finalists=1, finalist_seeds=2,
+        recipe={"steps": 20, "eval_every": 10, "batch_size": 15}, n_trials=7, seeds=1, finalists=1, finalist_seeds=2,
         baseline="x * tanh(softplus(x))", quiet=True, tracking="none", folder=mine / "runs",
     )  # fmt: skip
     names = [row["activation"] for row in result.rows if row["rank"]]
@@ -197,6 +312,8 @@ def test_own_functions_and_expressions_are_trained_in_the_processes(mine, no_pic
         "x * tanh",
         "min(max(a * x, x), 6)(a=",
         "lab.acts.bent",
+        "my_acts.Gate(start=0.4)",
+        "my_acts.scripted",
     ):
         assert any(name.startswith(beginning) for name in names), beginning
     assert next(c.activation for c in result.comparisons if c.is_baseline) == "x * tanh(softplus(x))"

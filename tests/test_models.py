@@ -161,9 +161,9 @@ def test_a_grey_image_is_read_row_by_row_by_cnn1d():
     [
         (mlp, (4,), {"norm": "bacth"}, r"model\.norm 'bacth'.*Did you mean 'batch'"),
         (mlp, (4,), {"order": "x"}, r"model\.order 'x'.*activation_norm, norm_activation"),
-        (mlp, (4,), {"depth": 0}, r"model\.depth=0: .*at least 1"),
+        (mlp, (4,), {"depth": 0}, r"model\.depth=0: .*from 1 to"),
         (mlp, (4,), {"widht": 3}, "could not be built: TypeError.*widht"),
-        (mlp, (4,), {"width": -1}, r"model\.width=-1: .*at least 1"),
+        (mlp, (4,), {"width": -1}, r"model\.width=-1: .*from 1 to"),
         (mlp, (4,), {"dropout": 2}, "could not be built: ValueError"),
         (cnn1d, (40,), {"norm": "layer"}, r"model\.norm 'layer'"),
         (cnn1d, (2,), {}, r"model=cnn1d: inputs of shape \(2,\) are too short"),
@@ -674,6 +674,51 @@ def test_what_could_not_be_trained_is_refused_in_one_line(function, said):
     with pytest.raises(ActSearchError, match=said) as error:
         Model(function, "net", (6,), 3)
     assert "\n" not in str(error.value)
+
+
+BUILT = []
+
+
+def counted(activation, in_shape, n_classes):
+    BUILT.append(1)
+    return nn.Sequential(nn.Linear(in_shape[0], 4), activation(4), nn.Linear(4, n_classes))
+
+
+def normed(activation, in_shape, n_classes):
+    return nn.Sequential(nn.Linear(in_shape[0], 4), nn.BatchNorm1d(4), activation(4), nn.Linear(4, n_classes))
+
+
+def test_what_nets_share_and_change_is_said():
+    model = make(counted, (6,), 3)
+    assert model.shared == "test_models.BUILT"
+    assert model.remarks[0].startswith("The model's code changes test_models.BUILT, which all of its nets share")
+    assert not make(normed, (6,), 3).shared
+
+
+def test_nets_that_share_a_layer_are_refused():
+    trunk = nn.Linear(6, 4)
+    with pytest.raises(ActSearchError, match=r"the same layer to each of its nets \('0\.weight', '0\.bias'\)"):
+        make(lambda activation: nn.Sequential(trunk, activation(4), nn.Linear(4, 3)), (6,), 3)
+
+
+def test_one_example_as_a_batch_is_refused_where_a_norm_needs_more():
+    with pytest.raises(ActSearchError, match=r"recipe\.batch_size=1: the model 'model' cannot be .* Choose at least 2"):
+        make(normed, (6,), 3).check_one_example()
+    make(counted, (6,), 3).check_one_example()
+
+
+def test_constants_of_a_functions_own_are_named_where_they_are_drawn_anew():
+    def careful(activation, in_shape, n_classes):
+        net = normed(activation, in_shape, n_classes)
+        nn.init.zeros_(net[3].weight)
+        nn.init.constant_(net[0].bias, 0.5)
+        nn.init.constant_(net[1].weight, 0.1)
+        return net
+
+    model = make(careful, (6,), 3)
+    assert model.redrawn("gain") == ["0.bias", "1.weight", "3.weight"]
+    assert model.redrawn("keep") == []
+    assert make(normed, (6,), 3).redrawn("gain") == []
 
 
 def test_a_function_that_gives_the_same_net_again_gets_it_back_unchanged():

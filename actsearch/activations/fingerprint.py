@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from functools import lru_cache
 
 import torch
 from torch import Tensor
 
+from actsearch.activations.imported import kept
 from actsearch.activations.spec import Learned, Spec, parse_net
 
 SMALL = 0.01  # smaller outputs are compared to 8 decimal places, larger ones to 7 significant digits
@@ -21,7 +21,7 @@ def _grid() -> Tensor:
     return torch.cat([6 * inner * inner.abs() + 0.0123, inner.new_tensor([-21, -11, 12, 20])]).view(1, -1)
 
 
-@lru_cache(maxsize=16384)
+@kept(16384)
 def fingerprint(spec: Spec) -> str:
     """A text that is the same for all functions that agree to 7 digits on a grid of inputs.
 

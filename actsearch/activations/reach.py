@@ -7,13 +7,13 @@ far from what is usual. The catalogue's functions with usual parameters are held
 from __future__ import annotations
 
 from collections.abc import Iterable
-from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from actsearch.activations.catalog import CATALOG
+from actsearch.activations.imported import kept
 from actsearch.activations.spec import Learned, Spec
 from actsearch.activations.tree import number
 
@@ -24,13 +24,15 @@ MOST_NAMED = 5  # functions in remarks
 Found = dict[str, Tensor]
 
 
-@lru_cache(maxsize=4096)
+@kept(4096)
 def breaks(spec: Spec, dtype: torch.dtype = torch.float32) -> str:
     """Where the value or a slope is NaN, infinite or wrong, in words; empty if that is nowhere within ±FAR.
 
-    Slopes are those in x and in learned parameters. A spec whose outputs depend on several inputs is not looked at.
+    Slopes are those in x and in learned parameters. Of the specs whose outputs depend on several inputs only a user's
+    own modules are looked at, with one channel.
     """
-    if spec.activation.kind not in ("elementwise", "stochastic") or spec.activation.width is not None:
+    entry = spec.activation
+    if entry.width is not None or (entry.kind not in ("elementwise", "stochastic") and entry.family != "own"):
         return ""
     side = torch.logspace(-3, torch.tensor(FAR).log10().item(), 160, dtype=torch.float64)
     points = torch.cat([side.new_zeros(1), side, -side]).to(dtype).double()
@@ -86,6 +88,10 @@ def _wrong(spec: Spec, x: Tensor, dtype: torch.dtype) -> dict[tuple[str, str], T
 def _values(spec: Spec, x: Tensor) -> Found:
     """Value and slopes at each x, by name."""
     x = x.clone().requires_grad_()
+    if spec.activation.kind == "weighted":
+        with torch.random.fork_rng(devices=[]):
+            y = spec.module(1).to(x.dtype).eval()(x.view(-1, 1)).view(-1)
+        return {"value": y.detach(), "slope": torch.autograd.grad(y.sum(), x)[0]}
     given: dict[str, Any] = dict(spec.params)
     for name, value in spec.params.items():
         if isinstance(value, Learned):  # in mixed precision, parameters are float32

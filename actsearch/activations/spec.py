@@ -13,7 +13,6 @@ import ast
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any, NoReturn
 
 import torch
@@ -32,7 +31,8 @@ from actsearch.activations.expression import (
     read,
     refuse,
 )
-from actsearch.activations.imported import imported, is_path
+from actsearch.activations.imported import forget_replaced, imported, is_path, kept
+from actsearch.activations.library import name_in_catalogue
 from actsearch.activations.numerics import HALF
 from actsearch.activations.tree import number
 from actsearch.errors import ActSearchError, nearest, one_line, unknown
@@ -69,7 +69,7 @@ class Spec:
         An expression that is just one of the catalogue's functions of x becomes that entry.
         Raises ActSearchError for an unknown activation or parameter, or a value with which the function does not work.
         """
-        name, params = _named(ALIASES.get(name, name), params or {})
+        name, params = _named(known_as(name), params or {})
         entry = resolve(name)
         for given in params:
             if entry.param(given) is None:
@@ -81,6 +81,7 @@ class Spec:
     @classmethod
     def parse(cls, text: str) -> Spec:
         """One spec from its text. Raises ActSearchError with what is wrong in it and what to write."""
+        forget_replaced()
         return _parse(text)
 
     def __str__(self) -> str:
@@ -124,6 +125,11 @@ class Spec:
     def _checked(self) -> Spec:
         """Refuses values with which the function raises, or is not finite on ordinary inputs, such as celu(alpha=0)."""
         if self.activation.kind == "weighted":
+            for name, value in self.params.items():
+                if isinstance(value, Learned):
+                    raise ActSearchError(f"'{self}': '{name}' is given to a class, which learns parameters of its own.")
+            if self.activation.family == "own":
+                gain(self)
             return self
         x = (torch.arange(-30, 30) / 10).view(1, -1)
         try:
@@ -205,7 +211,7 @@ class ActivationModule(nn.Module):
             self.in_channels = int(wanted)
         self.weighted: nn.Module | None = None
         if entry.kind == "weighted":
-            if channels is None:
+            if channels is None and entry.family != "own":
                 raise ActSearchError(f"'{spec}' has weights for each channel, but the number of channels is not given.")
             self.weighted = entry.fn(channels, dim, **self.fixed)
 
@@ -248,8 +254,13 @@ def canonical_name(text: str) -> str:
 
     Names are not looked up. Raises ActSearchError if the text is neither a name nor an expression.
     """
-    text = ALIASES.get(text, text)
+    text = known_as(text)
     return text if text.isidentifier() or is_path(text) else parse(text).text
+
+
+def known_as(name: str) -> str:
+    """The catalogue's name of an alias, or of a path in torch that names the same: torch.nn.SELU is selu."""
+    return ALIASES.get(name) or name_in_catalogue(name) or name
 
 
 def parse_value(text: str) -> ParamValue:
@@ -271,7 +282,7 @@ def join_layers(specs: Sequence[Spec]) -> tuple[Spec, ...]:
     return (specs[0],) if len(set(specs)) == 1 else tuple(specs)
 
 
-@lru_cache(maxsize=4096)
+@kept(4096)
 def gain(spec: Spec) -> float:
     """The factor g with which weights drawn from N(0, g²/fan_in) behind this activation keep the mean square at 1.
 
@@ -285,9 +296,24 @@ def gain(spec: Spec) -> float:
     else:
         with torch.random.fork_rng(devices=[]), torch.no_grad():
             torch.default_generator.manual_seed(0)  # seeds the activation's own weights too
-            module = spec.module(60).double()
-            second_moment = module(torch.randn(64, module.in_channels or 60, 8, 8).double()).square().mean().item()
+            _, y = on_normal(spec.module(60).double())
+            second_moment = y.square().mean().item()
     return 1.0 / math.sqrt(second_moment) if second_moment > 0 else 1.0
+
+
+def on_normal(module: ActivationModule) -> tuple[Tensor, Tensor]:
+    """Normal inputs of 60 channels, and the module's outputs: 8 × 8 images or, if it takes none, sequences or vectors.
+
+    module: in float64. Raises ActSearchError if it takes none of them.
+    """
+    n, why = module.in_channels or 60, ""
+    for shape in ((64, n, 8, 8), (512, n, 8), (4096, n)):
+        z = torch.randn(shape).double().requires_grad_(torch.is_grad_enabled())
+        try:
+            return z, module(z)
+        except Exception as error:  # whatever a user's module raises
+            why = one_line(error)
+    raise ActSearchError(f"'{module.spec}' must work on any number of channels, but on {n} it does not: {why}")
 
 
 def resolve(name: str) -> Activation:
@@ -295,7 +321,7 @@ def resolve(name: str) -> Activation:
     return CATALOG[name] if name in CATALOG else _made(name)
 
 
-@lru_cache(maxsize=4096)
+@kept(4096)
 def _made(name: str) -> Activation:
     return imported(name) if is_path(name) else activation(parse(name))
 
@@ -363,7 +389,7 @@ def _settle(entry: Activation, param: Param, value: object) -> ParamValue:
     return Learned(settled) if isinstance(value, Learned) else settled
 
 
-@lru_cache(maxsize=4096)
+@kept(4096)
 def _parse(text: str) -> Spec:
     node = read(text, times=2)  # twice the limits: an expression and the values of its parameters
 
@@ -375,7 +401,7 @@ def _parse(text: str) -> Spec:
     name = text[node.func.col_offset : node.func.end_col_offset]
     if node.args:
         names = [part.id for part in ast.walk(node) if isinstance(part, ast.Name)]
-        if ALIASES.get(name, name) in CATALOG and "x" not in names:
+        if known_as(name) in CATALOG and "x" not in names:
             wrong(node.args[0], "parameters go by name")
         return Spec.of(text.strip())
     params: dict[str, ParamValue] = {}

@@ -65,13 +65,13 @@ def _rewritten(node: Node, whole: bool = True) -> Node:
     whole: false for a factor, which is rewritten together with the others.
     """
     product = node.op in ("*", "/")
-    node = _mapped(node, lambda arg: _rewritten(arg, not (product and arg.op in ("*", "/"))))
-    return _ruled(node) if whole else node
+    made = _mapped(node, lambda arg: _rewritten(arg, not (product and arg.op in ("*", "/"))))
+    if whole and product and made.op == "neg":  # a sign that `apply` has taken out
+        return _mapped(made, _ruled)
+    return _ruled(made) if whole else made
 
 
 def _ruled(node: Node) -> Node:
-    if node.op == "neg":  # a sign that `apply` has taken out of a quotient
-        return _mapped(node, _ruled)
     rules = {"*": _quotient, "/": _quotient, "log": _logarithm, "log1p": _logarithm, "sqrt": _root, "**": _root,
              "+": _sum}  # fmt: skip
     if not node.varies or node.op not in rules:

@@ -24,6 +24,7 @@ from actsearch.errors import ActSearchError, hide_passwords, one_line, unknown
 from actsearch.job import Job
 from actsearch.measure.environment import source_commit
 from actsearch.models.model import Model
+from actsearch.module_values import packed
 from actsearch.question.identity import flatten
 from actsearch.space.space import SearchSpace
 from actsearch.study.samplers import SamplerFactory, make_pruner
@@ -55,7 +56,9 @@ def build(config: Config, place: Callable[[str], Path], command: str, given: Giv
         config.search_space.activations, config.search_space.recipe, config.search_space.scope,
         n_slots=model.n_slots, base=config.recipe,
     )  # fmt: skip
-    contents, unknown = _contents(config, given, data, model, space)
+    parts = _contents(config, given, data, model, space)
+    contents = {part: found.digest for part, found in parts.items()}
+    unknown = [what for found in parts.values() for what in found.unknown]
     folder = place(search_name(config, contents))
     return Job(
         model=model, data=data, space=space, recipe=config.recipe,
@@ -65,7 +68,8 @@ def build(config: Config, place: Callable[[str], Path], command: str, given: Giv
         folder=folder, config_yaml=_yaml(config), storage_url=config.storage.url or sqlite_url(folder / "study.db"),
         tracking_uri=config.tracking.uri, experiment=config.tracking.experiment,
         device=config.device, engine=config.engine, params=_shown_params(config),
-        tags=_tags(command), unknown=unknown,
+        tags=_tags(command), unknown=list(dict.fromkeys(unknown)),
+        values=packed({place: value for found in parts.values() for place, value in found.values.items()}),
     )  # fmt: skip
 
 
@@ -108,10 +112,8 @@ def _model(values: Mapping[str, Any], given: Given, data: Data) -> tuple[Model, 
     return found[0]
 
 
-def _contents(
-    config: Config, given: Given, data: Data, model: Model, space: SearchSpace
-) -> tuple[dict[str, str], list[str]]:
-    """Digests of the code and the objects that are the user's own, by part; and what of them could not be read."""
+def _contents(config: Config, given: Given, data: Data, model: Model, space: SearchSpace) -> dict[str, Contents]:
+    """The code and the objects that are the user's own, by part of the question."""
     parts: dict[str, Contents] = defaultdict(Contents)
     if given.model is not None or _is_own(config.model):
         _add_model(parts["model"], model, "keep" in [config.recipe.init, *space.searched("init")])
@@ -134,8 +136,7 @@ def _contents(
             f"{edited} was edited after it was imported here, and training processes would import it as it is now. "
             "Start Python again, or import it again: importlib.reload(module)."
         )
-    unknown = [what for contents in parts.values() for what in contents.unknown]
-    return {part: contents.digest for part, contents in parts.items()}, list(dict.fromkeys(unknown))
+    return parts
 
 
 def _add_model(contents: Contents, model: Model, keep: bool) -> None:

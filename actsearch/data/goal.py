@@ -9,10 +9,11 @@ import math
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from actsearch.errors import ActSearchError, one_line
 from actsearch.question.metrics import ACCURACY, PERPLEXITY, PSNR, Metric
@@ -69,6 +70,15 @@ class Goal:
         """Whether this value of the metric, measured on examples with these y, is no better than guessing."""
         chance = self.guess[0] if self.at_chance is None else self.at_chance(y)
         return not self.metric.better(value, chance)
+
+
+def weights_of_loss(goal: Goal) -> int:
+    """How many weights that could be trained the loss itself holds, as an attribute or in its closure."""
+    loss: Any = goal.loss
+    cells = [cell.cell_contents for cell in getattr(loss, "__closure__", None) or ()]
+    parts = [loss, getattr(loss, "__self__", None), *cells, *getattr(loss, "__dict__", {}).values()]
+    nets = [part for part in parts if isinstance(part, nn.Module)]
+    return sum(p.numel() for p in {p for net in nets for p in net.parameters() if p.requires_grad})
 
 
 OURS = (ACCURACY, PERPLEXITY, PSNR)  # their goals need no trial

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from actsearch.data.arrays import Given, as_tensor, read
 from actsearch.data.datasets import four_parts
-from actsearch.data.goal import OURS, Goal, check_goal, classification
+from actsearch.data.goal import OURS, Goal, check_goal, classification, weights_of_loss
 from actsearch.data.inputs import Inputs, count, examples, shape_of, tensors, to
 from actsearch.data.labels import Labels
 from actsearch.data.standard import Scale, far_from_standard, is_standard, loses_digits, spread
@@ -148,6 +148,10 @@ def _take(made: Any) -> Taken:
         y = _answers(answers, "y")
         least_loss = check_goal(made.goal, y)
     remarks = (*given.remarks, *([labels.remark] if labels is not None and labels.remark else []))
+    if made.goal is not None and (held := weights_of_loss(made.goal)):
+        remarks += (
+            f"The loss has {held} weights of its own, which stay as they are: only those of the net are trained.",
+        )
     taken = Taken(replace(made, x=x, y=y, validation=None), labels, given.columns, ready, None, least_loss, remarks)
     source = taken.source
     if made.validation is not None:

@@ -202,7 +202,8 @@ class SourceFile:
         if self.weighted:
             spread(module)
         y, slopes = self._values(module, x)
-        made = {"channels": channels} if self.per_channel or self.weighted else {}
+        takes = self.per_channel or (self.weighted and "channels" in inspect.signature(self.entry.fn).parameters)
+        made = {"channels": channels} if takes else {}
         arguments = ", ".join(f"{k}={literal(v)}" for k, v in made.items())
         view = f"x.view({', '.join(map(str, x.shape))})"
         lines = [

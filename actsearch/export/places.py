@@ -30,7 +30,10 @@ def place_of(entry: Activation, sources: dict[str, str]) -> tuple[str, str]:
     name added is put into this dict. Raises ActSearchError if it is not found.
     """
     module, name = str(getattr(entry.fn, "__module__", "")), str(getattr(entry.fn, "__name__", ""))
-    if getattr(sys.modules.get(module), name, None) is entry.fn:
+    if entry.name.startswith("torch."):
+        raise ActSearchError(f"'{entry.name}' is torch's own: there is nothing to export.")
+    made = getattr(entry.fn, "__wrapped__", None) if entry.kind == "weighted" else None  # a user's class
+    if getattr(sys.modules.get(module), name, None) in (entry.fn, made or entry.fn):
         return module, name
     for module, loaded in list(sys.modules.items()):  # the function may be made within its entry
         for name, value in list(vars(loaded).items()) if module.startswith("actsearch.activations.") else []:

@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from actsearch.activations.spec import Spec, gain
+from actsearch.activations.imported import kept
+from actsearch.activations.spec import Spec, gain, on_normal
 from actsearch.measure.shape import Function, Shape, shape_of, with_slope
 from actsearch.training.diagnostics import SATURATED
 
@@ -48,7 +49,7 @@ class Properties:
         return abs(self.mean) < 1e-6
 
 
-@lru_cache(maxsize=256)
+@kept(256)
 def properties_of(spec: Spec) -> Properties:
     """The properties of a spec. Learned parameters have their initial values; stochastic activations infer."""
     if spec.activation.kind not in ("elementwise", "stochastic"):
@@ -83,9 +84,7 @@ def _from_draws(spec: Spec) -> Properties:
     """
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)
-        module = spec.module(60).double()
-        z = torch.randn(64, module.in_channels or 60, 8, 8).double().requires_grad_()
-        y = module(z)
+        z, y = on_normal(spec.module(60).double())
         v = torch.randn(y.shape).double()
         (back,) = torch.autograd.grad(y, z, v)
     mean, second, g = y.mean().item(), y.square().mean().item(), gain(spec)

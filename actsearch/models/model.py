@@ -20,6 +20,7 @@ from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.parameter import is_lazy
 
 from actsearch.activations.spec import ActivationModule, Spec, print_net
+from actsearch.contents import Contents, digest_of
 from actsearch.data.inputs import Inputs, count, each
 from actsearch.errors import ActSearchError, one_line
 from actsearch.models.initialise import NORMS, initialise
@@ -42,16 +43,17 @@ def swap_in_words(swapped: Swapped) -> list[str]:
     sentences = []
     for text, places in paths.items():
         what, _, why = text.partition(": ")
-        sentences.append(f"The {what} at {_named(places)} stays in every candidate: {why}.")
+        sentences.append(f"The {what} at {named(places)} stays in every candidate: {why}.")
     if swapped.unseen:
         sentences.append(
-            f"It could not be seen where {_named(swapped.unseen)} of the net stand, or whether they are called: they "
+            f"It could not be seen where {named(swapped.unseen)} of the net stand, or whether they are called: they "
             f"are replaced as hidden activations. Write only=['!{swapped.unseen[0]}'] to leave one out."
         )
     return sentences
 
 
-def _named(places: Sequence[str]) -> str:
+def named(places: Sequence[str]) -> str:
+    """Names in a sentence, the first ones of many."""
     more = f" and {len(places) - MOST_NAMED} more" if len(places) > MOST_NAMED else ""
     return ", ".join(f"'{place}'" for place in places[:MOST_NAMED]) + more
 
@@ -114,8 +116,9 @@ class Model:
     inputs are tokens, else None. examples: two or more real inputs, on which a net is tried; if None, zeros.
     only: which activations are replaced, as in `swap_activations`, if the function has no keyword `activation`.
     Attributes: n_slots, the number of activations that the model takes; channels, the number of channels with which
-    each was asked for; n_parameters, with relu in all slots; remarks, sentences on this model that a reader of the
-    result must know.
+    each was asked for; n_parameters, with relu in all slots; shared, the name of what its nets change outside of
+    themselves when they are built and called, or empty; remarks, sentences on this model that a reader of the result
+    must know.
     Raises ActSearchError if the function does not return an nn.Module that maps the data to these outputs.
     """
 
@@ -148,14 +151,41 @@ class Model:
             )
         self.examples = self.zeros(2) if examples is None else examples
         self._swapped = Swapped()
+        before = self._outside()
         relu, slots = Spec.of("relu"), []
         with seeded(0):
             net = self._assemble(lambda channels=None, dim=1: slots.append(channels) or relu.module(channels, dim))
         self.n_slots, self.channels = len(slots), slots
+        if self.takes_activation:
+            self._check_unshared(net)
         self.n_parameters = sum(p.numel() for p in net.parameters())
         why = "not asked for" if self.keywords.get("only") else "the model makes it itself"
         self.remarks = swap_in_words(_built_in(net, why) if self.takes_activation else self._swapped)
         self._try(net)
+        after = self._outside()
+        self.shared = next((name for name in after if after[name] != before.get(name)), "")
+        if self.shared:
+            self.remarks.append(
+                f"The model's code changes {self.shared}, which all of its nets share: a run may depend on those that "
+                "the same process has trained before it, and their order on the number of processes."
+            )
+
+    def _check_unshared(self, net: nn.Module) -> None:
+        """Raises ActSearchError if a model function gives this net a parameter that its other nets have, too."""
+        again = self.build([Spec.of("relu")], 1, "keep")  # it must live while ids are compared
+        others = {id(p) for p in again.parameters()}
+        if shared := [name for name, p in net.named_parameters() if id(p) in others]:
+            raise ActSearchError(
+                f"the model '{self.name}' gives the same layer to each of its nets ({named(shared)}), so that one "
+                "training would change the others. Make it inside of the function."
+            )
+
+    def _outside(self) -> dict[str, str]:
+        """Digests of what the code of the model refers to outside of its nets, by its name."""
+        contents = Contents()
+        contents.add([type(m) for m in self.function.modules()] if self._pattern else self.function)
+        named = {f"{module}.{name}": digest_of(value) for (module, name), value in contents.values.items()}
+        return named | {"a variable outside of them": contents.digest}
 
     def build(self, specs: Sequence[Spec], seed: int, init: str) -> nn.Module:
         """A new net on the CPU with its initial weights. specs: one for all slots, or one for each slot.
@@ -221,6 +251,30 @@ class Model:
         except ActSearchError as error:
             raise ActSearchError(f"'{print_net(specs)}' does not go into this model: {error}") from error
 
+    def check_one_example(self) -> None:
+        """Raises ActSearchError if the net cannot be trained on a batch of one example, as with batch norm."""
+        net = self.build([Spec.of("relu")], 0, "torch").train()
+        try:
+            with seeded(0):
+                forward(net, each(lambda part: part[:1].clone(), self.examples))
+        except Exception as error:  # whatever a user's forward raises
+            raise ActSearchError(
+                f"recipe.batch_size=1: the model '{self.name}' cannot be trained on one example ({one_line(error)}). "
+                "Choose at least 2."
+            ) from error
+
+    def redrawn(self, init: str) -> list[str]:
+        """The weights that the model function sets to a constant of its own and that `init` then draws or sets anew."""
+        if self._pattern or init == "keep":
+            return []
+        built = (self.build([Spec.of("relu")], 0, how) for how in ("keep", init, "torch"))
+        first, drawn, usual = (dict(net.named_parameters()) for net in built)
+        return [
+            name for name, p in first.items()
+            if p.numel() and torch.equal(p, p.reshape(-1)[0].expand(p.shape))
+            and not torch.equal(p, drawn[name]) and not torch.equal(p, usual[name])
+        ]  # fmt: skip
+
     def _assemble(self, activation: Callable[..., nn.Module]) -> nn.Module:
         try:
             if self._pattern:
@@ -258,7 +312,7 @@ class Model:
         for _, other in pairs:
             other.register_forward_pre_hook(note, prepend=True, with_kwargs=True)
         with seeded(0), torch.no_grad():
-            self._outputs(twin, "")
+            self.outputs(twin, "")
         for layer, other in pairs:
             if other in seen:
                 layer._infer_parameters(layer, *seen[other])
@@ -274,7 +328,7 @@ class Model:
         for training in (False, True):
             mode = " in training" if training else ""
             with seeded(0), torch.set_grad_enabled(training):
-                out = self._outputs(net.train(training), mode)
+                out = self.outputs(net.train(training), mode)
             if not isinstance(out, Tensor) or out.shape != wanted:
                 per_class = ", one per class" if len(self.out_shape) == 1 else ""
                 got, cure = (tuple(out.shape), "") if isinstance(out, Tensor) else (type(out).__name__, SEVERAL)
@@ -294,9 +348,10 @@ class Model:
             )
         with seeded(0), torch.no_grad():
             twice = each(lambda part: torch.cat([part, part]), self.examples)
-            self._outputs(net.eval(), " after a batch of another size", twice)
+            self.outputs(net.eval(), " after a batch of another size", twice)
 
-    def _outputs(self, net: nn.Module, mode: str, x: Inputs | None = None) -> Any:
+    def outputs(self, net: nn.Module, mode: str = "", x: Inputs | None = None) -> Any:
+        """What a net gives for x or the examples. Raises ActSearchError if it fails. mode: for its message."""
         try:
             return forward(net, each(torch.clone, self.examples if x is None else x))  # a net may write into it
         except Exception as error:  # whatever a user's forward raises

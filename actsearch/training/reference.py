@@ -130,7 +130,7 @@ def score(net: nn.Module, x: Inputs, y: Tensor, goal: Goal) -> tuple[float, floa
     with torch.no_grad():
         for start in range(0, len(y), EVAL_BATCH):
             part = slice(start, start + EVAL_BATCH)
-            outputs, ys = forward(net, examples(x, part)), examples(y, part)
+            outputs, ys = forward(net, examples(x, part)), y[part].clone()
             losses += goal.loss(outputs, ys) * len(ys)
             if goal.score is not None:
                 scores += goal.score(outputs, ys).sum()

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from actsearch.activations.spec import ActivationModule, Spec
 from actsearch.errors import one_line
 from actsearch.models.model import Model
+from actsearch.swap.copies import copied, difference
 from actsearch.training.diagnostics import weight_layers
 from actsearch.training.layer import LayerCall, NotFusable, Value
 from actsearch.training.layers import FUNCTIONS, TABLE, Activations, Add, Flatten, Folded
@@ -63,8 +64,11 @@ def trace_layers(model: Model) -> Traced:
     """The layers of a model's net. Raises NotFusable with the reason if one is not in the table of layers.py."""
     if not isinstance(model.examples, Tensor):
         raise NotFusable("the data have several inputs")
+    if model.shared:
+        raise NotFusable(f"it changes {model.shared}, outside of its nets")
     net = model.build([Spec.of("relu")], 0, "torch")
     _check_plain(net)
+    _check_lasting(net, model)
     try:
         in_training = str(_Tracer().trace(net.train()))
         graph = _Tracer().trace(net.eval())
@@ -105,6 +109,19 @@ def _check_plain(net: nn.Module) -> None:
             raise NotFusable(f"{name} has hooks on its gradient")
         if p.dtype is not torch.float32 or type(p) is not nn.Parameter:
             raise NotFusable(f"{name} is {p.dtype}, {type(p).__name__}")
+
+
+def _check_lasting(net: nn.Module, model: Model) -> None:
+    """Raises NotFusable if calling the net changes it: what it does later may then be something else."""
+    twin = copied(net)
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        for training in (True, False):
+            model.outputs(twin.train(training))
+    for ours, theirs in zip(net.modules(), twin.modules(), strict=True):
+        if type(ours) in TABLE:  # running means are known
+            theirs.load_state_dict(ours.state_dict())
+    if changed := difference(net, twin, training=False):
+        raise NotFusable(f"its forward changes '{changed}'")
 
 
 def _read(graph: torch.fx.Graph, net: nn.Module, model: Model) -> Traced:

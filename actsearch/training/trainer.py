@@ -26,6 +26,7 @@ from actsearch.data.inputs import Inputs
 from actsearch.data.source import Data
 from actsearch.errors import ActSearchError, one_line
 from actsearch.models.model import Model
+from actsearch.module_values import ModuleValue
 from actsearch.processes import Processes, core_count
 from actsearch.training.diagnostics import Diagnostics
 from actsearch.training.plan import FAULT, SERIAL, Plan, candidates, fastest
@@ -84,9 +85,10 @@ class Trainer:
         if processes is None and (device.type == "cpu" or self.cores > 1):
             self._processes = Processes(self.cores)
 
-    def load(self, model: Model, data: Data, plan: Plan = SERIAL) -> None:
+    def load(self, model: Model, data: Data, plan: Plan = SERIAL, values: Sequence[ModuleValue] = ()) -> None:
         """Gives the model, the plan and the data without the test set to the workers.
 
+        values: what processes set in the user's modules before they use them.
         Raises ActSearchError if the model or the data cannot be pickled.
         """
         self.plan, self.goal = plan, data.goal
@@ -95,7 +97,8 @@ class Trainer:
             self._worker = Worker(model, data.without_test(), self._devices[0])
             return
         try:
-            message = cloudpickle.dumps((model, data.without_test(), self._devices))
+            code = cloudpickle.dumps((model, data.without_test(), self._devices))
+            message = cloudpickle.dumps((list(values), code))
         except Exception as error:  # pickle, and a user's __reduce__, raise anything
             raise ActSearchError(f"the model or the data cannot be pickled for a process: {one_line(error)}") from error
         self._processes.load(message)

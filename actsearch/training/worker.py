@@ -25,6 +25,7 @@ from actsearch.activations.spec import print_net
 from actsearch.data.inputs import Inputs, each, to
 from actsearch.data.source import Data, Split
 from actsearch.models.model import Model
+from actsearch.module_values import settle
 from actsearch.output import open_standard_streams
 from actsearch.training.fused import Fused
 from actsearch.training.optimizers import use_precision, without_dynamo
@@ -242,7 +243,9 @@ def main(descriptors: Sequence[int]) -> None:
     except (EOFError, OSError):
         return
     try:
-        model, data, devices = cloudpickle.loads(message)
+        values, code = cloudpickle.loads(message)
+        settle(values)  # first: the model, too, is imported
+        model, data, devices = cloudpickle.loads(code)
         worker = Worker(model, data, devices[0])
     except Exception as error:  # for instance a user's class that cannot be unpickled here
         for connection in connections:
