@@ -452,7 +452,7 @@ def test_what_is_sent_to_the_processes_holds_no_test_set(data):
     trainer.load(model(), type(data)(source, "marked", 30))
     (raw,) = sent
     assert marked.numpy().tobytes()[:8] not in raw
-    _, received, _ = cloudpickle.loads(raw)
+    _, received, _ = cloudpickle.loads(cloudpickle.loads(raw)[1])
     with pytest.raises(RuntimeError, match="asked for the test set"):
         received.test()
     assert not asked
