@@ -27,8 +27,14 @@ from actsearch.space.space import SearchSpace
 from actsearch.study.finalists import with_baseline
 from actsearch.study.mirror import check_sampler
 from actsearch.study.samplers import SamplerFactory
+from actsearch.study.tuning import Axis, axes_of
 from actsearch.tracking import StudyInfo, check_tracking
 from actsearch.training.trainer import find_device
+
+SHARED = (
+    "confirm.tune=none: all are trained with one recipe, which favours the activations that it suits. The verdicts are "
+    "about this recipe."
+)
 
 
 @dataclass
@@ -87,6 +93,11 @@ class Job:
         return with_baseline(self.space.nets(), self.confirm.baseline)
 
     @property
+    def axes(self) -> list[Axis]:
+        """The recipe values that are tuned for each finalist and the baseline."""
+        return axes_of(self.space, self.recipe, self.confirm.tune)
+
+    @property
     def n_trials(self) -> int:
         """The number of trials of the search; if none is given, as many as there are candidates."""
         return 0 if self.compares_all else self.study.n_trials or len(self.space.enumerate())
@@ -125,7 +136,8 @@ class Job:
             for init in self.inits
             if (weights := self.model.redrawn(init))
         ]
-        return [*self.data.remarks, *self.model.remarks, *unread, *redrawn, *self.remarks_on(known)]
+        shared = [] if self.axes else [SHARED]
+        return [*self.data.remarks, *self.model.remarks, *unread, *redrawn, *shared, *self.remarks_on(known)]
 
     @property
     def inits(self) -> list[str]:
@@ -180,6 +192,9 @@ def check(job: Job) -> None:
             f"confirm.metric={job.confirm.metric}: losses are compared by their ratio, and that of '{job.data.name}' "
             f"can be negative. Write confirm.metric=test_{job.metric.name}."
         )
+    for axis in job.axes:
+        if axis.key == "batch_size" and max(axis.values) > job.data.n_train:
+            raise ActSearchError(f"confirm.tune.batch_size: there are {job.data.n_train} training examples.")
     for init in job.inits:
         job.model.check_init(init)
     if min(map(int, job.space.searched("batch_size") or [job.recipe.batch_size])) == 1:

@@ -7,6 +7,7 @@ import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import optuna
 
@@ -26,10 +27,12 @@ from actsearch.space.domains import plural
 from actsearch.study.finalists import as_records, standing
 from actsearch.study.storage import close_storage, open_storage, sqlite_path
 from actsearch.study.store import Notes, Store
+from actsearch.study.tuning import Tuned, criterion, n_points
 from actsearch.tracking import Delivery, mlflow_uri
 from actsearch.training.plan import FAULT
 
 INITIAL = {init: f"drawn for each seed ({init})" for init in INITS} | {"keep": "the net's own (keep)"}
+NAMES = {"lr": "learning rate", "weight_decay": "weight decay"}
 # of a command: what was done with the result, and where it lies
 NOT_TO_REPEAT = ("task=", "hydra.run.dir=", "study.fresh=")
 
@@ -66,25 +69,47 @@ def finished(job: Job, store: Store) -> Evidence | None:
 
 def found_again(job: Job, store: Store) -> str | None:
     """That the study is finished and nothing will be trained, in words; None if something will be."""
-    asked = store.notes().asked == [job.confirm.finalists, job.confirm.baseline]
-    if not asked or finished(job, store) is None:
+    if store.notes().asked != asked(job) or finished(job, store) is None:
         return None
     return f"found: trained on {store.trained_on}, the same question; study.fresh=true trains again"
 
 
 def _check_asked(job: Job, notes: Notes) -> None:
     """Raises ActSearchError if the finalists were chosen by other options than those that are asked for now."""
-    if not notes.finalists or notes.asked == [job.confirm.finalists, job.confirm.baseline]:
+    if not notes.finalists or notes.asked == asked(job):
         return
-    if not notes.asked:
+    if not isinstance(notes.asked, dict) or notes.asked.keys() != asked(job).keys():
         raise ActSearchError(
             f"the study '{job.name}' is of an older version. Run it once more: what was trained is not trained again."
         )
-    finalists, baseline = notes.asked
-    raise ActSearchError(
-        f"the study '{job.name}' was last run with confirm.finalists={finalists} confirm.baseline={baseline}. "
-        "Write these, or run it with others: without task."
+    other = " ".join(f"{key}={value}" for key, value in notes.asked.items() if asked(job)[key] != value)
+    raise ActSearchError(f"the study '{job.name}' was last run with {other}. Write it, or run anew: without task.")
+
+
+def asked(job: Job) -> dict[str, Any]:
+    """The options by which finalists are chosen and tuned."""
+    options = job.confirm
+    found = {"confirm.finalists": options.finalists, "confirm.baseline": options.baseline}
+    tuned = {axis.key: list(axis.values) for axis in job.axes}
+    return {**found, "confirm.tune": tuned or "none", "confirm.metric": options.metric if tuned else "any"}
+
+
+def tuning_row(job: Job) -> str:
+    """What is tuned, in words, for the header."""
+    if not job.axes:
+        return "none: one recipe for all"
+    keys = " × ".join(NAMES.get(axis.key, axis.key) for axis in job.axes)
+    return (
+        f"{keys} for each finalist and the baseline: {n_points(job.axes)} recipes × {job.study.seeds} seeds, by "
+        f"{criterion(job.confirm)}"
     )
+
+
+def tuned_in_words(tuned: Tuned, job: Job) -> list[str]:
+    """How the finalists were tuned, and a sentence for each of them whose best values lie at an end of the grid."""
+    beyond = "at the edge of what was tried: a better one may lie beyond."
+    edges = [f"The best {' and '.join(values)} for {name} is {beyond}" for name, values in tuned.at_edge.items()]
+    return [tuning_row(job), *edges]
 
 
 def make_result(job: Job, store: Store, evidence: Evidence) -> Result:
@@ -105,7 +130,7 @@ def make_result(job: Job, store: Store, evidence: Evidence) -> Result:
         n_test=store.finalists.n_test, target=notes.target,
         earlier_looks=[seen for seen in notes.looks if seen != look(job.confirm)],
         refused=store.refused(), about=about(job, store, notes),
-        warnings=list(dict.fromkeys([*job.remarks, *job.remarks_on(judged), *faults(notes)])),
+        warnings=list(dict.fromkeys([*job.remarks, *notes.tuned[1:], *job.remarks_on(judged), *faults(notes)])),
         config_yaml=job.config_yaml.replace(str(job.folder), f"runs/{job.name}"),  # a report goes to others
     )  # fmt: skip
 
@@ -127,6 +152,7 @@ def about(job: Job, store: Store, notes: Notes) -> dict[str, str]:
     rows = {
         "command": shlex.join(w for w in shlex.split(job.tags.get("command", "")) if not w.startswith(NOT_TO_REPEAT)),
         **model_rows(job),
+        "tuning": "".join(notes.tuned[:1]),
         "trained on": store.trained_on,
         "training": "; ".join(dict.fromkeys(map(str, notes.plans.values()))),
         "versions": " / ".join(dict.fromkeys(e["versions"] for e in notes.environments)),

@@ -23,7 +23,17 @@ from actsearch.judge.statistics import fewest_for_sign_flips
 from actsearch.measure.cost import latency_us, net_costs
 from actsearch.measure.environment import environment
 from actsearch.measure.timing import one_thread
-from actsearch.outcome import deliver_end, found_again, look, make_result, model_rows, stored
+from actsearch.outcome import (
+    asked,
+    deliver_end,
+    found_again,
+    look,
+    make_result,
+    model_rows,
+    stored,
+    tuned_in_words,
+    tuning_row,
+)
 from actsearch.processes import Processes
 from actsearch.records import Candidate, Event, Evidence, GenerationStarted, RungReached, TrialRecord
 from actsearch.report.files import make_folder, output_files, write_text
@@ -36,6 +46,7 @@ from actsearch.study import finalists as stage
 from actsearch.study.search import run_trials
 from actsearch.study.storage import close_storage, open_storage, sole_leader
 from actsearch.study.store import Store, forget
+from actsearch.study.tuning import Tuned, n_points, reference, tune_recipes
 from actsearch.tracking import Delivery, Tracker
 from actsearch.training.plan import choose_plan
 from actsearch.training.reference import Run
@@ -55,11 +66,11 @@ def run(job: Job, terminal: Terminal, processes: Processes | None = None, starte
     with opened(job, terminal, clock, processes) as session:
         announce(session)
         clock.lap("startup_s")
-        chosen = settle_finalists(session)
-        evidence = confirm(session, chosen)
+        tuned = settle_finalists(session)
+        evidence = confirm(session, tuned)
         clock.lap("finalists_s")
         terminal.end()
-        settle_costs(session, chosen)
+        settle_costs(session, tuned.candidates)
         clock.lap("cost_s")
         result = conclude(session, replace(evidence, costs=session.store.notes().costs))
         write_text(job.folder / "timing.json", json.dumps(clock.summary(session.tracking_s), indent=2) + "\n")
@@ -195,9 +206,8 @@ def announce(session: Session) -> None:
         terminal.warn(remark)
     if (least := fewest_for_sign_flips(job.confirm.rules(n_final - 1).level)) > job.confirm.seeds_at_looks[-1]:
         terminal.warn(f"so few seeds can decide nothing here: with these comparisons it takes at least {least}.")
-    n_points = len(job.space.recipe_points(job.confirm.tune_trials)) if job.space.recipe else 0
     n_fresh = n_final * len(job.confirm.rates) * job.confirm.seeds_at_looks[-1]
-    n_runs = (max(job.n_trials - n_before, 0) + n_points * n_final) * job.study.seeds + n_fresh
+    n_runs = (max(job.n_trials - n_before, 0) + n_points(job.axes) * n_final) * job.study.seeds + n_fresh
     terminal.begin(n_runs * job.recipe.steps, job.study.objectives[0], job.directions[0])
 
 
@@ -219,12 +229,13 @@ def header(session: Session) -> dict[str, str]:
         **model_rows(job),
         "training": str(trainer.plan),
         "search": search_row,
+        "tuning": tuning_row(job),
         "study": f"{job.name} in {job.storage_url}",
         "results in": str(job.folder),
     }
 
 
-def settle_finalists(session: Session) -> list[Candidate]:
+def settle_finalists(session: Session) -> Tuned:
     """Searches, unless all are compared; chooses the finalists and tunes them; notes in the study who they are."""
     job, store, trainer = session.job, session.store, session.trainer
     if job.compares_all:
@@ -238,23 +249,26 @@ def settle_finalists(session: Session) -> list[Candidate]:
         chosen = stage.choose_finalists(
             store.records(), int(job.confirm.finalists), job.confirm.baseline, job.directions[0]
         )
-    chosen = session.follow(
-        stage.tune_recipes(
-            store.tuning, chosen, trainer, job.space, job.recipe, job.confirm, job.study.seeds, job.study.objectives[0]
+    tuned = Tuned(chosen)
+    if job.axes:
+        tuned = session.follow(
+            tune_recipes(store.tuning, chosen, trainer, job.axes, job.recipe, job.confirm, job.study.seeds)
         )
-    )
-    store.note_finalists(chosen, [job.confirm.finalists, job.confirm.baseline])
-    return chosen
+    store.note_finalists(tuned.candidates, asked(job), tuned_in_words(tuned, job))
+    return tuned
 
 
-def confirm(session: Session, chosen: Sequence[Candidate]) -> Evidence:
+def confirm(session: Session, tuned: Tuned) -> Evidence:
     """Trains the finalists on fresh seeds and scores them on test."""
+    chosen = tuned.candidates
     job, store, trainer = session.job, session.store, session.trainer
     if job.tells_speed and "steps_to_accuracy" in job.confirm.metrics:
-        home = next(c for c in chosen if c.specs == parse_net(job.confirm.baseline))
-        accuracy = session.follow(
-            stage.reference(store.tuning, home, store.records(), trainer, job.recipe, job.study.seeds)
-        )
+        accuracy = tuned.reference
+        if accuracy is None:
+            home = next(c for c in chosen if c.specs == parse_net(job.confirm.baseline))
+            accuracy = session.follow(
+                reference(store.tuning, home, store.records(), trainer, job.recipe, job.study.seeds)
+            )
         store.note_target(TARGET * accuracy)
     if job.confirm.metric == "time_to_accuracy_s":
         settle_costs(session, chosen)  # now: with until_decided they decide

@@ -79,7 +79,7 @@ def test_a_finalist_run_survives_json():
         ({"finalists": 0}, "confirm.finalists=0"),
         ({"finalists": "many"}, "confirm.finalists=many: write a number, or all"),
         ({"seeds": 0}, "confirm.seeds=0"),
-        ({"tune_trials": 0}, "confirm.tune_trials=0"),
+        ({"tune": "lr"}, "confirm.tune=lr: write auto, none, or values by key"),
         ({"metric": "test_acuracy"}, "unknown metric in confirm.metric: 'test_acuracy'. Did you mean 'test_accuracy'?"),
         ({"margin": {"los": 0.1}}, "unknown metric in confirm.margin: 'los'"),
         (

@@ -36,11 +36,11 @@ from actsearch.study.finalists import as_records, choose_finalists, with_baselin
 from actsearch.study.samplers import SamplerFactory
 from actsearch.study.search import run_trials
 from actsearch.study.store import Results, open_study
+from actsearch.study.tuning import axes_of, tune_recipes
 from actsearch.training.reference import Run
 from actsearch.training.trainer import Trainer
 
 RECIPE = Recipe(steps=20, eval_every=10, batch_size=15)
-TUNED = SearchSpace(["relu", "tanh"], {"lr": {"low": 1e-3, "high": 0.1, "log": True}}, n_slots=1, base=RECIPE)
 
 
 def candidate(text, **recipe):
@@ -55,14 +55,6 @@ def record(number, activation, value, state="complete", **recipe):
 def run(activation, seed, value, diverged=False, **recipe):
     curves = Curves([20], [[value]], [[1 - value]], [[1 - value]])
     return FinalistRun(activation, recipe, seed, value, 1 - value, diverged, curves)
-
-
-def tune(storage, name, *arguments):
-    return stage.tune_recipes(Results(storage, f"{name}/tuning", TrialRecord), *arguments)
-
-
-def reference(storage, name, *arguments):
-    return stage.reference(Results(storage, f"{name}/tuning", TrialRecord), *arguments)
 
 
 def kept(storage, name):
@@ -146,64 +138,6 @@ def test_the_baseline_is_added_once():
     assert with_baseline(nets, "relu") == nets
     assert with_baseline(nets, "gelu") == [*nets, candidate("gelu")]
     assert with_baseline([candidate("leaky_relu")], "leaky_relu(negative_slope=0.01)") == [candidate("leaky_relu")]
-
-
-# --- tuning ---------------------------------------------------------------------------------------
-
-
-def test_every_finalist_and_the_baseline_gets_the_same_grid_on_the_search_seeds():
-    trainer, storage = FakeTrainer(), optuna.storages.InMemoryStorage()
-    chosen = [candidate("selu", lr=0.05), candidate("relu")]
-    tuned, _ = drive(tune(storage, "s", chosen, trainer, TUNED, RECIPE, confirmation(tune_trials=4), 2, "val_accuracy"))
-    points = [dict(p)["lr"] for p in TUNED.recipe_points(4)]
-    for spec in ("selu", "relu"):
-        theirs = [r for r in trainer.started if str(r.specs[0]) == spec]
-        assert [(r.recipe.lr, r.seed) for r in theirs] == [(lr, seed) for lr in points for seed in (0, 1)]
-    for place, spec in enumerate(("selu", "relu")):
-        score = {}
-        for r in trainer.started:
-            if str(r.specs[0]) == spec:
-                score[r.recipe.lr] = score.get(r.recipe.lr, 0) + evaluation(r, 20).val_metric
-        assert tuned[place] == candidate(spec, lr=max(score, key=score.get))
-    assert tuned[0].recipe != tuned[1].recipe  # the fake favours other rates: the test would see a mix-up
-
-
-def test_tuning_goes_on_where_it_was_and_a_finished_one_trains_nothing():
-    storage, chosen = optuna.storages.InMemoryStorage(), [candidate("gelu"), candidate("relu")]
-    arguments = (TUNED, RECIPE, confirmation(tune_trials=3), 2, "val_accuracy")
-    wanted, _ = drive(tune(optuna.storages.InMemoryStorage(), "s", chosen, FakeTrainer(), *arguments))
-    with pytest.raises(Killed):
-        drive(tune(storage, "s", chosen, FakeTrainer(die_at=4), *arguments))  # in the second spec
-    again = FakeTrainer()
-    assert drive(tune(storage, "s", chosen, again, *arguments))[0] == wanted
-    assert {str(r.specs[0]) for r in again.started} == {"relu"}
-    last = FakeTrainer()
-    assert drive(tune(storage, "s", chosen, last, *arguments))[0] == wanted
-    assert last.started == []
-
-
-def test_a_grid_changed_later_is_the_same_for_all_again():
-    storage = optuna.storages.InMemoryStorage()
-
-    def tuned(specs, n):
-        options = confirmation(tune_trials=n)
-        chosen = [candidate(s) for s in specs]
-        return drive(tune(storage, "s", chosen, FakeTrainer(), TUNED, RECIPE, options, 1, "val_accuracy"))[0]
-
-    tuned(["gelu", "relu"], 5)
-    second = {dict(p)["lr"] for p in TUNED.recipe_points(2)}
-    for found in tuned(["gelu", "relu", "elu", "mish", "tanh", "selu"], 2):
-        assert dict(found.recipe)["lr"] in second
-
-
-def test_without_searched_recipe_values_there_is_nothing_to_tune():
-    fixed = SearchSpace(["relu"], n_slots=1, base=RECIPE)
-    trainer = FakeTrainer()
-    chosen = [candidate("relu"), candidate("tanh")]
-    found, names = drive(
-        tune(optuna.storages.InMemoryStorage(), "s", chosen, trainer, fixed, RECIPE, confirmation(), 2, "val_accuracy")
-    )
-    assert (found, names, trainer.started) == (chosen, [], [])
 
 
 # --- the runs -------------------------------------------------------------------------------------
@@ -316,8 +250,11 @@ def test_the_test_set_is_not_touched_before_the_finalists(blobs):
         sampler = SamplerFactory(optuna.samplers.TPESampler, {}, 0)
         list(run_trials(study, trainer, space, RECIPE, options, sampler, optuna.pruners.NopPruner(), lambda c: 0.0))
         chosen = [candidate("tanh"), candidate("relu")]
-        confirm_options = confirmation(seeds=2, tune_trials=2)
-        chosen, _ = drive(tune(storage, "s", chosen, trainer, space, RECIPE, confirm_options, 2, "val_accuracy"))
+        confirm_options = confirmation(seeds=2)
+        kept = Results(storage, "s/tuning", TrialRecord)
+        axes = axes_of(space, RECIPE, {"weight_decay": [0.0, 0.1]})
+        tuned, _ = drive(tune_recipes(kept, chosen, trainer, axes, RECIPE, confirm_options, 2))
+        chosen = tuned.candidates
         events = confirm(storage, "s", chosen, trainer, data, RECIPE, confirm_options)
         with pytest.raises(ActSearchError, match="test set was read"):
             drive(events)
@@ -493,22 +430,6 @@ def test_at_every_rate_until_decided():
     for v in (found.verdict, *found.at_rates.values()):
         assert v.decided or v.n_seeds == 20
         assert v.confidence == pytest.approx(1 - 0.05 / 6)
-
-
-@pytest.mark.parametrize("known", ["trial", "tuning", "nothing"])
-def test_the_reference_is_the_baselines_validation_accuracy_on_the_search_seeds(known):
-    home, storage, trials = candidate("relu", lr=0.02), optuna.storages.InMemoryStorage(), []
-    runs = [Run(home.specs, home.recipe_for(RECIPE), seed) for seed in (0, 1)]
-    wanted = np.mean([evaluation(r, 20).val_metric for r in runs])
-    trainer = FakeTrainer()
-    if known == "trial":
-        trials = [record(0, "relu", 0.625, lr=0.02), record(1, "relu", 0.9, lr=0.1)]
-        wanted = 0.625
-    if known == "tuning":  # only the trainer of the tuning trains
-        drive(reference(storage, "s", home, [], FakeTrainer(), RECIPE, 2))
-    found, _ = drive(reference(storage, "s", home, trials, trainer, RECIPE, 2))
-    assert found == pytest.approx(wanted)
-    assert len(trainer.started) == (2 if known == "nothing" else 0)
 
 
 # --- failures -------------------------------------------------------------------------------------

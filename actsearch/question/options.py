@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
+from typing import Any
 
 from actsearch.errors import ActSearchError, unknown, whole
 from actsearch.question.identity import check_name
@@ -66,7 +68,8 @@ class StudyOptions:
 LOOKS = (10, 20, 40, 80, 160)
 OWN_TEST = "test_metric"  # stands for the data set's own metric, measured on the test set
 KNOWN = {name: m for own in (ACCURACY, PERPLEXITY, PSNR) for name, m in metrics_of(own).items()}
-SPEED = ("learning_speed", "steps_to_accuracy", "time_to_accuracy_s")  # computed from the validation curve
+TO_TARGET = ("steps_to_accuracy", "time_to_accuracy_s")  # steps are counted until a target is reached
+SPEED = ("learning_speed", *TO_TARGET)  # computed from the validation curve
 COST = ("training_step_us", "latency_us")  # times, which are measured once and do not depend on training
 SPEED_RUNGS = 50  # evaluations that a validation curve needs to show how fast a net learns
 RATES = (1.0, 1 / 3, 3.0)  # learning speed is judged at these multiples of the tuned learning rate
@@ -77,8 +80,9 @@ class ConfirmOptions:
     """How finalists are compared, as the user asks for it. `settled` fits these options to a data set's metric.
 
     finalists: how many, or `all`: nothing is searched, and every candidate of the space is compared. seeds: how many
-    fresh seeds each finalist gets. baseline: the spec that all are compared with. tune_trials: how many recipe values
-    are tried for each finalist, where the space searches recipe values. metric: the one that the verdict is about.
+    fresh seeds each finalist gets. baseline: the spec that all are compared with. tune: the recipe
+    values that are settled for each finalist and the baseline before the comparison, by key as in a search space; auto:
+    learning rate × weight decay; none: nothing, one recipe for all. metric: the one that the verdict is about.
     margin: by metric, the difference that does not matter; metrics that a data set does not have are ignored. alpha:
     the chance of any false better or worse. until_decided: whether seeds are added while a verdict is undecided.
     looks: the numbers of seeds after which verdicts are then taken.
@@ -87,7 +91,7 @@ class ConfirmOptions:
     finalists: int | str = 3
     seeds: int = 20
     baseline: str = "relu"
-    tune_trials: int = 6
+    tune: Any = "auto"
     metric: str = OWN_TEST
     margin: dict[str, float] = field(default_factory=lambda: {name: m.margin for name, m in KNOWN.items()})
     alpha: float = 0.05
@@ -97,10 +101,15 @@ class ConfirmOptions:
     def __post_init__(self) -> None:
         if self.finalists != "all" and not isinstance(self.finalists, int):
             raise ActSearchError(f"confirm.finalists={self.finalists}: write a number, or all.")
-        for key in ("finalists", "seeds", "tune_trials"):
+        for key in ("finalists", "seeds"):
             value = getattr(self, key)
             if value != "all":
                 whole(f"confirm.{key}", value, 1, MOST_SEEDS)
+        self.tune = "none" if self.tune is None else self.tune
+        if not isinstance(self.tune, Mapping) and self.tune not in ("auto", "none"):
+            raise ActSearchError(
+                f"confirm.tune={self.tune}: write auto, none, or values by key, e.g. {{lr: [0.01, 0.03]}}."
+            )
         if not 1e-6 <= self.alpha < 0.5:
             raise ActSearchError(f"confirm.alpha={self.alpha:g}: write a chance from 0.000001 to 0.5, e.g. 0.05.")
         good = self.looks and self.looks[0] > 1 and self.looks[-1] <= MOST_SEEDS

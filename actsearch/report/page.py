@@ -172,11 +172,6 @@ def limits(result: Result) -> list[str]:
         )
     if result.refused:
         out.append(f"Functions that were rejected before training, listed in refused.csv: {result.refusals}.")
-    if not any(c.recipe for c in result.comparisons):
-        out.append(
-            "All were trained with one and the same recipe. An activation that needs another learning rate is "
-            "underrated: search_space=article_tuned tunes the learning rate for each."
-        )
     if result.n_test is not None:
         text = f"The {result.n_test:,} test examples are a sample too, and more seeds do not reduce its sampling error"
         if result.options.own.name == "accuracy" and 0 < base.test_metric < 1:

@@ -171,8 +171,11 @@ def _range(low: Any, high: Any, log: Any, where: str) -> Range:
     return Range(float(low), float(high), log)
 
 
-def recipe_domain(key: str, value: Any, base: Recipe) -> Range | Choices:
-    where = f"search_space.recipe.{key}"
+def recipe_domain(key: str, value: Any, base: Recipe, group: str = "search_space.recipe") -> Range | Choices:
+    """The values of one key of the recipe. base: the recipe with which they must be valid. group: its place in the
+    config, for messages.
+    """
+    where = f"{group}.{key}"
     searchable = [f.name for f in dataclasses.fields(Recipe) if f.name not in FIXED_KEYS]
     if key in FIXED_KEYS:
         raise ActSearchError(f"{where}: '{key}' is the same for all candidates. Set recipe.{key} instead.")

@@ -114,20 +114,6 @@ class SearchSpace:
         """The ends of the range, or the values of the list, of a recipe value; nothing if it is not searched."""
         return dict(self.recipe)[key].ends() if key in dict(self.recipe) else []
 
-    def recipe_points(self, n: int) -> list[tuple[tuple[str, Any], ...]]:
-        """The tuning grid: at most n points spread over the searched recipe values, the same for every spec."""
-        dims = len(self.recipe)
-        if dims == 0:
-            return [()]
-        if dims == 1:
-            units = [[(i + 0.5) / n] for i in range(n)]
-        else:
-            from scipy.stats import qmc
-
-            units = qmc.Halton(dims, rng=0).random(n).tolist()
-        points = [tuple((key, domain.at(u)) for (key, domain), u in zip(self.recipe, us, strict=True)) for us in units]
-        return list(dict.fromkeys(points))
-
     def __str__(self) -> str:
         ranges = sum(isinstance(d, Range) for entry in self.entries for _, d in entry.free)
         choices = sum(isinstance(d, Choices) for entry in self.entries for _, d in entry.free)

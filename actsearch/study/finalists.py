@@ -15,8 +15,8 @@ from actsearch.contents import digest_of
 from actsearch.data.source import Data
 from actsearch.judge.comparison import primary_verdicts
 from actsearch.judge.statistics import mean
-from actsearch.question.metrics import Direction, directions_of
-from actsearch.question.options import FRESH_SEED, Confirmation, ConfirmOptions
+from actsearch.question.metrics import Direction
+from actsearch.question.options import FRESH_SEED, Confirmation
 from actsearch.question.recipe import Recipe
 from actsearch.records import (
     NOTHING,
@@ -33,8 +33,6 @@ from actsearch.records import (
     rank_key,
 )
 from actsearch.space.domains import four_digits
-from actsearch.space.space import SearchSpace
-from actsearch.study.generation import train_curves
 from actsearch.study.store import Results
 from actsearch.training.diagnostics import entry, mean_entries
 from actsearch.training.reference import Run
@@ -61,71 +59,6 @@ def with_baseline(candidates: Sequence[Candidate], baseline: str) -> list[Candid
     specs: tuple[Spec, ...] = parse_net(baseline)
     known = any(candidate.specs == specs for candidate in candidates)
     return [*candidates, *([] if known else [Candidate(specs)])]
-
-
-def tune_recipes(
-    tuning: Results[TrialRecord],
-    candidates: Sequence[Candidate],
-    trainer: Trainer,
-    space: SearchSpace,
-    recipe: Recipe,
-    options: ConfirmOptions,
-    seeds: int,
-    objective: str,
-) -> Generator[Event, None, list[Candidate]]:
-    """Tries the same grid of recipe values for every finalist and the baseline, on the search's seeds and validation.
-
-    Returns the candidates, each with the recipe values that were best for it.
-    """
-    if not space.recipe:
-        return list(candidates)
-    done = {r.key: r for r in tuning.all()}
-    points = space.recipe_points(options.tune_trials)
-    specs = list(dict.fromkeys(candidate.specs for candidate in candidates))
-    for place, spec in enumerate(specs):
-        grid = [Candidate(spec, point) for point in points]
-        records = [
-            TrialRecord(place * len(points) + i, c.activation, dict(c.recipe), "complete", [], Curves())
-            for i, c in enumerate(grid)
-        ]
-        new = [(r, c) for r, c in zip(records, grid, strict=True) if r.key not in done]
-        members = [_Member(r.number, c) for r, c in new]
-        yield GenerationStarted("tuning", {m.number: str(m.candidate) for m in members})
-        curves = {r.number: r.curves for r, _ in new}
-        yield from train_curves("tuning", members, curves, trainer, recipe, range(seeds), _never)
-        for record, _ in new:
-            record.values = [mean(record.curves.of(objective)[-1])]
-            tuning.add(record, record.values[0])
-            done[record.key] = record
-    tuned = []
-    for spec in specs:
-        mine = {Candidate(spec, point).key for point in points}
-        tried = [r for r in done.values() if r.key in mine]  # without those of another grid that was tried before
-        best = min(tried, key=rank_key(directions_of(trainer.goal.metric)[objective]))
-        tuned.append(Candidate(spec, tuple(best.recipe.items())))
-    return tuned
-
-
-def reference(
-    tuning: Results[TrialRecord],
-    baseline: Candidate,
-    trials: Sequence[TrialRecord],
-    trainer: Trainer,
-    recipe: Recipe,
-    seeds: int,
-) -> Generator[Event, None, float]:
-    """Returns the baseline's mean final validation metric on the search seeds; trains it only if no record has it."""
-    known = [*tuning.all(), *(r for r in trials if r.state == "complete")]
-    record = next((r for r in known if r.key == baseline.key), None)
-    if record is None:
-        record = TrialRecord(0, baseline.activation, dict(baseline.recipe), "complete", [], Curves())
-        yield GenerationStarted("tuning", {0: str(baseline)})
-        yield from train_curves(
-            "tuning", [_Member(0, baseline)], {0: record.curves}, trainer, recipe, range(seeds), _never
-        )
-        record.values = [mean(record.curves.val_metric[-1])]
-        tuning.add(record, record.values[0])
-    return mean(record.curves.val_metric[-1])
 
 
 @dataclass(frozen=True)
@@ -275,13 +208,3 @@ def as_records(runs: Sequence[FinalistRun], objective: str) -> list[TrialRecord]
         value = mean(curves.of(objective)[-1])
         out.append(TrialRecord(number, group[0].activation, group[0].recipe, "complete", [value], curves))
     return out
-
-
-@dataclass(frozen=True)
-class _Member:
-    number: int
-    candidate: Candidate
-
-
-def _never(*_: object) -> set[int]:
-    return set()

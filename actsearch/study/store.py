@@ -32,15 +32,16 @@ class Notes:
     """What a study keeps beside its trials.
 
     plans: how its runs are trained, by kind of device. environments: the versions and hardware that trained it, each
-    once. finalists: each with its tuned recipe values, the baseline among them. asked: the values of confirm.finalists
-    and confirm.baseline by which they were chosen. target: the accuracy up to which steps are counted. costs: of these
-    finalists, by activation. looks: the verdicts that were shown, in words.
+    once. finalists: each with its tuned recipe values, the baseline among them. asked: the options by which they were
+    chosen and tuned. tuned: how they were tuned, and which values lie at the edge, in words. target: the accuracy up to
+    which steps are counted. costs: of these finalists, by activation. looks: the verdicts that were shown, in words.
     """
 
     plans: dict[str, Plan] = field(default_factory=dict)
     environments: list[dict[str, str]] = field(default_factory=list)
     finalists: list[Candidate] = field(default_factory=list)
-    asked: list[Any] = field(default_factory=list)
+    asked: dict[str, Any] = field(default_factory=dict)
+    tuned: list[str] = field(default_factory=list)
     target: float | None = None
     costs: dict[str, Cost] = field(default_factory=dict)
     looks: list[str] = field(default_factory=list)
@@ -170,7 +171,8 @@ class Store:
             plans={k.removeprefix("plan_"): Plan.from_json(v) for k, v in kept.items() if k.startswith("plan_")},
             environments=kept.get("environments", []),
             finalists=finalists,
-            asked=kept.get("finalists_asked", []),
+            asked=kept.get("finalists_asked", {}),
+            tuned=kept.get("finalists_tuned", []),
             target=kept.get("target_accuracy"),
             costs={key[0]: Cost(**cost) for key, cost in costs},
             looks=kept.get("looked_at", []),
@@ -186,10 +188,11 @@ class Store:
         """Notes that a person saw this verdict, because asking again after seeing it is a further chance to err."""
         self._append("looked_at", words)
 
-    def note_finalists(self, finalists: Sequence[Candidate], asked: Sequence[Any]) -> None:
+    def note_finalists(self, finalists: Sequence[Candidate], asked: Mapping[str, Any], tuned: Sequence[str]) -> None:
         """Notes the final finalists. The storage may also hold runs of others, from before n_trials was raised."""
+        self.search.set_user_attr("finalists_tuned", list(tuned))
         self.search.set_user_attr("finalists", [_plain(c) for c in finalists])
-        self.search.set_user_attr("finalists_asked", list(asked))
+        self.search.set_user_attr("finalists_asked", dict(asked))
 
     def note_target(self, accuracy: float) -> None:
         self.search.set_user_attr("target_accuracy", accuracy)

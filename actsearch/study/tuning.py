@@ -1,0 +1,268 @@
+"""Tuning: each finalist and the baseline get the recipe values that suit them best, out of one and the same grid.
+
+A recipe that was chosen with one activation in mind favours it and its like, by more than activations differ. So what
+is compared is each activation at its best: learning rate × weight decay on the search's seeds and validation examples,
+by the metric that the verdict is about.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from actsearch.activations.spec import Spec, parse_net, print_net
+from actsearch.errors import ActSearchError
+from actsearch.judge.comparison import TARGET, steps_to
+from actsearch.judge.statistics import mean
+from actsearch.question.metrics import Metric
+from actsearch.question.options import TO_TARGET, Confirmation
+from actsearch.question.recipe import Recipe
+from actsearch.records import Candidate, Curves, Event, GenerationStarted, TrialRecord
+from actsearch.space.domains import Choices, Range, four_digits
+from actsearch.space.entries import recipe_domain
+from actsearch.space.space import SearchSpace
+from actsearch.study.generation import train_curves
+from actsearch.study.store import Results
+from actsearch.training.trainer import Trainer
+
+RATES = (0.5, 1.0, 2.0, 4.0)  # multiples of recipe.lr
+DECAYS = {  # by optimizer, beside recipe.weight_decay; AdamW's is not scaled by the gradients, and so is larger
+    "adamw": (0.0, 0.1, 0.3, 1.0),
+    "adam": (0.0, 1e-4, 1e-3, 1e-2),
+    "rmsprop": (0.0, 1e-4, 1e-3, 1e-2),
+    "sgd": (0.0, 1e-4, 1e-3, 1e-2),
+}
+STEP = {"lr": 2.0, "weight_decay": 3.0}  # the factor by which the grid goes on where the best lies at its edge
+MOST_STEPS = 4  # beyond each edge
+OF_RANGE = 6  # values of a range that are tried
+MOST_POINTS = 500
+
+
+@dataclass(frozen=True)
+class Axis:
+    """The values of one key that are tried, in order. grown: how often it may still go on beyond (first, last)."""
+
+    key: str
+    values: tuple[Any, ...]
+    grown: tuple[int, int] = (0, 0)
+
+    def beyond(self, best: Any) -> Axis | None:
+        """This axis with one value more, if the best lies at an end that may go on."""
+        factor = STEP.get(self.key, 1.0)
+        if best == self.values[0] and self.grown[0] and best > 0:
+            return replace(
+                self, values=(four_digits(best / factor), *self.values), grown=(self.grown[0] - 1, self.grown[1])
+            )
+        if best == self.values[-1] and self.grown[1]:
+            return replace(
+                self, values=(*self.values, four_digits(best * factor)), grown=(self.grown[0], self.grown[1] - 1)
+            )
+        return None
+
+    def is_edge(self, best: Any) -> bool:
+        """Whether a better value may lie beyond the best. No weight decay is no edge, and neither are words."""
+        return (
+            len(self.values) > 1
+            and not isinstance(best, str)
+            and best != 0
+            and best in (self.values[0], self.values[-1])
+        )
+
+
+def axes_of(space: SearchSpace, recipe: Recipe, tune: str | Mapping[str, Any]) -> list[Axis]:
+    """What is tuned: the recipe values that the space searches, and those of confirm.tune.
+
+    Raises ActSearchError for values that cannot be tried, and for more combinations than anybody would wait for.
+    """
+    found: dict[str, Axis] = {}
+    if tune == "auto":
+        both = (MOST_STEPS, MOST_STEPS)
+        decays = sorted({recipe.weight_decay, *DECAYS[recipe.optimizer]})
+        found["lr"] = Axis("lr", tuple(four_digits(recipe.lr * rate) for rate in RATES), both)
+        found["weight_decay"] = Axis("weight_decay", tuple(decays), both)
+    elif isinstance(tune, Mapping):
+        given = {str(key): recipe_domain(str(key), value, recipe, "confirm.tune") for key, value in tune.items()}
+        found = {key: Axis(key, _values(domain)) for key, domain in given.items()}
+    for key, domain in space.recipe:
+        if not isinstance(tune, Mapping) or key not in tune:
+            found[key] = Axis(key, _values(domain))
+    n_points = math.prod(len(axis.values) for axis in found.values())
+    if n_points > MOST_POINTS:
+        raise ActSearchError(
+            f"confirm.tune: {' × '.join(found)} makes {n_points} recipes for each finalist; at most {MOST_POINTS} are "
+            "tried. Leave a key out, or write shorter lists."
+        )
+    return list(found.values())
+
+
+def _values(domain: Range | Choices) -> tuple[Any, ...]:
+    if isinstance(domain, Choices):
+        numbers = all(isinstance(value, int | float) for value in domain.values)
+        return tuple(sorted(domain.values)) if numbers else domain.values
+    return tuple(dict.fromkeys(domain.at(i / (OF_RANGE - 1)) for i in range(OF_RANGE)))
+
+
+def n_points(axes: Sequence[Axis]) -> int:
+    """How many recipes each finalist is tried with, at least; 0 if nothing is tuned."""
+    return math.prod(len(axis.values) for axis in axes) if axes else 0
+
+
+Cost = Callable[[TrialRecord], tuple[float, ...]]
+"""What a record is ranked by, the least first."""
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """The candidates, each with the recipe values that were best for it.
+
+    n_recipes: how many were tried for each, in the order of the candidates. at_edge: the values, by activation, that
+    are the smallest or the largest that was tried. reference: the baseline's best validation metric where steps to a
+    share of it were counted, else None.
+    """
+
+    candidates: list[Candidate]
+    n_recipes: list[int] = field(default_factory=list)
+    at_edge: dict[str, list[str]] = field(default_factory=dict)
+    reference: float | None = None
+
+
+def tune_recipes(
+    tuning: Results[TrialRecord],
+    candidates: Sequence[Candidate],
+    trainer: Trainer,
+    axes: Sequence[Axis],
+    recipe: Recipe,
+    options: Confirmation,
+    seeds: int,
+) -> Generator[Event, None, Tuned]:
+    """Tries the grid for every finalist and the baseline, on the search's seeds and validation examples.
+
+    Where the best value lies at an end of the grid, the grid goes on beyond it for this candidate. What the store has
+    is not trained again.
+    """
+    specs, reference = list(dict.fromkeys(candidate.specs for candidate in candidates)), None
+    target = math.nan
+    if options.metric in TO_TARGET:
+        grid = _Grid(tuning, parse_net(options.baseline), list(axes), recipe)
+        yield from grid.try_all(trainer, by_final_metric(options.own), seeds)
+        reference = mean(grid.best(by_final_metric(options.own)).curves.val_metric[-1])
+        target = TARGET * reference
+    cost = cost_by(options, target)
+    chosen, n_recipes, at_edge = [], [], {}
+    for these in specs:
+        grid = _Grid(tuning, these, list(axes), recipe)
+        yield from grid.try_all(trainer, cost, seeds)
+        best = Candidate(these, tuple(grid.best(cost).recipe.items()))
+        values = [f"{key}={value}" for key, value in best.recipe if grid.axis(key).is_edge(value)]
+        chosen.append(best)
+        n_recipes.append(len(grid.points()))
+        at_edge |= {best.activation: values} if values else {}
+    return Tuned(chosen, n_recipes, at_edge, reference)
+
+
+class _Grid:
+    """The recipes that are tried for one spec, and what was found."""
+
+    def __init__(self, tuning: Results[TrialRecord], specs: tuple[Spec, ...], axes: list[Axis], recipe: Recipe) -> None:
+        self.specs, self.axes, self.recipe, self._tuning = specs, axes, recipe, tuning
+        self._done = {r.key: r for r in tuning.all() if r.activation == print_net(specs)}
+
+    def axis(self, key: str) -> Axis:
+        return next(axis for axis in self.axes if axis.key == key)
+
+    def points(self) -> list[Candidate]:
+        keys = [axis.key for axis in self.axes]
+        values = itertools.product(*[axis.values for axis in self.axes])
+        return [Candidate(self.specs, tuple(zip(keys, point, strict=True))) for point in values]
+
+    def best(self, cost: Cost) -> TrialRecord:
+        return min((self._done[point.key] for point in self.points()), key=cost)
+
+    def try_all(self, trainer: Trainer, cost: Cost, seeds: int) -> Generator[Event, None, None]:
+        """Trains what is new, and goes on beyond the ends as long as the best lies there."""
+        while True:
+            new = [point for point in self.points() if point.key not in self._done]
+            yield from self._train(new, trainer, seeds)
+            best = self.best(cost).recipe
+            grown = [axis.beyond(best[axis.key]) or axis for axis in self.axes]
+            if grown == self.axes:
+                return
+            self.axes = grown
+
+    def _train(self, new: list[Candidate], trainer: Trainer, seeds: int) -> Generator[Event, None, None]:
+        records = [
+            TrialRecord(i, c.activation, dict(c.recipe), "complete", [], Curves())
+            for i, c in enumerate(new, start=len(self._tuning.all()))
+        ]
+        members = [_Member(r.number, c) for r, c in zip(records, new, strict=True)]
+        yield GenerationStarted("tuning", {m.number: str(m.candidate) for m in members})
+        curves = {r.number: r.curves for r in records}
+        yield from train_curves("tuning", members, curves, trainer, self.recipe, range(seeds), _never)
+        for record in records:
+            record.values = [mean(record.curves.val_metric[-1])]
+            self._tuning.add(record, record.values[0])
+            self._done[record.key] = record
+
+
+def by_final_metric(own: Metric) -> Cost:
+    """Ranks by the mean validation metric after the last step."""
+    sign = -1.0 if own.higher_is_better else 1.0
+    return lambda record: (sign * mean(record.curves.val_metric[-1]),)
+
+
+def cost_by(options: Confirmation, target: float) -> Cost:
+    """Ranks by the validation counterpart of the metric that the verdict is about.
+
+    target: the accuracy up to which steps are counted. Costs do not depend on the recipe: then the final metric counts.
+    """
+    final = by_final_metric(options.own)
+    if options.metric == "test_loss":
+        return lambda record: (mean(record.curves.val_loss[-1]),)
+    if options.metric == "learning_speed":
+        return lambda record: (mean([mean(row) for row in record.curves.val_loss]),)
+    if options.metric in TO_TARGET:
+        return lambda record: (mean([steps_to(one, target) for one in _by_seed(record.curves)]), *final(record))
+    return final
+
+
+def criterion(options: Confirmation) -> str:
+    """The same in words."""
+    words = {"test_loss": "validation loss", "learning_speed": "mean validation loss over the training"}
+    words |= dict.fromkeys(TO_TARGET, "steps to the target on validation examples")
+    return words.get(options.metric, f"validation {options.own.words}")
+
+
+def _by_seed(curves: Curves) -> list[Curves]:
+    n = len(curves.val_metric[-1])
+    return [Curves(steps=curves.steps, val_metric=[[row[i]] for row in curves.val_metric]) for i in range(n)]
+
+
+def reference(
+    tuning: Results[TrialRecord],
+    baseline: Candidate,
+    trials: Sequence[TrialRecord],
+    trainer: Trainer,
+    recipe: Recipe,
+    seeds: int,
+) -> Generator[Event, None, float]:
+    """Returns the baseline's mean final validation metric on the search seeds; trains it only if no record has it."""
+    known = [*tuning.all(), *(r for r in trials if r.state == "complete")]
+    record = next((r for r in known if r.key == baseline.key), None)
+    if record is None:
+        grid = _Grid(tuning, baseline.specs, [Axis(key, (value,)) for key, value in baseline.recipe], recipe)
+        yield from grid.try_all(trainer, lambda record: (0.0,), seeds)
+        (record,) = [r for r in tuning.all() if r.key == baseline.key]
+    return mean(record.curves.val_metric[-1])
+
+
+@dataclass(frozen=True)
+class _Member:
+    number: int
+    candidate: Candidate
+
+
+def _never(*_: object) -> set[int]:
+    return set()

@@ -1,0 +1,208 @@
+"""Tuning: one grid for all, by the verdict's metric, on the search's seeds; edges go on, or are said."""
+
+import math
+
+import numpy as np
+import optuna
+import pytest
+from fake_trainer import FakeTrainer, Killed, confirmation, draw, evaluation
+from test_finalists import RECIPE, candidate, drive, record
+
+from actsearch.activations.spec import print_net
+from actsearch.errors import ActSearchError
+from actsearch.judge.comparison import TARGET
+from actsearch.question.recipe import Recipe
+from actsearch.records import Curves, TrialRecord
+from actsearch.space.space import SearchSpace
+from actsearch.study import tuning
+from actsearch.study.store import Results
+from actsearch.study.tuning import MOST_STEPS, Axis, axes_of, cost_by, criterion
+from actsearch.training.reference import Evaluation, Run
+
+FIXED = SearchSpace(["relu"], n_slots=1, base=RECIPE)
+LRS = [0.01, 0.02, 0.04]
+GRID = [Axis("lr", tuple(LRS)), Axis("weight_decay", (0.0, 0.1))]
+
+
+def tune(storage, chosen, trainer, axes=GRID, seeds=2, **options):
+    kept = Results(storage, "s/tuning", TrialRecord)
+    return drive(tuning.tune_recipes(kept, chosen, trainer, axes, RECIPE, confirmation(**options), seeds))[0]
+
+
+def reference(storage, *arguments):
+    return drive(tuning.reference(Results(storage, "s/tuning", TrialRecord), *arguments))[0]
+
+
+def memory():
+    return optuna.storages.InMemoryStorage()
+
+
+BEST = {"relu": (0.02, 0.3), "gelu": (0.16, 0.1), "tanh": (0.0025, 0.0)}
+BEST_LOSS = {"relu": (0.01, 0.1), "gelu": (0.02, 1.0), "tanh": (0.04, 0.0)}
+
+
+class Peaked(FakeTrainer):
+    """Accuracy falls, and loss grows, with the distance from an activation's own best values, in factors of two."""
+
+    def __init__(self, best=BEST):
+        super().__init__()
+        self.best = best
+
+    def advance(self, stopped):
+        step = self.runs[0].recipe.rungs()[self.rung]
+        for index, run in enumerate(self.runs):
+            noise = 1e-3 * draw(run.seed, step)
+            far, far_loss = (self.distance(run, best) for best in (self.best, BEST_LOSS))
+            share = step / run.recipe.steps
+            yield index, Evaluation(step, share * (0.9 - 0.05 * far) - noise, 1 + 0.1 * far_loss + noise, 1.0)
+        self.rung += 1
+
+    def distance(self, run, best):
+        lr, decay = best[print_net(run.specs)]
+        of_decay = abs(math.log2((run.recipe.weight_decay + 0.01) / (decay + 0.01)))
+        return abs(math.log2(run.recipe.lr / lr)) + of_decay / 10
+
+
+# --- the grid -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("recipe", "tune", "space", "wanted"),
+    [
+        (Recipe(), "auto", None, {"lr": [0.005, 0.01, 0.02, 0.04], "weight_decay": [0.0, 0.01, 0.1, 0.3, 1.0]}),
+        (Recipe("sgd", lr=0.1, weight_decay=5e-4), "auto", None,
+         {"lr": [0.05, 0.1, 0.2, 0.4], "weight_decay": [0.0, 1e-4, 5e-4, 1e-3, 1e-2]}),
+        (Recipe(), "none", None, {}),
+        (Recipe(), {"lr": [0.03, 0.01]}, None, {"lr": [0.01, 0.03]}),
+        (Recipe(), {"lr": {"low": 1e-3, "high": 0.1, "log": True}}, None,
+         {"lr": [0.001, 0.002512, 0.00631, 0.01585, 0.03981, 0.1]}),
+        (Recipe(), {"optimizer": ["sgd", "adam"], "batch_size": [20, 10]}, None,
+         {"optimizer": ["sgd", "adam"], "batch_size": [10, 20]}),
+        # what the space searches is tuned in any case
+        (Recipe(), "none", {"lr": [0.1, 0.2]}, {"lr": [0.1, 0.2]}),
+        (Recipe(), "auto", {"lr": [0.1, 0.2]}, {"lr": [0.1, 0.2], "weight_decay": [0.0, 0.01, 0.1, 0.3, 1.0]}),
+        (Recipe(), {"lr": [0.5, 0.6]}, {"lr": [0.1, 0.2], "grad_clip": [1.0, 2.0]},
+         {"lr": [0.5, 0.6], "grad_clip": [1.0, 2.0]}),
+    ],
+)  # fmt: skip
+def test_what_is_tried(recipe, tune, space, wanted):
+    found = axes_of(SearchSpace(["relu"], space, n_slots=1, base=recipe), recipe, tune)
+    assert {axis.key: list(axis.values) for axis in found} == wanted
+
+
+@pytest.mark.parametrize(
+    ("tune", "words"),
+    [
+        ({"lr": 0.01}, "confirm.tune.lr: '0.01' is a single value"),
+        ({"lr": [0.01, -1]}, "confirm.tune.lr: recipe.lr=-1"),
+        ({"rate": [0.01, 0.1]}, "unknown recipe value 'rate'"),
+        ({"steps": [10, 20]}, "confirm.tune.steps: 'steps' is the same for all"),
+        ({key: [0.1 + i / 1000 for i in range(30)] for key in ("lr", "weight_decay")}, "lr × weight_decay makes 900 "),
+    ],
+)
+def test_what_cannot_be_tried_is_refused(tune, words):
+    with pytest.raises(ActSearchError) as error:
+        axes_of(FIXED, Recipe(), tune)
+    assert words in str(error.value)
+
+
+def test_every_finalist_and_the_baseline_gets_the_same_grid_on_the_search_seeds():
+    trainer = FakeTrainer()
+    found = tune(memory(), [candidate("selu", lr=0.05), candidate("relu")], trainer)
+    points = [(lr, decay, seed) for lr in LRS for decay in (0.0, 0.1) for seed in (0, 1)]
+    for place, spec in enumerate(("selu", "relu")):
+        theirs = [r for r in trainer.started if str(r.specs[0]) == spec]
+        assert [(r.recipe.lr, r.recipe.weight_decay, r.seed) for r in theirs] == points
+        score = {}
+        for r in theirs:
+            score[r.recipe.lr] = score.get(r.recipe.lr, 0) + evaluation(r, 20).val_metric
+        assert found.candidates[place] == candidate(spec, lr=max(score, key=score.get), weight_decay=0.0)
+    assert found.n_recipes == [6, 6]
+    assert found.candidates[0].recipe != found.candidates[1].recipe  # else a mix-up could not be seen
+
+
+def test_where_the_best_lies_at_an_edge_the_grid_goes_on():
+    chosen = [candidate(spec) for spec in ("gelu", "tanh", "relu")]
+    trainer = Peaked()
+    found = tune(memory(), chosen, trainer, axes_of(FIXED, Recipe(lr=0.01), "auto"))
+    assert found.candidates == [
+        candidate("gelu", lr=0.16, weight_decay=0.1), candidate("tanh", lr=0.0025, weight_decay=0.0),
+        candidate("relu", lr=0.02, weight_decay=0.3),
+    ]  # fmt: skip
+    assert found.at_edge == {}
+    assert found.n_recipes == [7 * 5, 6 * 5, 4 * 5]  # up to 0.32, and down to 0.00125
+    assert len({(r.specs, r.recipe.lr, r.recipe.weight_decay, r.seed) for r in trainer.started}) == len(trainer.started)
+
+
+def test_an_edge_that_is_not_passed_is_said():
+    found = tune(memory(), [candidate("relu"), candidate("gelu")], Peaked())
+    assert found.at_edge == {"relu": ["weight_decay=0.1"], "gelu": ["lr=0.04", "weight_decay=0.1"]}
+    far = Peaked({"relu": (1e9, 0.0)})
+    found = tune(memory(), [candidate("relu")], far, axes_of(FIXED, Recipe(lr=0.01), "auto"))
+    last = 0.04 * 2**MOST_STEPS
+    assert found.at_edge == {"relu": [f"lr={last}"]}
+
+
+# --- by what --------------------------------------------------------------------------------------
+
+
+def test_the_metric_of_the_verdict_decides():
+    chosen, axes = [candidate("relu"), candidate("gelu")], axes_of(FIXED, Recipe(lr=0.01), "auto")
+    by_loss = [candidate("relu", lr=0.01, weight_decay=0.1), candidate("gelu", lr=0.02, weight_decay=1.0)]
+    assert tune(memory(), chosen, Peaked(), axes, metric="test_loss").candidates == by_loss
+    assert tune(memory(), chosen, Peaked(), axes, metric="learning_speed").candidates == by_loss
+    found = tune(memory(), chosen, Peaked(), axes, metric="steps_to_accuracy")
+    assert found.candidates[0] == candidate("relu", lr=0.02, weight_decay=0.3)
+    assert found.reference == pytest.approx(0.9, abs=0.002)
+    assert tune(memory(), chosen, Peaked(), axes, metric="latency_us").reference is None
+
+
+def test_steps_to_a_target_are_counted_for_each_seed():
+    curves = Curves([10, 20], [[0.4, 0.8], [0.8, 0.8]], [[1, 1], [1, 1]], [[1, 1], [1, 1]])
+    one = TrialRecord(0, "relu", {}, "complete", [], curves)
+    options = confirmation(metric="steps_to_accuracy")
+    assert cost_by(options, 0.6)(one) == pytest.approx((np.mean([15, 7.5]), -0.8))
+    assert criterion(options) == "steps to the target on validation examples"
+    assert criterion(confirmation()) == "validation accuracy"
+    assert 0 < TARGET < 1
+
+
+# --- going on -------------------------------------------------------------------------------------
+
+
+def test_tuning_goes_on_where_it_was_and_a_finished_one_trains_nothing():
+    storage, chosen = memory(), [candidate("gelu"), candidate("relu")]
+    wanted = tune(memory(), chosen, FakeTrainer())
+    with pytest.raises(Killed):
+        tune(storage, chosen, FakeTrainer(die_at=4))  # in the second spec
+    again = FakeTrainer()
+    assert tune(storage, chosen, again) == wanted
+    assert {str(r.specs[0]) for r in again.started} == {"relu"}
+    last = FakeTrainer()
+    assert tune(storage, chosen, last) == wanted
+    assert last.started == []
+
+
+def test_a_grid_changed_later_is_the_same_for_all_again():
+    storage, few = memory(), [Axis("lr", (0.02, 0.04))]
+    tune(storage, [candidate("gelu"), candidate("relu")], FakeTrainer())
+    trainer = FakeTrainer()
+    found = tune(storage, [candidate(s) for s in ("gelu", "relu", "elu", "mish", "tanh")], trainer, few)
+    assert {key for c in found.candidates for key, _ in c.recipe} == {"lr"}
+    assert len(trainer.started) == 5 * 2 * 2
+
+
+@pytest.mark.parametrize("known", ["trial", "tuning", "nothing"])
+def test_the_reference_is_the_baselines_validation_accuracy_on_the_search_seeds(known):
+    home, storage, trials = candidate("relu", lr=0.02), optuna.storages.InMemoryStorage(), []
+    runs = [Run(home.specs, home.recipe_for(RECIPE), seed) for seed in (0, 1)]
+    wanted = np.mean([evaluation(r, 20).val_metric for r in runs])
+    trainer = FakeTrainer()
+    if known == "trial":
+        trials = [record(0, "relu", 0.625, lr=0.02), record(1, "relu", 0.9, lr=0.1)]
+        wanted = 0.625
+    if known == "tuning":  # only the trainer of the tuning trains
+        reference(storage, home, [], FakeTrainer(), RECIPE, 2)
+    found = reference(storage, home, trials, trainer, RECIPE, 2)
+    assert found == pytest.approx(wanted)
+    assert len(trainer.started) == (2 if known == "nothing" else 0)
