@@ -3,6 +3,7 @@
 import csv
 import html
 import importlib
+import json
 import re
 import sys
 import threading
@@ -25,7 +26,6 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 
 import actsearch
 from actsearch import api
-from actsearch.activations import spec
 from actsearch.activations.spec import parse_net
 from actsearch.config.build import build
 from actsearch.config.compose import compose, settle
@@ -174,10 +174,32 @@ def test_an_edited_activation_and_a_loaded_file_are_other_questions(fake, tmp_pa
     (tmp_path / "acts_a.py").write_text("def bent(x):\n    return x.clamp(min=0) * 3\n")
     importlib.invalidate_caches()
     del sys.modules["acts_a"]
-    spec._made.cache_clear()  # as in a new process
-    spec._parse.cache_clear()
     names.append(actsearch.search(tuned, arrays(), ["relu", "acts_a.bent"], **keywords).name)
     assert len(set(names)) == 3
+
+
+@pytest.mark.parametrize("key", ["p", "negative_slope", "scale"])
+def test_numbers_that_a_model_reads_from_a_file_count(key, fake, tmp_path):
+    class Scaled(nn.Module):
+        def __init__(self, scale):
+            super().__init__()
+            self.scale = scale
+
+        def forward(self, x):
+            return self.scale * x
+
+    def read(in_shape, n_classes, activation):
+        sizes = {"p": 0.1, "negative_slope": 0.1, "scale": 2.0} | json.loads((tmp_path / "sizes.json").read_text())
+        return nn.Sequential(
+            nn.Linear(in_shape[0], 8), activation(8), nn.Dropout(sizes["p"]), nn.LeakyReLU(sizes["negative_slope"]),
+            Scaled(sizes["scale"]), nn.Linear(8, n_classes),
+        )  # fmt: skip
+
+    names = []
+    for value in (0.1, 0.5, 0.1):
+        (tmp_path / "sizes.json").write_text(json.dumps({key: value}))
+        names.append(actsearch.search(read, arrays(), ["relu", "tanh"], folder=tmp_path, **LITTLE).name)
+    assert names[0] == names[2] != names[1]
 
 
 def test_what_cannot_be_read_of_a_model_is_said(fake, tmp_path):

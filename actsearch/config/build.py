@@ -140,16 +140,15 @@ def _contents(config: Config, given: Given, data: Data, model: Model, space: Sea
 
 
 def _add_model(contents: Contents, model: Model, keep: bool) -> None:
-    """Adds a model: its code, and what of a net's numbers is not drawn for each run. keep: weights are kept too."""
+    """Adds a model: its code, and a net that it makes, for what the code reads from elsewhere, such as a file of sizes.
+
+    keep: the net's weights are kept, not drawn for each run, and so are added too.
+    """
     if isinstance(model.function, nn.Module):
         contents.add_net(model.function, weights=keep)
-        return
-    contents.add(model.function)
-    net = model.build(parse_net("relu"), 0, "keep")
-    for name, numbers in (*net.named_buffers(), *net.named_parameters()):
-        contents.add([name, list(numbers.shape), str(numbers.dtype), numbers.requires_grad])
-        if keep or not isinstance(numbers, nn.Parameter) or not numbers.requires_grad:
-            contents.add(numbers)
+    else:
+        contents.add(model.function)
+        contents.add_net(model.build(parse_net("relu"), 0, "keep"), weights=keep)
 
 
 def _is_own(values: Mapping[str, Any]) -> bool:
