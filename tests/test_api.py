@@ -64,13 +64,17 @@ def test_search_with_arrays_and_its_result(fake, tmp_path):
     assert {c.activation for c in result.comparisons} == {result.rows[0]["activation"], "relu"}
     assert sorted(r.seed for r in result.runs if r.activation == "relu") == [1000, 1001]
     for run in result.runs:
-        wanted = evaluation(Run(parse_net(run.activation), Recipe(**RECIPE), run.seed), 20)
+        wanted = evaluation(Run(parse_net(run.activation), Recipe(**{**RECIPE, **run.recipe}), run.seed), 20)
         assert run.test_metric == wanted.val_metric - 0.01
     assert result.folder.parent == tmp_path
     assert result.verdicts[0]["activation"] in result.summary
     with open(result.folder / "leaderboard.csv") as file:
         assert [r["activation"] for r in csv.DictReader(file)] == [r["activation"] for r in result.rows]
-    assert len(fake) == 3 * 2 + 2 * 2
+    n_tuned = len({(r.specs, r.recipe.lr, r.recipe.weight_decay, r.seed) for r in fake if r.seed < 2}) - 3 * 2
+    assert n_tuned >= 2 * (4 * 4 - 1) * 2
+    assert result.about["tuning"] == (
+        "learning rate × weight decay for each finalist and the baseline: 16 recipes × 2 seeds, by validation accuracy"
+    )
 
 
 def test_the_same_search_again_is_read_not_trained(fake, tmp_path):
@@ -225,11 +229,11 @@ def test_models_of_every_kind(fake, tmp_path, model):
     assert {c.activation for c in result.comparisons} == {"relu", "tanh"} or result.best == "relu"
 
 
-def test_compare_trains_all_on_the_fresh_seeds_and_searches_nothing(fake, tmp_path):
+def test_compare_tunes_all_trains_them_on_fresh_seeds_and_searches_nothing(fake, tmp_path):
     result = actsearch.compare(net, arrays(), ["gelu", "tanh"], seeds=3, recipe=RECIPE, folder=tmp_path, quiet=True)
     assert {c.activation for c in result.comparisons} == {"relu", "gelu", "tanh"}
-    assert {r.seed for r in fake} == {1000, 1001, 1002}
-    assert len(fake) == 9
+    assert {r.seed for r in fake} == {0, 1, 2, 1000, 1001, 1002}  # tuned on the search seeds
+    assert len([r for r in fake if r.seed >= 1000]) == 9
     assert [c.n_seeds for c in result.comparisons] == [3, 3, 3]
     assert {r["activation"] for r in result.rows} == {"relu", "gelu", "tanh"}
 

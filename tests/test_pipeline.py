@@ -237,16 +237,22 @@ def test_going_on_with_more_seeds_is_named_a_second_look(fake, blobs, tmp_path, 
     # to fewer seeds, to another metric: the same
     assert len(pipeline.run(asked, Terminal()).earlier_looks) == 1
     loss = replace(more, confirm=confirmation(finalists=1, seeds=8, metric="test_loss"))
-    assert len(pipeline.report(loss, Terminal()).earlier_looks) == 2
+    with pytest.raises(ActSearchError, match=r"last run with confirm\.metric=test_accuracy\."):  # it tunes by another
+        pipeline.report(loss, Terminal())
+    assert len(pipeline.run(loss, Terminal()).earlier_looks) == 2
     assert "seen before" in capsys.readouterr().out
 
 
 def test_a_report_of_other_finalists_is_refused(fake, blobs, tmp_path):
     asked = job(tmp_path, blobs, confirm=confirmation(finalists=1, seeds=6))
     pipeline.run(asked, Terminal(quiet=True))
-    for options in (confirmation(finalists=2, seeds=6), confirmation(finalists=1, seeds=6, baseline="gelu")):
-        with pytest.raises(ActSearchError, match=r"confirm\.finalists=1 confirm\.baseline=relu"):
-            pipeline.report(replace(asked, confirm=options), Terminal(quiet=True))
+    for words, options in (
+        ("finalists=1", {"finalists": 2}), ("baseline=relu", {"baseline": "gelu"}),
+        (r"tune=\{'lr': \[0\.005, 0\.01, 0\.02, 0\.04\], 'weight_decay': \[.*", {"tune": "none"}),
+    ):  # fmt: skip
+        asked_now = confirmation(**{"finalists": 1, "seeds": 6, **options})
+        with pytest.raises(ActSearchError, match=rf"the study 's' was last run with confirm\.{words}\. Write it"):
+            pipeline.report(replace(asked, confirm=asked_now), Terminal(quiet=True))
 
 
 def test_too_few_seeds_for_any_verdict_are_named_before_anything_is_trained(fake, blobs, tmp_path, capsys):
@@ -279,6 +285,32 @@ def test_costs_are_measured_once_for_the_same_finalists(fake, blobs, tmp_path, m
     assert all(c.training_step_us > c.latency_us > 0 for c in first.comparisons)
 
 
+# --- tuning ---------------------------------------------------------------------------------------
+
+
+def test_one_recipe_for_all_is_said_to_favour_some(fake, blobs, tmp_path, capsys):
+    asked = job(tmp_path, blobs, confirm=confirmation(finalists=1, seeds=2, tune="none"))
+    result = pipeline.run(asked, Terminal())
+    out = capsys.readouterr().out
+    assert "tuning       none: one recipe for all" in out
+    assert "warning: confirm.tune=none: all are trained with one recipe, which favours the activations that it" in out
+    assert any("one recipe, which favours" in warning for warning in result.warnings)
+    assert "one recipe, which favours" in (tmp_path / "report.html").read_text()
+    assert all(c.recipe == {} for c in result.comparisons)
+    assert len(fake) == 3 * 2 + 2 * 2  # a trial for each, and two finalists
+
+
+def test_what_lies_at_an_edge_is_said(fake, blobs, tmp_path, capsys):
+    asked = job(tmp_path, blobs, confirm=confirmation(finalists="all", seeds=2, tune={"lr": [0.01, 0.02]}))
+    result = pipeline.run(asked, Terminal())
+    best = {c.activation: c.recipe["lr"] for c in result.comparisons}
+    for name, lr in best.items():
+        said = f"The best lr={lr} for {name} is at the edge of what was tried: a better one may lie beyond."
+        assert said in result.warnings
+        assert said in " ".join(capsys.readouterr().out.split()) or name != "relu"
+    assert "lr" in (tmp_path / "finalists.csv").read_text().partition("\n")[0]
+
+
 # --- learning speed -------------------------------------------------------------------------------
 
 
@@ -287,7 +319,9 @@ def test_learning_speed_is_judged_at_three_rates_and_against_the_baselines_targe
     options = confirmation(finalists="all", seeds=3, metric="learning_speed")
     space = SearchSpace(["relu", "tanh"], n_slots=1, base=speed)
     result = pipeline.run(job(tmp_path, blobs, recipe=speed, space=space, confirm=options), Terminal(quiet=True))
-    assert {round(r.recipe.lr / speed.lr, 2) for r in fake if r.seed >= 1000} == {1.0, 0.33, 3.0}
+    for name, tuned in {run.activation: run.recipe["lr"] for run in result.runs if run.rate == 1}.items():
+        rates = {r.recipe.lr / tuned for r in fake if r.seed >= 1000 and str(r.specs[0]) == name}
+        assert sorted(rates) == pytest.approx([1 / 3, 1, 3], rel=1e-3)
     primary = [v for v in result.verdicts if v["primary"]]
     assert sorted(v["rate"] for v in primary) == [0.333333, 1.0, 3.0]
     assert {v["confidence"] for v in primary} == {1 - 0.05 / 3}

@@ -227,25 +227,6 @@ def test_per_layer_the_first_trials_have_one_entry_in_all_layers():
     assert made.opening(1, 5) == {"layer0.activation": "tanh", "layer1.activation": "tanh", "layer2.activation": "tanh"}
 
 
-def test_recipe_points_spread_over_the_range():
-    made = space(["relu"], {"lr": {"low": 0.001, "high": 0.1, "log": True}})
-    # at 1/8, 3/8, 5/8, 7/8 of two decades
-    assert [dict(p)["lr"] for p in made.recipe_points(4)] == [0.001778, 0.005623, 0.01778, 0.05623]
-    linear = space(["relu"], {"lr": {"low": 0.0001, "high": 0.1001}})
-    assert [dict(p)["lr"] for p in linear.recipe_points(2)] == [0.0251, 0.0751]
-    assert space(["relu"]).recipe_points(6) == [()]
-
-
-def test_recipe_points_of_several_values_differ_repeat_and_stay_inside():
-    made = space(["relu"], {"lr": {"low": 0.001, "high": 0.1, "log": True}, "init": ["gain", "torch"]})
-    points = made.recipe_points(8)
-    assert points == made.recipe_points(8)
-    assert len(points) == 8
-    assert all(0.001 <= dict(p)["lr"] <= 0.1 for p in points)
-    assert {dict(p)["init"] for p in points} == {"gain", "torch"}
-    assert len(space(["relu"], {"lr": [0.01, 0.02]}).recipe_points(6)) == 2  # no value twice
-
-
 def test_str_counts_what_is_searched():
     made = space(["relu", {"elu": {"alpha": "search"}}, {"silu": {"beta": [1, 2]}}], {"lr": [0.1, 0.2]}, "per_layer", 2)
     assert str(made) == "3 activations, 1 range, 1 list of values, for each of 2 layers; recipe: lr"

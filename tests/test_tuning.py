@@ -37,8 +37,8 @@ def memory():
     return optuna.storages.InMemoryStorage()
 
 
-BEST = {"relu": (0.02, 0.3), "gelu": (0.16, 0.1), "tanh": (0.0025, 0.0)}
-BEST_LOSS = {"relu": (0.01, 0.1), "gelu": (0.02, 1.0), "tanh": (0.04, 0.0)}
+BEST = {"relu": (0.02, 0.3), "gelu": (0.16, 0.1), "tanh": (0.0025, 0.01)}
+BEST_LOSS = {"relu": (0.01, 0.1), "gelu": (0.02, 1.0), "tanh": (0.04, 0.01)}
 
 
 class Peaked(FakeTrainer):
@@ -69,9 +69,9 @@ class Peaked(FakeTrainer):
 @pytest.mark.parametrize(
     ("recipe", "tune", "space", "wanted"),
     [
-        (Recipe(), "auto", None, {"lr": [0.005, 0.01, 0.02, 0.04], "weight_decay": [0.0, 0.01, 0.1, 0.3, 1.0]}),
+        (Recipe(), "auto", None, {"lr": [0.005, 0.01, 0.02, 0.04], "weight_decay": [0.01, 0.1, 0.3, 1.0]}),
         (Recipe("sgd", lr=0.1, weight_decay=5e-4), "auto", None,
-         {"lr": [0.05, 0.1, 0.2, 0.4], "weight_decay": [0.0, 1e-4, 5e-4, 1e-3, 1e-2]}),
+         {"lr": [0.05, 0.1, 0.2, 0.4], "weight_decay": [1e-4, 5e-4, 1e-3, 1e-2]}),
         (Recipe(), "none", None, {}),
         (Recipe(), {"lr": [0.03, 0.01]}, None, {"lr": [0.01, 0.03]}),
         (Recipe(), {"lr": {"low": 1e-3, "high": 0.1, "log": True}}, None,
@@ -80,7 +80,7 @@ class Peaked(FakeTrainer):
          {"optimizer": ["sgd", "adam"], "batch_size": [10, 20]}),
         # what the space searches is tuned in any case
         (Recipe(), "none", {"lr": [0.1, 0.2]}, {"lr": [0.1, 0.2]}),
-        (Recipe(), "auto", {"lr": [0.1, 0.2]}, {"lr": [0.1, 0.2], "weight_decay": [0.0, 0.01, 0.1, 0.3, 1.0]}),
+        (Recipe(), "auto", {"lr": [0.1, 0.2]}, {"lr": [0.1, 0.2], "weight_decay": [0.01, 0.1, 0.3, 1.0]}),
         (Recipe(), {"lr": [0.5, 0.6]}, {"lr": [0.1, 0.2], "grad_clip": [1.0, 2.0]},
          {"lr": [0.5, 0.6], "grad_clip": [1.0, 2.0]}),
     ],
@@ -126,18 +126,18 @@ def test_where_the_best_lies_at_an_edge_the_grid_goes_on():
     trainer = Peaked()
     found = tune(memory(), chosen, trainer, axes_of(FIXED, Recipe(lr=0.01), "auto"))
     assert found.candidates == [
-        candidate("gelu", lr=0.16, weight_decay=0.1), candidate("tanh", lr=0.0025, weight_decay=0.0),
+        candidate("gelu", lr=0.16, weight_decay=0.1), candidate("tanh", lr=0.0025, weight_decay=0.01),
         candidate("relu", lr=0.02, weight_decay=0.3),
     ]  # fmt: skip
     assert found.at_edge == {}
-    assert found.n_recipes == [7 * 5, 6 * 5, 4 * 5]  # up to 0.32, and down to 0.00125
+    assert found.n_recipes == [7 * 4, 6 * 4, 4 * 4]  # up to 0.32, and down to 0.00125
     assert len({(r.specs, r.recipe.lr, r.recipe.weight_decay, r.seed) for r in trainer.started}) == len(trainer.started)
 
 
 def test_an_edge_that_is_not_passed_is_said():
     found = tune(memory(), [candidate("relu"), candidate("gelu")], Peaked())
     assert found.at_edge == {"relu": ["weight_decay=0.1"], "gelu": ["lr=0.04", "weight_decay=0.1"]}
-    far = Peaked({"relu": (1e9, 0.0)})
+    far = Peaked({"relu": (1e9, 0.01)})
     found = tune(memory(), [candidate("relu")], far, axes_of(FIXED, Recipe(lr=0.01), "auto"))
     last = 0.04 * 2**MOST_STEPS
     assert found.at_edge == {"relu": [f"lr={last}"]}

@@ -29,12 +29,8 @@ from actsearch.study.store import Results
 from actsearch.training.trainer import Trainer
 
 RATES = (0.5, 1.0, 2.0, 4.0)  # multiples of recipe.lr
-DECAYS = {  # by optimizer, beside recipe.weight_decay; AdamW's is not scaled by the gradients, and so is larger
-    "adamw": (0.0, 0.1, 0.3, 1.0),
-    "adam": (0.0, 1e-4, 1e-3, 1e-2),
-    "rmsprop": (0.0, 1e-4, 1e-3, 1e-2),
-    "sgd": (0.0, 1e-4, 1e-3, 1e-2),
-}
+DECAYS = (1e-4, 1e-3, 1e-2)  # beside recipe.weight_decay
+ADAMW_DECAYS = (0.1, 0.3, 1.0)  # AdamW subtracts it from the weights, beside the gradient's step, and so it is larger
 STEP = {"lr": 2.0, "weight_decay": 3.0}  # the factor by which the grid goes on where the best lies at its edge
 MOST_STEPS = 4  # beyond each edge
 OF_RANGE = 6  # values of a range that are tried
@@ -43,33 +39,25 @@ MOST_POINTS = 500
 
 @dataclass(frozen=True)
 class Axis:
-    """The values of one key that are tried, in order. grown: how often it may still go on beyond (first, last)."""
+    """The values of one key that are tried, in order. below, above: how many more may follow beyond each end."""
 
     key: str
     values: tuple[Any, ...]
-    grown: tuple[int, int] = (0, 0)
+    below: int = 0
+    above: int = 0
 
     def beyond(self, best: Any) -> Axis | None:
-        """This axis with one value more, if the best lies at an end that may go on."""
-        factor = STEP.get(self.key, 1.0)
-        if best == self.values[0] and self.grown[0] and best > 0:
-            return replace(
-                self, values=(four_digits(best / factor), *self.values), grown=(self.grown[0] - 1, self.grown[1])
-            )
-        if best == self.values[-1] and self.grown[1]:
-            return replace(
-                self, values=(*self.values, four_digits(best * factor)), grown=(self.grown[0], self.grown[1] - 1)
-            )
+        """This axis with one value more, if the best lies at an end beyond which it may go on."""
+        if best == self.values[0] and self.below:
+            return replace(self, values=(four_digits(best / STEP[self.key]), *self.values), below=self.below - 1)
+        if best == self.values[-1] and self.above:
+            return replace(self, values=(*self.values, four_digits(best * STEP[self.key])), above=self.above - 1)
         return None
 
     def is_edge(self, best: Any) -> bool:
-        """Whether a better value may lie beyond the best. No weight decay is no edge, and neither are words."""
-        return (
-            len(self.values) > 1
-            and not isinstance(best, str)
-            and best != 0
-            and best in (self.values[0], self.values[-1])
-        )
+        """Whether a better value may lie beyond. Words have no edge, and little weight decay is as good as less."""
+        ends = self.values[-1:] if self.key == "weight_decay" else (self.values[0], self.values[-1])
+        return len(self.values) > 1 and not isinstance(best, str) and best in ends
 
 
 def axes_of(space: SearchSpace, recipe: Recipe, tune: str | Mapping[str, Any]) -> list[Axis]:
@@ -79,10 +67,10 @@ def axes_of(space: SearchSpace, recipe: Recipe, tune: str | Mapping[str, Any]) -
     """
     found: dict[str, Axis] = {}
     if tune == "auto":
-        both = (MOST_STEPS, MOST_STEPS)
-        decays = sorted({recipe.weight_decay, *DECAYS[recipe.optimizer]})
-        found["lr"] = Axis("lr", tuple(four_digits(recipe.lr * rate) for rate in RATES), both)
-        found["weight_decay"] = Axis("weight_decay", tuple(decays), both)
+        decays = {recipe.weight_decay, *(ADAMW_DECAYS if recipe.optimizer == "adamw" else DECAYS)}
+        rates = tuple(four_digits(recipe.lr * rate) for rate in RATES)
+        found["lr"] = Axis("lr", rates, MOST_STEPS, MOST_STEPS)
+        found["weight_decay"] = Axis("weight_decay", tuple(sorted(decays)), 0, MOST_STEPS)
     elif isinstance(tune, Mapping):
         given = {str(key): recipe_domain(str(key), value, recipe, "confirm.tune") for key, value in tune.items()}
         found = {key: Axis(key, _values(domain)) for key, domain in given.items()}
