@@ -73,6 +73,8 @@ def test_a_given_net_with_a_layer_that_cannot_be_drawn_is_refused(init):
     model = Model(net(OwnLinear(5, 64)), "mine", (5,), 3)
     with pytest.raises(ActSearchError) as error:
         model.check_init(init)
+    with pytest.raises(ActSearchError, match="same for every seed"):  # each time that it is asked
+        build(net(OwnLinear(5, 64)), 1, init)
     assert f"recipe.init={init}: the weights '0.weight' of the model 'mine' are the same for every seed" in str(
         error.value
     )

@@ -85,11 +85,22 @@ def _trained_norm(net: nn.Module) -> str:
     return ""
 
 
-def _is_fixed(p: nn.Parameter, other: nn.Parameter | None) -> bool:
-    """Whether a parameter is trained and is, in two nets, one and the same pattern of numbers, not a constant."""
-    if not p.requires_grad or is_lazy(p) or p.numel() < 2 or other is None:
-        return False
-    return torch.equal(p, other) and not torch.equal(p, p.reshape(-1)[0].expand(p.shape))
+def _fixed(net: nn.Module, other: nn.Module) -> list[str]:
+    """The trained parameters that are, in both nets, one and the same pattern of numbers, not a constant.
+
+    Of a parametrised weight the result counts: in torch's `orthogonal` a buffer has what is drawn.
+    """
+    theirs, found = dict(other.named_parameters()), []
+    for name, p in net.named_parameters():
+        path, parametrised, rest = name.partition("parametrizations.")
+        if not p.requires_grad or is_lazy(p) or p.numel() < 2 or name not in theirs:
+            continue
+        pair = [p, theirs[name]]
+        if parametrised:
+            pair = [getattr(n.get_submodule(path.rstrip(".")), rest.partition(".")[0]) for n in (net, other)]
+        if torch.equal(*pair) and not torch.equal(p, p.reshape(-1)[0].expand(p.shape)):
+            found.append(name)
+    return found
 
 
 def forward(net: nn.Module, x: Inputs) -> Tensor:
@@ -137,6 +148,7 @@ class Model:
         self.out_shape = (out_shape,) if isinstance(out_shape, int) else tuple(out_shape)
         self.function, self.keywords = function, dict(keywords or {})
         self._pattern = isinstance(function, nn.Module)
+        self._sound = {"keep"}  # the ways to draw initial weights that have passed `check_init`
         takes = {} if self._pattern else inspect.signature(function).parameters
         self.takes_activation = "activation" in takes
         told = {"in_shape": self.in_shape, "n_classes": self.out_shape[-1], "out_shape": self.out_shape,
@@ -191,12 +203,15 @@ class Model:
         """A new net on the CPU with its initial weights. specs: one for all slots, or one for each slot.
 
         seed: fixes what the model function draws from torch, numpy and random, and then what `initialise` draws.
+        Raises ActSearchError for a wrong number of specs, and for a given net whose weights `init` does not all draw.
         """
         if len(specs) not in (1, self.n_slots):
             raise ActSearchError(
                 f"{len(specs)} activations for {self.name}, which takes {self.n_slots}. "
                 "Give one for all slots, or one for each."
             )
+        if self._pattern:
+            self.check_init(init)
         in_turn = enumerate(specs if len(specs) == self.n_slots else list(specs) * self.n_slots)
 
         def activation(channels: int | None = None, dim: int = 1) -> nn.Module:
@@ -216,16 +231,23 @@ class Model:
         Weights that a model function loads, or sets by a fixed rule, are the same in two of its nets. A given net's
         weights are the same in all copies, except for what `initialise` draws.
         """
-        if init == "keep":
+        if init in self._sound:
             return
+        self._sound.add(init)  # now, because `build` asks for this check
+        try:
+            self._check_init(init)
+        except ActSearchError:
+            self._sound.remove(init)
+            raise
+
+    def _check_init(self, init: str) -> None:
         if isinstance(self.function, nn.Module) and (norm := _trained_norm(self.function)):
             raise ActSearchError(
                 f"recipe.init={init}: the net '{self.name}' has been trained ({norm}), and its weights would be drawn "
                 "anew. Write recipe.init=keep to start from them; or give a function that makes an untrained net."
             )
         drawn_by = init if self._pattern else "keep"
-        first, second = (dict(self.build([Spec.of("relu")], seed, drawn_by).named_parameters()) for seed in (1, 2))
-        fixed = [name for name, p in first.items() if _is_fixed(p, second.get(name))]
+        fixed = _fixed(*(self.build([Spec.of("relu")], seed, drawn_by) for seed in (1, 2)))
         if not fixed:
             return
         named = f"'{fixed[0]}'" + (f" and {len(fixed) - 1} more" if len(fixed) > 1 else "")
