@@ -27,7 +27,7 @@ from actsearch.space.domains import plural
 from actsearch.study.finalists import as_records, standing
 from actsearch.study.storage import close_storage, open_storage, sqlite_path
 from actsearch.study.store import Notes, Store
-from actsearch.study.tuning import Tuned, criterion, n_points
+from actsearch.study.tuning import SHORTLIST, Tuned, again, criterion, n_points
 from actsearch.tracking import Delivery, mlflow_uri
 from actsearch.training.plan import FAULT
 
@@ -100,8 +100,8 @@ def tuning_row(job: Job) -> str:
         return "none: one recipe for all"
     keys = " × ".join(NAMES.get(axis.key, axis.key) for axis in job.axes)
     return (
-        f"{keys} for each finalist and the baseline: {n_points(job.axes)} recipes × {job.study.seeds} seeds, by "
-        f"{criterion(job.confirm)}"
+        f"{keys} for each finalist and the baseline: {n_points(job.axes)} recipes × {job.study.seeds} seeds, the "
+        f"best {SHORTLIST} on {again(job.study.seeds).stop}, by {criterion(job.confirm)}"
     )
 
 

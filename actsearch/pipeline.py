@@ -46,7 +46,7 @@ from actsearch.study import finalists as stage
 from actsearch.study.search import run_trials
 from actsearch.study.storage import close_storage, open_storage, sole_leader
 from actsearch.study.store import Store, forget
-from actsearch.study.tuning import Tuned, n_points, reference, tune_recipes
+from actsearch.study.tuning import Tuned, n_runs, reference, tune_recipes
 from actsearch.tracking import Delivery, Tracker
 from actsearch.training.plan import choose_plan
 from actsearch.training.reference import Run
@@ -207,8 +207,9 @@ def announce(session: Session) -> None:
     if (least := fewest_for_sign_flips(job.confirm.rules(n_final - 1).level)) > job.confirm.seeds_at_looks[-1]:
         terminal.warn(f"so few seeds can decide nothing here: with these comparisons it takes at least {least}.")
     n_fresh = n_final * len(job.confirm.rates) * job.confirm.seeds_at_looks[-1]
-    n_runs = (max(job.n_trials - n_before, 0) + n_points(job.axes) * n_final) * job.study.seeds + n_fresh
-    terminal.begin(n_runs * job.recipe.steps, job.study.objectives[0], job.directions[0])
+    n_tuning = n_final * n_runs(job.axes, job.study.seeds)
+    n_all = max(job.n_trials - n_before, 0) * job.study.seeds + n_tuning + n_fresh
+    terminal.begin(n_all * job.recipe.steps, job.study.objectives[0], job.directions[0])
 
 
 def header(session: Session) -> dict[str, str]:

@@ -175,7 +175,7 @@ def test_nothing_reads_the_test_set_before_the_finalists_have_been_trained(blobs
     before = opened[0]
     assert before.count("RungReachedfinalists") == 2  # after their last rung
     assert before.count("GenerationStartedsearch") > 0
-    assert before.count("GenerationStartedtuning") == 2
+    assert before.count("GenerationStartedtuning") >= 2 * 2  # the grid of each, and the best of it again
     assert before[-1] == "RungReachedfinalists"
     assert result.n_test == 30
 

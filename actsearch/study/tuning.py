@@ -18,7 +18,7 @@ from actsearch.errors import ActSearchError
 from actsearch.judge.comparison import TARGET, steps_to
 from actsearch.judge.statistics import mean
 from actsearch.question.metrics import Metric
-from actsearch.question.options import TO_TARGET, Confirmation
+from actsearch.question.options import FRESH_SEED, TO_TARGET, Confirmation
 from actsearch.question.recipe import Recipe
 from actsearch.records import Candidate, Curves, Event, GenerationStarted, TrialRecord
 from actsearch.space.domains import Choices, Range, four_digits
@@ -33,6 +33,7 @@ DECAYS = (1e-4, 1e-3, 1e-2)  # beside recipe.weight_decay
 ADAMW_DECAYS = (0.1, 0.3, 1.0)  # AdamW subtracts it from the weights, beside the gradient's step, and so it is larger
 STEP = {"lr": 2.0, "weight_decay": 3.0}  # the factor by which the grid goes on where the best lies at its edge
 MOST_STEPS = 4  # beyond each edge
+SHORTLIST, TIMES = 4, 3  # the best 4 are tried on 3 times as many seeds
 OF_RANGE = 6  # values of a range that are tried
 MOST_POINTS = 500
 
@@ -98,6 +99,11 @@ def n_points(axes: Sequence[Axis]) -> int:
     return math.prod(len(axis.values) for axis in axes) if axes else 0
 
 
+def n_runs(axes: Sequence[Axis], seeds: int) -> int:
+    """How many runs that is for each finalist."""
+    return n_points(axes) * seeds + min(SHORTLIST, n_points(axes)) * len(again(seeds))
+
+
 Cost = Callable[[TrialRecord], tuple[float, ...]]
 """What a record is ranked by, the least first."""
 
@@ -128,71 +134,103 @@ def tune_recipes(
 ) -> Generator[Event, None, Tuned]:
     """Tries the grid for every finalist and the baseline, on the search's seeds and validation examples.
 
-    Where the best value lies at an end of the grid, the grid goes on beyond it for this candidate. What the store has
-    is not trained again.
+    The best few are tried on further seeds: on few, one that collapses now and then may look best. Where the best value
+    lies at an end of the grid, the grid goes on beyond it for this candidate. What the store has is not trained again.
     """
     specs, reference = list(dict.fromkeys(candidate.specs for candidate in candidates)), None
     target = math.nan
     if options.metric in TO_TARGET:
-        grid = _Grid(tuning, parse_net(options.baseline), list(axes), recipe)
-        yield from grid.try_all(trainer, by_final_metric(options.own), seeds)
-        reference = mean(grid.best(by_final_metric(options.own)).curves.val_metric[-1])
+        grid = _Grid(tuning, parse_net(options.baseline), axes, recipe)
+        found = yield from grid.settle(trainer, by_final_metric(options.own), seeds)
+        reference = mean(found.curves.val_metric[-1])
         target = TARGET * reference
     cost = cost_by(options, target)
     chosen, n_recipes, at_edge = [], [], {}
     for these in specs:
-        grid = _Grid(tuning, these, list(axes), recipe)
-        yield from grid.try_all(trainer, cost, seeds)
-        best = Candidate(these, tuple(grid.best(cost).recipe.items()))
-        values = [f"{key}={value}" for key, value in best.recipe if grid.axis(key).is_edge(value)]
-        chosen.append(best)
+        grid = _Grid(tuning, these, axes, recipe)
+        best = yield from grid.settle(trainer, cost, seeds)
+        chosen.append(Candidate(these, tuple(best.recipe.items())))
         n_recipes.append(len(grid.points()))
-        at_edge |= {best.activation: values} if values else {}
+        at_edge |= {best.activation: edges} if (edges := grid.edges(best)) else {}
     return Tuned(chosen, n_recipes, at_edge, reference)
 
 
 class _Grid:
     """The recipes that are tried for one spec, and what was found."""
 
-    def __init__(self, tuning: Results[TrialRecord], specs: tuple[Spec, ...], axes: list[Axis], recipe: Recipe) -> None:
-        self.specs, self.axes, self.recipe, self._tuning = specs, axes, recipe, tuning
-        self._done = {r.key: r for r in tuning.all() if r.activation == print_net(specs)}
-
-    def axis(self, key: str) -> Axis:
-        return next(axis for axis in self.axes if axis.key == key)
+    def __init__(
+        self, tuning: Results[TrialRecord], specs: tuple[Spec, ...], axes: Sequence[Axis], recipe: Recipe
+    ) -> None:
+        self.specs, self.axes, self.recipe, self._tuning = specs, list(axes), recipe, tuning
+        self.found: dict[tuple[str, str], TrialRecord] = {}
+        for record in tuning.all():
+            if record.activation == print_net(specs):
+                self._add(record)
 
     def points(self) -> list[Candidate]:
         keys = [axis.key for axis in self.axes]
         values = itertools.product(*[axis.values for axis in self.axes])
         return [Candidate(self.specs, tuple(zip(keys, point, strict=True))) for point in values]
 
-    def best(self, cost: Cost) -> TrialRecord:
-        return min((self._done[point.key] for point in self.points()), key=cost)
+    def edges(self, best: TrialRecord) -> list[str]:
+        """The best's values that are the smallest or the largest that was tried."""
+        return [f"{a.key}={best.recipe[a.key]}" for a in self.axes if a.is_edge(best.recipe[a.key])]
 
-    def try_all(self, trainer: Trainer, cost: Cost, seeds: int) -> Generator[Event, None, None]:
-        """Trains what is new, and goes on beyond the ends as long as the best lies there."""
+    def settle(self, trainer: Trainer, cost: Cost, seeds: int) -> Generator[Event, None, TrialRecord]:
+        """Trains what is new of the grid, and of what goes on beyond its ends. Returns the best."""
         while True:
-            new = [point for point in self.points() if point.key not in self._done]
-            yield from self._train(new, trainer, seeds)
-            best = self.best(cost).recipe
-            grown = [axis.beyond(best[axis.key]) or axis for axis in self.axes]
-            if grown == self.axes:
-                return
-            self.axes = grown
+            yield from self.train(self.points(), range(seeds), trainer)
+            ranked = sorted(self.points(), key=lambda point: cost(self.found[point.key]))
+            if self._goes_on(self.found[ranked[0].key]):
+                continue
+            yield from self.train(ranked[:SHORTLIST], again(seeds), trainer)
+            best = min((self.found[point.key] for point in ranked[:SHORTLIST]), key=cost)
+            if not self._goes_on(best):
+                return best
 
-    def _train(self, new: list[Candidate], trainer: Trainer, seeds: int) -> Generator[Event, None, None]:
+    def _goes_on(self, best: TrialRecord) -> bool:
+        grown = [axis.beyond(best.recipe[axis.key]) or axis for axis in self.axes]
+        goes_on, self.axes = grown != self.axes, grown
+        return goes_on
+
+    def train(self, points: Sequence[Candidate], seeds: range, trainer: Trainer) -> Generator[Event, None, None]:
+        """Trains these points on these seeds, unless they were before, and keeps the results."""
+        new = [point for point in points if self._n_seeds(point) < seeds.stop]
+        members = [_Member(i, point) for i, point in enumerate(new)]
         records = [
-            TrialRecord(i, c.activation, dict(c.recipe), "complete", [], Curves())
-            for i, c in enumerate(new, start=len(self._tuning.all()))
+            TrialRecord(m.number, m.candidate.activation, dict(m.candidate.recipe), "complete", [], Curves())
+            for m in members
         ]
-        members = [_Member(r.number, c) for r, c in zip(records, new, strict=True)]
         yield GenerationStarted("tuning", {m.number: str(m.candidate) for m in members})
-        curves = {r.number: r.curves for r in records}
-        yield from train_curves("tuning", members, curves, trainer, self.recipe, range(seeds), _never)
+        yield from train_curves(
+            "tuning", members, {r.number: r.curves for r in records}, trainer, self.recipe, seeds, _never
+        )
         for record in records:
             record.values = [mean(record.curves.val_metric[-1])]
             self._tuning.add(record, record.values[0])
-            self._done[record.key] = record
+            self._add(record)
+
+    def _n_seeds(self, point: Candidate) -> int:
+        return len(self.found[point.key].curves.val_metric[-1]) if point.key in self.found else 0
+
+    def _add(self, record: TrialRecord) -> None:
+        """Adds a record; one of further seeds joins that of the first ones."""
+        known = self.found.get(record.key)
+        if known is not None:
+            record = replace(known, curves=_joined(known.curves, record.curves))
+        self.found[record.key] = record
+
+
+def again(seeds: int) -> range:
+    """The further seeds on which the best few are tried."""
+    return range(seeds, min(TIMES * seeds, FRESH_SEED))
+
+
+def _joined(one: Curves, other: Curves) -> Curves:
+    """The curves of the seeds of both."""
+    rows = {key: [[*a, *b] for a, b in zip(getattr(one, key), getattr(other, key), strict=True)]
+            for key in ("val_metric", "val_loss", "train_loss")}  # fmt: skip
+    return replace(one, **rows, n_diverged=one.n_diverged + other.n_diverged)
 
 
 def by_final_metric(own: Metric) -> Cost:
@@ -241,8 +279,8 @@ def reference(
     record = next((r for r in known if r.key == baseline.key), None)
     if record is None:
         grid = _Grid(tuning, baseline.specs, [Axis(key, (value,)) for key, value in baseline.recipe], recipe)
-        yield from grid.try_all(trainer, lambda record: (0.0,), seeds)
-        (record,) = [r for r in tuning.all() if r.key == baseline.key]
+        yield from grid.train(grid.points(), range(seeds), trainer)
+        record = grid.found[baseline.key]
     return mean(record.curves.val_metric[-1])
 
 
