@@ -24,6 +24,10 @@ def sentence(comparisons: Sequence[Comparison], test_name: str, options: Confirm
     lead = others[0]
     assert lead.verdict is not None
     text = f"{claim(lead, base, lead.verdict, test_name)} {evidence(lead.verdict)}"
+    if comparisons[0].is_baseline:
+        found = "is" if all(c.verdict is not None and c.verdict.decided for c in others) else "was shown to be"
+        where = f" on {test_name}" if lead.verdict.metric.name.startswith("test_") else ""
+        text = f"No candidate {found} better than the baseline {base.activation}{where}. {text}"
     if lead.at_rates:
         said = [f"{times(rate)}: {v.verdict} ({size(v)})" for rate, v in sorted(lead.at_rates.items())]
         text += f" At other learning rates, {'; '.join(said)}."
