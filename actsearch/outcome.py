@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import datetime
 import shlex
 import sys
 from collections.abc import Iterator, Sequence
@@ -14,8 +15,7 @@ import optuna
 from actsearch.activations.spec import parse_net
 from actsearch.errors import ActSearchError, hide_passwords
 from actsearch.job import Job
-from actsearch.judge.comparison import compare_finalists
-from actsearch.question.options import Confirmation
+from actsearch.judge.comparison import Comparison, compare_finalists
 from actsearch.question.recipe import INITS
 from actsearch.records import Evidence
 from actsearch.report.files import leaderboard_rows
@@ -25,6 +25,7 @@ from actsearch.report.tables import finalist_table, markdown_table
 from actsearch.report.terminal import Terminal
 from actsearch.space.domains import plural
 from actsearch.study.finalists import as_records, standing
+from actsearch.study.ledger import Look
 from actsearch.study.storage import close_storage, open_storage, sqlite_path
 from actsearch.study.store import Notes, Store
 from actsearch.study.tuning import SHORTLIST, Tuned, again, criterion, n_points
@@ -128,7 +129,7 @@ def make_result(job: Job, store: Store, evidence: Evidence) -> Result:
         summary=sentence(comparisons, test_name, job.confirm), folder=job.folder, test_name=test_name,
         searched=bool(done), objective=objective, options=job.confirm,
         n_test=store.finalists.n_test, target=notes.target,
-        earlier_looks=[seen for seen in notes.looks if seen != look(job.confirm)],
+        earlier_looks=list(map(str, store.ledger.earlier(look_of(job, store, comparisons)))),
         refused=store.refused(), about=about(job, store, notes),
         warnings=list(dict.fromkeys([*job.remarks, *notes.tuned[1:], *job.remarks_on(judged), *faults(notes)])),
         config_yaml=job.config_yaml.replace(str(job.folder), f"runs/{job.name}"),  # a report goes to others
@@ -141,10 +142,14 @@ def faults(notes: Notes) -> list[str]:
     return [f"{why}; the plain loop trained instead." for why in whys]
 
 
-def look(options: Confirmation) -> str:
-    """What verdicts are seen with these options, in words."""
+def look_of(job: Job, store: Store, comparisons: Sequence[Comparison]) -> Look:
+    """The look at the test set that somebody takes who sees these verdicts."""
+    options = job.confirm
     n, margin = span(options.seeds_at_looks), f"{options.margin[options.metric]:g}"
-    return f"{options.metric} against {options.baseline}, {n} seeds, alpha {options.alpha:g}, margin {margin}"
+    words = f"{options.metric} against {options.baseline}, {n} seeds, alpha {options.alpha:g}, margin {margin}"
+    finalists = tuple(sorted(f"{c.activation} {c.recipe}" if c.recipe else c.activation for c in comparisons))
+    test = store.finalists.test_contents
+    return Look(job.data.name, job.model.name, test, job.name, words, finalists, f"{datetime.date.today():%Y-%m-%d}")
 
 
 def about(job: Job, store: Store, notes: Notes) -> dict[str, str]:

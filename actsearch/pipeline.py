@@ -27,7 +27,7 @@ from actsearch.outcome import (
     asked,
     deliver_end,
     found_again,
-    look,
+    look_of,
     make_result,
     model_rows,
     stored,
@@ -321,10 +321,13 @@ def conclude(session: Session, evidence: Evidence) -> Result:
 
 
 def show_looks(job: Job, store: Store, result: Result, terminal: Terminal) -> None:
-    """Warns if other verdicts of this study were seen before, and notes this one."""
+    """Warns if other verdicts on this test set were seen before, and notes this one."""
     if result.earlier_looks:
         terminal.warn(second_look(result))
-    store.note_look(look(job.confirm))
+    try:
+        store.ledger.note(look_of(job, store, result.comparisons))
+    except ActSearchError as error:
+        terminal.warn(str(error))
 
 
 def measured_latency(job: Job, candidate: Candidate, device: torch.device) -> float:

@@ -23,6 +23,12 @@ def one_thread():
     optuna.logging.set_verbosity(optuna.logging.WARNING)  # as the command does
 
 
+@pytest.fixture(autouse=True)
+def looks_of_its_own(monkeypatch, tmp_path_factory):
+    """Each test has a ledger of looks of its own, also in the processes that it starts."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
+
+
 @pytest.fixture(scope="session")
 def data_root(tmp_path_factory):
     """A folder for generated data sets: each is made once in the whole session."""

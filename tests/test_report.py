@@ -134,7 +134,14 @@ def compared(all_runs, **keywords):
     ("shift", "words"),
     [
         (0.1, ["gelu is better than relu on", "test accuracy 65.45 % against 55.45 %", "Difference +10.00 points"]),
-        (-0.1, ["No candidate is better than the baseline relu on digits's test set. gelu is worse than relu on", "45.45 % against 55.45 %", "Difference -10.00 points"]),
+        (
+            -0.1,
+            [
+                "No candidate is better than the baseline relu on digits's test set. gelu is worse than relu on",
+                "45.45 % against 55.45 %",
+                "Difference -10.00 points",
+            ],
+        ),
         (0.002, ["gelu is better than relu on", "by less than the margin of 0.5 points"]),
         (0.0, ["gelu and relu are equivalent on", "within ±0.5 points"]),
     ],

@@ -21,11 +21,16 @@ def cache_folder(root: str | None) -> Path:
     """The folder for data sets: `root` (data.root in the config), or a folder in the user's cache if that is None."""
     if root is not None:
         return Path(root).expanduser()
-    cache = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    if not cache.is_absolute():  # empty, or against the specification
+    return user_folder("XDG_CACHE_HOME", ".cache")
+
+
+def user_folder(variable: str, below_home: str) -> Path:
+    """The folder for actsearch's files of one kind, by the XDG base directory specification."""
+    base = Path(os.environ.get(variable, ""))
+    if not base.is_absolute():  # empty, or against the specification
         home = Path(os.path.expanduser("~"))
-        cache = home / ".cache" if home.is_absolute() else Path(tempfile.gettempdir())  # a user without a home
-    return cache / "actsearch"
+        base = home / below_home if home.is_absolute() else Path(tempfile.gettempdir())  # a user without a home
+    return base / "actsearch"
 
 
 def cached(path: Path, make: Callable[[], dict[str, np.ndarray]], names: Sequence[str] = ()) -> dict[str, np.ndarray]:

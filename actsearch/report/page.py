@@ -18,6 +18,7 @@ from actsearch.report.sentence import MOST_NAMED, confidence, margin, p_value, p
 from actsearch.report.tables import finalist_table, latex_table, markdown_table
 
 TEMPLATE = Path(__file__).with_name("page.html.j2")
+MOST_LOOKS = 3  # that are named
 TEXT_COLUMNS = ("activation", "verdict", "state")
 
 
@@ -150,10 +151,14 @@ def _leaderboard(result: Result) -> tuple[list[str], list[list[str]]]:
 
 
 def second_look(result: Result) -> str:
+    """How often the test set was looked at before, and what that means."""
+    n, last = len(result.earlier_looks), result.earlier_looks[-MOST_LOOKS:]
+    seen = f"{n} other verdicts on this test set were seen before, the last ones" if n > 1 else (
+        "Another verdict on this test set was seen before"
+    )  # fmt: skip
     return (
-        f"Other verdicts of this study were seen before: {'; '.join(result.earlier_looks)}. Asking again because "
-        "of what was seen is a further chance to err, for which nothing here is corrected. A new study with "
-        "confirm.until_decided=true from the start corrects for its looks."
+        f"{seen}: {'; '.join(last)}. Each further look is a further chance to err, for which nothing is corrected. "
+        "A new study with confirm.until_decided=true from the start corrects for its looks."
     )
 
 

@@ -29,7 +29,7 @@ class Result:
     candidate was a finalist. comparisons: finalists against the baseline, best first. runs: one per finalist, rate and
     seed. summary: the verdict in words. searched: whether the finalists were selected from trials. objective: what
     ranked those trials. n_test: the number of test examples, if known. target: the accuracy up to which steps were
-    counted; None if they were not. earlier_looks: other verdicts of this study that were seen before, in words.
+    counted; None if they were not. earlier_looks: other verdicts on this test set that were seen before, in words.
     refused: functions of a grammar that were rejected before training, and why. warnings: sentences on the model, the
     data and the training that a reader must know. about: how the result was made, by heading. config_yaml: the whole
     config. page: the study's table in MLflow, as a path below its server's address.

@@ -21,6 +21,7 @@ from actsearch.errors import ActSearchError, hide_passwords
 from actsearch.question.identity import flatten
 from actsearch.question.metrics import Direction
 from actsearch.records import Candidate, Cost, FinalistRun, TrialRecord
+from actsearch.study.ledger import Ledger
 from actsearch.training.plan import Plan
 
 FRESH = "study.fresh=true trains again; another study.name keeps both."
@@ -34,7 +35,7 @@ class Notes:
     plans: how its runs are trained, by kind of device. environments: the versions and hardware that trained it, each
     once. finalists: each with its tuned recipe values, the baseline among them. asked: the options by which they were
     chosen and tuned. tuned: how they were tuned, and which values lie at the edge, in words. target: the accuracy up to
-    which steps are counted. costs: of these finalists, by activation. looks: the verdicts that were shown, in words.
+    which steps are counted. costs: of these finalists, by activation.
     """
 
     plans: dict[str, Plan] = field(default_factory=dict)
@@ -44,7 +45,6 @@ class Notes:
     tuned: list[str] = field(default_factory=list)
     target: float | None = None
     costs: dict[str, Cost] = field(default_factory=dict)
-    looks: list[str] = field(default_factory=list)
 
 
 class Results(Generic[Record]):
@@ -100,6 +100,11 @@ class Results(Generic[Record]):
         """How many test examples the runs were scored on."""
         return self._attributes().get("n_test")
 
+    @property
+    def test_contents(self) -> str:
+        """The digest of these examples; empty if no run was scored."""
+        return self._attributes().get("test_contents", "")
+
     def note_test(self, n: int, contents: str) -> None:
         """Notes the test set that the runs are scored on: the number of examples, and their digest.
 
@@ -133,6 +138,7 @@ class Store:
         self.search = open_study(storage, name, directions, identity)
         self.tuning = Results(storage, f"{name}/tuning", TrialRecord)
         self.finalists = Results(storage, f"{name}/finalists", FinalistRun)
+        self.ledger = Ledger(storage)
 
     def records(self) -> list[TrialRecord]:
         return records(self.search)
@@ -175,7 +181,6 @@ class Store:
             tuned=kept.get("finalists_tuned", []),
             target=kept.get("target_accuracy"),
             costs={key[0]: Cost(**cost) for key, cost in costs},
-            looks=kept.get("looked_at", []),
         )
 
     def note_plan(self, device: str, plan: Plan) -> None:
@@ -183,10 +188,6 @@ class Store:
 
     def note_environment(self, environment: Mapping[str, str]) -> None:
         self._append("environments", environment)
-
-    def note_look(self, words: str) -> None:
-        """Notes that a person saw this verdict, because asking again after seeing it is a further chance to err."""
-        self._append("looked_at", words)
 
     def note_finalists(self, finalists: Sequence[Candidate], asked: Mapping[str, Any], tuned: Sequence[str]) -> None:
         """Notes the final finalists. The storage may also hold runs of others, from before n_trials was raised."""
