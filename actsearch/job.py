@@ -10,6 +10,7 @@ from typing import Any
 import optuna
 import psutil
 import torch
+from torch import nn
 
 from actsearch.activations.reach import remarks
 from actsearch.activations.spec import Spec, parse_net
@@ -28,7 +29,13 @@ from actsearch.study.finalists import with_baseline
 from actsearch.study.mirror import check_sampler
 from actsearch.study.samplers import SamplerFactory
 from actsearch.tracking import StudyInfo, check_tracking
+from actsearch.training.trace import GLOBAL_HOOKS
 from actsearch.training.trainer import find_device
+
+EVERYWHERE = (
+    "Hooks for all modules are registered in this process (torch.nn.modules.module.register_module_…): training "
+    "processes do not have them."
+)
 
 
 @dataclass
@@ -119,13 +126,14 @@ class Job:
             "trains anew."
             for what in self.unknown
         ]
+        everywhere = [EVERYWHERE] if any(getattr(nn.modules.module, name) for name in GLOBAL_HOOKS) else []
         redrawn = [
             f"recipe.init={init} draws {named(weights)} anew, to which the model's code gives a constant of its own. "
             "recipe.init=keep leaves what the code sets."
             for init in self.inits
             if (weights := self.model.redrawn(init))
         ]
-        return [*self.data.remarks, *self.model.remarks, *unread, *redrawn, *self.remarks_on(known)]
+        return [*self.data.remarks, *self.model.remarks, *unread, *everywhere, *redrawn, *self.remarks_on(known)]
 
     @property
     def inits(self) -> list[str]:
