@@ -17,6 +17,7 @@ import functools
 import hashlib
 import importlib.metadata
 import importlib.util
+import inspect
 import os
 import re
 import site
@@ -51,7 +52,8 @@ OF_C = (GetSetDescriptorType, MemberDescriptorType, MethodDescriptorType, Wrappe
 # whether two of these that are equal are one object differs, for instance, between compiled and loaded code
 SHARED_BY_CHANCE = (tuple, list, dict, set, frozenset, CodeType, np.ndarray, np.generic, Tensor)
 OF_CLASSES = {"__doc__", "__module__", "__dict__", "__weakref__", "__annotations__", "__slotnames__", "_abc_impl"}
-OF_MODULES = {"_parameters", "_buffers", "_modules", "training"}  # of an nn.Module, which have their own line below
+# of an nn.Module: what has its own line below, and an LSTM's further references to its weights
+OF_MODULES = {"_parameters", "_buffers", "_modules", "training", "_flat_weights", "_flat_weight_refs"}
 PACKAGE = str(Path(__file__).parent)
 UNREADABLE = {"import_module", "environ", "getenv"}
 UNREADABLE_BUILTINS = {"exec", "eval", "compile", "__import__"}  # net.eval and torch.compile have the same names
@@ -123,6 +125,8 @@ class Contents:
                 self._token(attribute, "" if p is None else f"{shape} {p.dtype} {p.requires_grad}")
                 if p is not None and not lazy and (weights or not p.requires_grad):  # what is frozen is kept
                     self.add(p)
+                for hooks in ("_backward_hooks", "_post_accumulate_grad_hooks"):
+                    self._each(*(getattr(p, hooks, None) or {}).values())
 
     def _token(self, *texts: str | bytes | memoryview) -> None:
         for text in texts:
@@ -227,7 +231,7 @@ class Contents:
         if home != "own":
             return
         self._statements(kind.__module__)
-        self._each(*kind.__bases__)
+        self._each(type(kind), *kind.__bases__)
         own = {k: v for k, v in sorted(vars(kind).items()) if k not in OF_CLASSES and not k.startswith("__dataclass_")}
         if "<locals>" not in kind.__qualname__:
             self._keep(kind.__module__, {f"{kind.__qualname__}.{k}": v for k, v in own.items() if k[0] != "_"})
@@ -281,14 +285,15 @@ class Contents:
     def _object(self, value: object) -> None:
         """An instance of any class: its class, and its state as it would be pickled."""
         self.add(type(value))
-        if hasattr(value, "__wrapped__"):  # functools.lru_cache
-            self.add(value.__wrapped__)  # pyright: ignore[reportAttributeAccessIssue]
+        wrapped = inspect.getattr_static(value, "__wrapped__", None)  # functools.lru_cache
+        if wrapped is not None:  # not hasattr: a class's own __getattr__ may raise anything
+            self.add(wrapped)
             return
-        state = getattr(value, "__dict__", None)
+        state = inspect.getattr_static(value, "__dict__", None) and vars(value)
         if state is not None and _home(type(value).__module__) == "own":
             self._each(*(part for pair in sorted(state.items()) for part in pair))
             return
-        if hasattr(value, "__array__") and not isinstance(value, type):
+        if hasattr(type(value), "__array__"):
             self._each(list(getattr(value, "columns", ())), np.asarray(value))
             return
         try:

@@ -10,6 +10,7 @@ from typing import Any
 import optuna
 import psutil
 import torch
+from torch import nn
 
 from actsearch.activations.reach import remarks
 from actsearch.activations.spec import Spec, parse_net
@@ -29,11 +30,16 @@ from actsearch.study.mirror import check_sampler
 from actsearch.study.samplers import SamplerFactory
 from actsearch.study.tuning import Axis, axes_of
 from actsearch.tracking import StudyInfo, check_tracking
+from actsearch.training.trace import GLOBAL_HOOKS
 from actsearch.training.trainer import find_device
 
 SHARED = (
     "confirm.tune=none: all are trained with one recipe, which favours the activations that it suits. The verdicts are "
     "about this recipe."
+)
+EVERYWHERE = (
+    "Hooks for all modules are registered in this process (torch.nn.modules.module.register_module_…): training "
+    "processes do not have them."
 )
 
 
@@ -130,6 +136,7 @@ class Job:
             "trains anew."
             for what in self.unknown
         ]
+        everywhere = [EVERYWHERE] if any(getattr(nn.modules.module, name) for name in GLOBAL_HOOKS) else []
         redrawn = [
             f"recipe.init={init} draws {named(weights)} anew, to which the model's code gives a constant of its own. "
             "recipe.init=keep leaves what the code sets."
@@ -137,7 +144,8 @@ class Job:
             if (weights := self.model.redrawn(init))
         ]
         shared = [] if self.axes else [SHARED]
-        return [*self.data.remarks, *self.model.remarks, *unread, *redrawn, *shared, *self.remarks_on(known)]
+        code = [*unread, *everywhere, *redrawn]
+        return [*self.data.remarks, *self.model.remarks, *code, *shared, *self.remarks_on(known)]
 
     @property
     def inits(self) -> list[str]:

@@ -186,9 +186,9 @@ def test_weights_inside_an_activation_have_no_weight_decay_and_no_gain():
     assert {id(p) for p in learned["params"]} == {id(p) for p in inner}
     assert not {id(p) for p in decayed["params"]} & {id(p) for p in inner}
     convs = [m for m in net.modules() if isinstance(m, nn.Conv2d) and m.groups > 1]
-    initialise(net, "gain", 5)
+    initialise(net, "gain", 5, {})
     at_gain = [c.weight.clone() for c in convs]
-    initialise(net, "torch", 5)
+    initialise(net, "torch", 5, {})
     assert all(torch.equal(c.weight, w) for c, w in zip(convs, at_gain, strict=True))
 
 

@@ -235,6 +235,39 @@ def test_generators_slots_compiled_functions_and_rewritten_asserts_are_read():
     assert read() == before
 
 
+def test_metaclasses_hooks_on_parameters_and_odd_objects():
+    def made(size):
+        class Meta(type):
+            def __call__(cls, *args):
+                return nn.Linear(4, size)
+
+        class Layer(metaclass=Meta):
+            pass
+
+        return Layer
+
+    assert digest_of(made(8)) == digest_of(made(8)) != digest_of(made(9))
+
+    class Config:
+        def __init__(self, **values):
+            object.__setattr__(self, "_values", values)
+
+        def __getattr__(self, name):
+            return self._values[name]
+
+    assert digest_of(Config(h=16)) == digest_of(Config(h=16)) != digest_of(Config(h=17))
+    net, hooked = nn.Linear(2, 2), nn.Linear(2, 2)
+    hooked.load_state_dict(net.state_dict())
+    assert digest_of(net) == digest_of(hooked)
+    hooked.weight.register_hook(lambda g: g * 0)
+    assert digest_of(net) != digest_of(hooked)
+    drawn = [Contents(), Contents()]
+    for contents in drawn:  # the weights of recurrent layers do not count where they are drawn anew
+        contents.add_net(nn.GRU(2, 3), weights=False)
+    assert drawn[0].digest == drawn[1].digest
+    assert drawn[0].unknown == []
+
+
 def digest_and_unknown(value):
     contents = Contents()
     contents.add(value)

@@ -552,6 +552,11 @@ class Training(Gated):
         return self.last(self.act(self.first(x if self.training else 2 * x)))
 
 
+class Drawing(Gated):
+    def forward(self, x):
+        return self.last(self.act(self.first(x + torch.randn(()).item())))
+
+
 class Tied(Gated):
     def forward(self, x):
         return self.last(self.act(self.first(self.first(x))))
@@ -597,6 +602,7 @@ class Sharing(Gated):
         (Sharing, "it changes test_fused.Sharing.calls, outside of its nets"),
         (Gated, "mul"),
         (Branching, "cannot be traced"),
+        (Drawing, "differs from call to call"),
         (Training, "differs between training and evaluation"),
         (Tied, "shared"),
         (sequential(nn.Linear(6, 6), nn.GroupNorm(2, 6)), "GroupNorm"),

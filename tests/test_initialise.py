@@ -9,10 +9,12 @@ from torch import nn
 from torch.nn.utils import parametrizations, spectral_norm, weight_norm
 
 import actsearch
-from actsearch.activations.spec import parse_net
+from actsearch.activations.spec import Spec, parse_net
 from actsearch.errors import ActSearchError
 from actsearch.models.model import Model
 from actsearch.question.recipe import INITS
+from actsearch.training.layer import NotFusable
+from actsearch.training.trace import trace_layers
 
 DRAWN = [init for init in INITS if init != "keep"]
 
@@ -200,3 +202,58 @@ def test_fine_tuning_a_trained_net_keeps_what_it_learned(tmp_path, no_pictures):
     kept = actsearch.compare(trained, arrays, ["relu"], recipe={**recipe, "init": "keep"}, **asked)
     assert kept.comparisons[0].mean > 0.9
     assert len({run.test_loss for run in kept.runs}) == 2  # batches differ from seed to seed
+
+
+# --- the gain -------------------------------------------------------------------------------------
+
+
+class Mlp(nn.Module):
+    """The same net in every form in which people write it: a, relu, b, relu, c."""
+
+    def __init__(self, form):
+        super().__init__()
+        first = form in ("first", "dict")
+        if form == "first":
+            self.act = nn.ReLU()
+        if form == "dict":
+            self.acts = nn.ModuleDict({"relu": nn.ReLU()})
+        self.c, self.b, self.a = nn.Linear(40, 3), nn.Linear(60, 40), nn.Linear(50, 60)
+        if form == "last":
+            self.act = nn.ReLU()
+        self.act = self.acts["relu"] if form == "dict" else self.act if first or form == "last" else None
+        self.function = nn.functional.relu
+
+    def forward(self, x):
+        if self.act is not None:
+            return self.c(self.act(self.b(self.act(self.a(x)))))
+        return self.c(self.function(self.b(nn.functional.relu(self.a(x)))))
+
+
+@pytest.mark.parametrize("form", ["first", "last", "dict", "function"])
+def test_the_gain_is_that_of_the_activation_before_in_the_order_of_computation(form):
+    made = Model(Mlp(form), "mlp", (50,), 3).build([Spec.of("relu")], 0, "gain")
+    scale = {name: (p.std() * p.shape[1] ** 0.5).item() for name, p in made.named_parameters() if p.dim() == 2}
+    for layer, wanted in (("a", 1.0), ("b", 2**0.5), ("c", 2**0.5)):
+        assert scale[f"{layer}.weight"] == pytest.approx(wanted, rel=0.12)
+
+
+def test_hooks_on_gradients_are_kept_in_copies_and_refused_where_they_would_be_lost():
+    def hooked():
+        made = net(nn.Linear(5, 64))
+        made[0].weight.register_hook(lambda g: g * 0)
+        made[0].bias.register_post_accumulate_grad_hook(lambda p: None)
+        return made
+
+    model = Model(hooked, "mine", (5,), 3)
+    made = model.build([Spec.of("relu")], 0, "gain")
+    made(torch.randn(4, 5)).sum().backward()
+    assert made[0].weight.grad.abs().max() == 0
+    assert made[0].bias._post_accumulate_grad_hooks
+    with pytest.raises(NotFusable, match="hooks on its gradient"):
+        trace_layers(model)
+    for path in ("0.weight", "0.bias"):
+        given = net(nn.Linear(5, 64))
+        p = given.get_parameter(path)
+        (p.register_hook if path == "0.weight" else p.register_post_accumulate_grad_hook)(lambda g: None)
+        with pytest.raises(ActSearchError, match=rf"the net 'mine': '{path}' has a hook .* Give a function that makes"):
+            Model(given, "mine", (5,), 3)

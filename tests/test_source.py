@@ -2,11 +2,13 @@
 
 import numpy as np
 import pandas as pd
+import polars as pl
 import pytest
+import scipy.sparse
 import torch
 
 from actsearch.data.inputs import tensors
-from actsearch.data.source import Data, Source
+from actsearch.data.source import Data, Source, take
 from actsearch.errors import ActSearchError
 
 # --- frames and labels of a user ------------------------------------------------------------------
@@ -291,3 +293,37 @@ def test_a_net_is_tried_on_training_examples_and_on_the_largest_token():
     assert some.shape == (2, 6)
     assert some.max() == 29 and some[0].tolist() in TOKENS[made._indices(0)[0]].tolist()
     assert torch.equal(raw().some(), raw().split(0).x_train[:2])
+
+
+@pytest.mark.parametrize(("of_test", "said"), [(1.0, False), (3.0, False), (255.0, True), (1 / 255, True)])
+def test_a_test_set_of_another_scale_is_said(of_test, said):
+    x = np.random.default_rng(0).normal(size=(60, 4)).astype(np.float32)
+    y = np.arange(60) % 2
+    remarks = take((x[:40], y[:40], of_test * x[40:], y[40:]), "mine").remarks
+    assert any("x_test has another scale than x: its standard deviation is" in remark for remark in remarks) == said
+
+
+@pytest.mark.parametrize(
+    ("x", "words"),
+    [
+        (np.zeros((6, 0)), "x has no features: its shape is (6, 0)"),
+        (np.array([np.zeros(3) for _ in range(6)] + [None], dtype=object)[:6], "stack them, numpy.stack(list(x))"),
+        (pl.DataFrame({"a": [1.0] * 6}).lazy(), "Write .collect()."),
+        (pl.DataFrame({"a": pl.Series([[1.0, 2.0]] * 6, dtype=pl.Array(pl.Float64, 2))}), "Make each part a column"),
+    ],
+)
+def test_inputs_in_forms_that_are_not_read_get_the_cure(x, words):
+    with pytest.raises(ActSearchError) as error:
+        take((x, np.arange(6) % 2, x, np.arange(6) % 2), "mine")
+    assert words in str(error.value)
+
+
+def test_a_sparse_matrix_that_is_a_mapping_too_is_a_matrix():
+    x = scipy.sparse.dok_matrix(np.eye(6))
+    assert torch.equal(take((x, np.arange(6) % 2, x, np.arange(6) % 2), "mine").source.x, torch.eye(6).double())
+
+
+def test_text_and_numbers_as_labels_of_one_data_set_are_refused():
+    x = np.eye(6)
+    with pytest.raises(ActSearchError, match=r"y has numbers as labels and y_test text\. Give both alike"):
+        take((x, np.arange(6) % 2, x, np.array(["a", "b"] * 3)), "mine")

@@ -171,6 +171,7 @@ def test_specs_survive_pickling():
         ("1", ["'1' is constant", "Write it like 'relu'"]),
         ("nn.ReLU()", ["'nn.ReLU'", "there is no module 'nn'", "my_file.my_function"]),
         ("os.path.join", ["'os.path' is a library's module", "my_file.my_function"]),
+        ("sin(x) / x", ["it is nan at x = 0", "where(x == 0, 1, sin(x) / x)"]),
         ("re\0lu", ["column 3", "\\x00"]),
         ("relu()()", ["'relu' takes x", "Write relu(x)"]),
         ("(" * 5000, ["5000 characters"]),

@@ -147,6 +147,8 @@ class Spec:
             bad = zip(x[~y.isfinite()].tolist(), y[~y.isfinite()].tolist(), strict=True)
             at, value = min(bad, key=lambda pair: abs(pair[0]))
             place = f": it is {number(value)} at x = {number(round(at, 6))}"
+            if not self.values and at == 0 and math.isnan(value) and not is_path(self.name):
+                cure = f"Give it a value there: where(x == 0, 1, {self.name})."
         return ActSearchError(f"'{self}' is not finite between -3 and 3{place}. {cure}")
 
     def _trainable(self) -> Spec:

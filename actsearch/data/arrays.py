@@ -74,7 +74,8 @@ def _plain(part: Any, what: str) -> np.ndarray:
     if isinstance(made, np.ma.MaskedArray) and made.mask.any():
         raise ActSearchError(f"{what} is a masked array with masked entries. Fill or remove them first.")
     if made.dtype.kind == "O" and made.ndim == 0:
-        raise ActSearchError(f"{what} is no array, but {type(part).__name__}.")
+        cure = " Write .collect()." if hasattr(part, "collect") else ""
+        raise ActSearchError(f"{what} is no array, but {type(part).__name__}.{cure}")
     return np.asarray(made)
 
 
@@ -130,7 +131,11 @@ def _of_objects(array: np.ndarray, what: str, names: bool) -> np.ndarray:
     """An array of Python's objects as one of numbers; of text as it is, if `names`."""
     flat = array.reshape(-1).tolist()
     if any(isinstance(entry, np.ndarray | list | tuple | Tensor | Mapping) for entry in flat):
-        raise ActSearchError(f"{what} is no array: its entries are sequences of different lengths. Pad them first.")
+        same = len({np.shape(entry) for entry in flat if not isinstance(entry, Mapping)}) == 1
+        cure = (
+            "sequences: stack them, numpy.stack(list(x))" if same else "sequences of different lengths. Pad them first"
+        )
+        raise ActSearchError(f"{what} is no array: its entries are {cure}.")
     if any(map(_is_missing, flat)):
         raise ActSearchError(f"{what} has missing entries. Fill or remove them first.")
     if any(isinstance(entry, str | bytes) for entry in flat):
@@ -207,7 +212,10 @@ def _pandas(column: Any) -> Any:
 
     if isinstance(column, pd.Series):
         return column
-    made = pd.Series(column.to_numpy())
+    values = column.to_numpy()
+    if values.ndim != 1 or values.dtype.names:
+        raise ActSearchError(f"a column '{column.name}' has {column.dtype} as entries. Make each part a column.")
+    made = pd.Series(values)
     kind = getattr(type(column.dtype), "__name__", "")
     if kind == "Enum":
         return made.astype(pd.CategoricalDtype(list(column.dtype.categories)))

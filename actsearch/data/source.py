@@ -30,6 +30,7 @@ Examples = tuple[Inputs, Tensor]
 STANDARDISE = ("auto", True, False)
 MOST_TOKENS = 2**20  # larger whole numbers without a given vocabulary are numbers
 SHOWN = 5  # classes that a remark names
+OTHER_SCALE, LEAST_TO_TELL = 5.0, 20  # a ratio of standard deviations that is no chance in so many examples
 MOST_INPUTS = 20  # that a message lists
 
 
@@ -157,9 +158,22 @@ def _take(made: Any) -> Taken:
     if made.validation is not None:
         source = replace(source, validation=taken.pair(made.validation, ("x of validation", "y of validation")))
     if not callable(made.test):
-        taken = replace(taken, test=taken.pair(made.test, ("x_test", "y_test")))
+        test = taken.pair(made.test, ("x_test", "y_test"))
+        taken = replace(taken, test=test, remarks=(*remarks, *_other_scale(x, test[0])))
         source = replace(source, test=lambda: taken.test)
     return replace(taken, source=source)
+
+
+def _other_scale(x: Inputs, x_test: Inputs) -> list[str]:
+    """A sentence for each input of another scale in the test set, as where only x was divided by 255."""
+    found = []
+    for one, other in zip(tensors(x), tensors(x_test), strict=True):
+        if one.is_floating_point() and count(other) >= LEAST_TO_TELL:
+            mine, theirs = (t.double().std().item() for t in (one, other))
+            if theirs > OTHER_SCALE * mine or mine > OTHER_SCALE * theirs:
+                both = f"its standard deviation is {theirs:.4g}, that of x {mine:.4g}"
+                found.append(f"x_test has another scale than x: {both}. Scale both alike.")
+    return found
 
 
 def _check_fields(source: Source) -> None:
@@ -186,6 +200,8 @@ def _examples(x: Any, y: Any, names: tuple[str, str]) -> tuple[Inputs, np.ndarra
             f"{names[0]}, {names[1]} have shapes {shapes} and {answers.array.shape} ({answers.array.dtype}). Wanted: "
             f"(n, …) inputs and n answers.{_cure(inputs, answers.array)}"
         )
+    if any(0 in t.shape for t in tensors(inputs)):
+        raise ActSearchError(f"{names[0]} has no features: its shape is {shapes}. Give at least one.")
     remarks = (*given.remarks, *_order_of(given.index, answers.index, names))
     return inputs, answers.array, replace(given, remarks=remarks)
 
@@ -208,7 +224,7 @@ def _cure(x: Inputs, y: np.ndarray) -> str:
 
 def _inputs(part: Any, what: str) -> tuple[Inputs, Given]:
     """The tensor or tensors of inputs. Floats become float32, except for a table's: its columns may be standardised."""
-    if isinstance(part, Mapping):
+    if isinstance(part, Mapping) and not hasattr(part, "toarray"):  # a dok_matrix is both
         several = {str(name): read(one, f"{what}['{name}']") for name, one in part.items()}
     elif isinstance(part, tuple) and all(hasattr(one, "shape") for one in part):
         several = {str(i): read(one, f"{what}[{i}]") for i, one in enumerate(part)}

@@ -23,7 +23,7 @@ from actsearch.activations.spec import ActivationModule, Spec, print_net
 from actsearch.contents import Contents, digest_of
 from actsearch.data.inputs import Inputs, count, each
 from actsearch.errors import ActSearchError, one_line
-from actsearch.models.initialise import NORMS, initialise
+from actsearch.models.initialise import NORMS, Before, activation_before, initialise
 from actsearch.random_states import seeded
 from actsearch.swap.copies import copied
 from actsearch.swap.net import Swapped, find_activations, swap_activations
@@ -83,6 +83,16 @@ def _trained_norm(net: nn.Module) -> str:
         if not frozen and any(not torch.equal(n, n.reshape(-1)[0].expand(n.shape)) for n in numbers):
             return f"its norm '{name}' is no longer as it begins"
     return ""
+
+
+def _check_hooks(net: Any, name: str) -> None:
+    """Raises ActSearchError for a given net with hooks on gradients, which pickle does not take to other processes."""
+    for path, p in net.named_parameters():
+        if p._backward_hooks or getattr(p, "_post_accumulate_grad_hooks", None):
+            raise ActSearchError(
+                f"the net '{name}': '{path}' has a hook on its gradient, which does not reach training processes. Give "
+                "a function that makes the net and registers the hook."
+            )
 
 
 def _fixed(net: nn.Module, other: nn.Module) -> list[str]:
@@ -161,6 +171,8 @@ class Model:
             raise ActSearchError(
                 f"model.only: '{name}' takes its activations itself, by the keyword `activation`. Remove it."
             )
+        if self._pattern:
+            _check_hooks(function, name)
         self.examples = self.zeros(2) if examples is None else examples
         self._swapped = Swapped()
         before = self._outside()
@@ -168,12 +180,15 @@ class Model:
         with seeded(0):
             net = self._assemble(lambda channels=None, dim=1: slots.append(channels) or relu.module(channels, dim))
         self.n_slots, self.channels = len(slots), slots
+        self._before: Before = {}
         if self.takes_activation:
             self._check_unshared(net)
         self.n_parameters = sum(p.numel() for p in net.parameters())
         why = "not asked for" if self.keywords.get("only") else "the model makes it itself"
         self.remarks = swap_in_words(_built_in(net, why) if self.takes_activation else self._swapped)
         self._try(net)
+        with seeded(0), torch.no_grad():
+            self._before = activation_before(net.eval(), self.outputs)
         after = self._outside()
         self.shared = next((name for name in after if after[name] != before.get(name)), "")
         if self.shared:
@@ -222,7 +237,7 @@ class Model:
 
         with seeded(seed):
             net = self._assemble(activation)
-        initialise(net, init, seed)
+        initialise(net, init, seed, self._before)
         return net
 
     def check_init(self, init: str) -> None:

@@ -37,6 +37,11 @@ def copied(net: nn.Module) -> nn.Module:
         twin = copy.deepcopy(net, dict(memo))
     except Exception as error:  # whatever an attribute of the user's raises
         raise ActSearchError(f"{_culprit(net, memo)} cannot be copied ({one_line(error)}). Remove it.") from error
+    for ours, theirs in zip(net.parameters(), twin.parameters(), strict=True):  # torch does not copy their hooks
+        for hook in (ours._backward_hooks or {}).values():
+            theirs.register_hook(hook)
+        for hook in (getattr(ours, "_post_accumulate_grad_hooks", None) or {}).values():
+            theirs.register_post_accumulate_grad_hook(hook)
     for ours, theirs in zip(net.modules(), twin.modules(), strict=True):
         for name in vars(theirs).keys() & theirs._modules.keys() - vars(ours).keys():
             del vars(theirs)[name]  # a copy of torch's decoder layer has F.relu before its activation module

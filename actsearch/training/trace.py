@@ -70,12 +70,14 @@ def trace_layers(model: Model) -> Traced:
     _check_plain(net)
     _check_lasting(net, model)
     try:
-        in_training = str(_Tracer().trace(net.train()))
+        in_training, again = (str(_Tracer().trace(net.train())) for _ in range(2))
         graph = _Tracer().trace(net.eval())
         with torch.no_grad():
             _Shapes(torch.fx.GraphModule(net, graph)).run(model.zeros(2))
     except Exception as error:  # control flow that depends on values, or whatever a user's forward raises
         raise NotFusable(f"its forward cannot be traced ({one_line(error)})") from error
+    if in_training != again:
+        raise NotFusable("its forward differs from call to call")
     if str(graph) != in_training:
         raise NotFusable("its forward differs between training and evaluation")
     traced = _read(graph, net, model)

@@ -100,7 +100,10 @@ class Trainer:
             code = cloudpickle.dumps((model, data.without_test(), self._devices))
             message = cloudpickle.dumps((list(values), code))
         except Exception as error:  # pickle, and a user's __reduce__, raise anything
-            raise ActSearchError(f"the model or the data cannot be pickled for a process: {one_line(error)}") from error
+            raise ActSearchError(
+                f"the model or the data cannot be pickled for a process: {one_line(error)}. Give a function that "
+                "makes the net or the data, in a file of its own."
+            ) from error
         self._processes.load(message)
 
     def start(self, runs: Sequence[Run]) -> None:
