@@ -82,7 +82,8 @@ def test_what_are_no_labels_is_refused_with_the_cure(y, words):
 @pytest.mark.parametrize(
     ("y_test", "words"),
     [(np.array(["ant", "dog"]), "y_test has class dog, which y lacks: its classes are ant, bee, cat"),
-     (np.array([0, 1]), "y has text as labels and y_test numbers. Give both alike"), (np.array([0.0, 1.0]), "y_test has floats")],
+     (np.array([0, 1]), "y has text as labels and y_test numbers. Give both alike"),
+     (np.array([0.0, 1.0]), "y_test has floats")],
 )  # fmt: skip
 def test_a_label_that_no_training_example_has_is_refused(y_test, words):
     with pytest.raises(ActSearchError, match=words):
