@@ -33,6 +33,7 @@ def test_mean_and_std_by_hand():
     assert std([1.0, 2.0, 6.0]) == pytest.approx(math.sqrt(7))  # (4 + 1 + 9) / 2
     assert math.isnan(mean([]))
     assert math.isnan(std([0.3]))
+    assert std([1e200, -1e200]) == math.inf
 
 
 def test_paired_difference_by_hand():
@@ -43,14 +44,14 @@ def test_paired_difference_by_hand():
     assert found.ci_high == pytest.approx(2 + 4.302653 / math.sqrt(3), abs=1e-6)
 
 
-@pytest.mark.parametrize("confidence", [0.9, 0.95, 0.99])
+@pytest.mark.parametrize("level", [0.1, 0.05, 0.01])
 @pytest.mark.parametrize("n", [2, 5, 20, 100])
-def test_paired_difference_is_scipys(n, confidence):
+def test_paired_difference_is_scipys(n, level):
     rng = np.random.default_rng(n)
     shared = rng.normal(0.6, 0.05, n)
     a, b = shared + rng.normal(0.01, 0.01, n), shared
-    found = paired_difference(a.tolist(), b.tolist(), confidence)
-    theirs = stats.ttest_rel(a, b).confidence_interval(confidence)
+    found = paired_difference(a.tolist(), b.tolist(), level)
+    theirs = stats.ttest_rel(a, b).confidence_interval(1 - level)
     assert found.mean == pytest.approx((a - b).mean(), rel=1e-12)
     assert (found.ci_low, found.ci_high) == pytest.approx((theirs.low, theirs.high), rel=1e-10)
 
@@ -262,6 +263,17 @@ def test_power_grows_with_the_effect_and_is_a_number_everywhere(n, alpha):
     assert np.all(np.diff(power) > -1e-9)
     assert power[0] == pytest.approx(alpha)
     assert power[-1] == pytest.approx(1, abs=1e-6)
+
+
+@pytest.mark.parametrize("alpha", [0.00126, 1e-5, 1e-8, 1e-14, 1e-300])
+def test_power_of_two_pairs_at_tiny_levels(alpha):
+    # given the spread |D|/√2 of two differences, a t beyond c is a mean beyond c |D| / 2: integrated over D by scipy
+    c = stats.t.isf(alpha / 2, 1)
+    for times in (0.3, 1.0, 3.0):
+        shift = times * c
+        wanted = stats.norm.cdf(shift / c) - stats.norm.cdf(-shift / c)  # |D| is half normal; the mean's noise ≪ shift
+        assert power_of_paired_t(shift, math.sqrt(2), 2, alpha) == pytest.approx(wanted, abs=2e-3)
+    assert power_of_paired_t(minimum_detectable_effect(7.0, 2, alpha), 7.0, 2, alpha) == pytest.approx(0.8, abs=1e-6)
 
 
 @pytest.mark.parametrize("n", [2, 3, 10, 20, 40, 80, 160, 1000])

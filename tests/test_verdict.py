@@ -2,6 +2,7 @@
 
 import csv
 import math
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -155,7 +156,7 @@ def test_looks_and_comparisons_change_the_level_and_nothing_else():
     assert (one.confidence, three.confidence, looks.confidence) == pytest.approx((0.95, 1 - 0.05 / 3, 0.99))
     assert Rules(0.1, 2, 5).level == pytest.approx(0.01)
     base = arm([0.6] * N)
-    theirs = paired_difference(0.605 + 0.01 * SHAPE, base.values, 0.99)
+    theirs = paired_difference(0.605 + 0.01 * SHAPE, base.values, 0.01)
     assert (looks.ci_low, looks.ci_high) == pytest.approx((theirs.ci_low, theirs.ci_high))
     # 5 % alone, undecided among ten
     assert one.verdict == BETTER
@@ -177,6 +178,33 @@ def test_where_the_sign_flip_test_disagrees_nothing_is_decided():
     assert other.ci_low < 0 < other.ci_high
     assert other.p_sign_flip < 0.001
     assert other.verdict == UNDECIDED  # inside the margin, but not equivalent
+
+
+def test_a_verdict_that_the_sign_flip_test_takes_back_says_so():
+    # one wild seed: the interval lies within a wide margin, the signs see a difference
+    wild = [0.002] * 18 + [0.30, -0.0001]
+    found = judge(ACCURACY, arm([0.6 + v for v in wild]), arm([0.6] * N), Rules(), margin=0.5)
+    assert found.verdict == UNDECIDED
+    assert found.warning == (
+        "the 95 % interval lies within the margin, but the exact sign-flip test finds a difference "
+        "(p = 3.8e-06 at level 0.05), so it is undecided"
+    )
+    # ten seeds between the two tests
+    rng = np.random.default_rng(0)
+    said = set()
+    for _ in range(600):
+        d = rng.normal(0.7, 1, 10)
+        found = judge(ACCURACY, arm(0.6 + d / 100), arm([0.6] * 10), Rules())
+        differs = found.ci_low > 0 or found.ci_high < 0
+        takes_back = differs != (found.p_sign_flip <= 0.05)
+        assert takes_back == ("so it is undecided" in found.warning)
+        if takes_back:
+            assert found.verdict == UNDECIDED
+            assert ("interval excludes 0, but the exact sign-flip test finds no difference" in found.warning) == differs
+            said.add(differs)
+    assert said == {True, False}
+    # too few seeds for any verdict: that is another sentence
+    assert judge(ACCURACY, arm([0.6 + v for v in wild[-5:]]), arm([0.6] * 5), Rules(), margin=0.5).warning == ""
 
 
 # --- failures -------------------------------------------------------------------------------------
@@ -206,6 +234,7 @@ def test_failures_warn_and_are_compared_by_mcnemar():
     [
         (ACCURACY, math.nan, "some values of test accuracy are not finite"),
         (ACCURACY, math.inf, "some values of test accuracy are not finite"),
+        (ACCURACY, 1e200, "some values of test accuracy are beyond ±1e+150, too large to be compared"),
         (LOSS, math.nan, "are not finite"),
         (LOSS, 0.0, "by ratio, which needs values above 0, but gets down to 0:"),
         (LOSS, -1.25, "gets down to -1.25: a metric of one's own with ratio=False"),
@@ -254,6 +283,40 @@ def test_every_number_of_seeds_has_its_numbers(n):
     found = judge(ACCURACY, arm(base + rng.normal(0, 0.006, n)), arm(base), Rules(comparisons=3, looks=5))
     numbers = (found.ci_low, found.ci_high, found.p_value, found.p_sign_flip, found.minimum_detectable_effect)
     assert all(math.isfinite(v) for v in numbers)
+
+
+def test_two_seeds_at_a_tiny_level_have_an_infinite_interval():
+    found = judge(LOSS, arm([1.0, 2.0]), arm([2.0, 1.0]), Rules(comparisons=5000))
+    assert (found.verdict, found.ci_low, found.ci_high) == (UNDECIDED, -1.0, math.inf)
+    assert found.minimum_detectable_effect == math.inf
+
+
+@pytest.mark.parametrize("metric", [ACCURACY, LOSS], ids=lambda m: m.name)
+def test_whatever_the_numbers_there_is_a_verdict_and_an_interval(metric):
+    rng = np.random.default_rng(6)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for _ in range(400):
+            n = int(rng.choice([1, 2, 3, 4, 6, 20, 45]))
+            tens = rng.choice([-300, -12, -1, 0, 3, 140, 160, 306], (2, 1)) + rng.choice([-9, 0, 0, 0, 0, 9], (2, n))
+            values = (0.1 + rng.random((2, n))) * 10.0 ** tens.clip(-306, 307)
+            values[1] = values[0] if rng.random() < 0.1 else values[1]
+            if metric is ACCURACY:
+                values *= rng.choice([-1, 1])
+            rules = Rules(float(rng.choice([1e-6, 0.05, 0.4])), int(10 ** rng.uniform(0, 6)), int(rng.choice([1, 5])))
+            found = judge(metric, arm(values[0]), arm(values[1]), rules, float(10 ** rng.uniform(-9, -0.01)))
+            assert found.verdict.split(",")[0] in {BETTER, WORSE, EQUIVALENT, UNDECIDED}
+            if "too large to be compared" in found.warning or n == 1:
+                assert found.verdict == UNDECIDED
+                continue
+            assert found.ci_low <= found.difference <= found.ci_high
+            assert found.minimum_detectable_effect >= 0
+            assert 0 <= found.p_value <= found.p_corrected <= 1
+            assert 0 <= found.p_sign_flip <= 1
+            if found.decided:
+                assert found.seeds_to_decide is None
+            elif found.seeds_to_decide is not None:
+                assert found.seeds_to_decide > n
 
 
 # --- how many seeds -------------------------------------------------------------------------------

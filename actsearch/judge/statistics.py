@@ -29,7 +29,7 @@ def std(values: Sequence[float]) -> float:
     if len(values) < 2:
         return math.nan
     centre = mean(values)
-    return math.sqrt(sum((v - centre) ** 2 for v in values) / (len(values) - 1))
+    return math.sqrt(sum((v - centre) * (v - centre) for v in values) / (len(values) - 1))  # ** raises where * is inf
 
 
 @dataclass(frozen=True)
@@ -48,10 +48,8 @@ class PairedDifference:
     n: int
 
 
-def paired_difference(
-    candidate: Sequence[float], baseline: Sequence[float], confidence: float = 0.95
-) -> PairedDifference:
-    """Paired differences with their t interval (Student 1908).
+def paired_difference(candidate: Sequence[float], baseline: Sequence[float], level: float = 0.05) -> PairedDifference:
+    """Paired differences with their t interval at confidence 1 − level (Student 1908).
 
     candidate, baseline: (n_seeds,), the same seed at the same index.
     Raises ValueError if lengths differ or are 0.
@@ -67,7 +65,7 @@ def paired_difference(
         return PairedDifference(centre, math.nan, math.nan, math.nan, math.nan, 1)
     spread = float(difference.std(ddof=1))
     error = spread / math.sqrt(n)
-    half = float(stats.t.ppf((1 + confidence) / 2, n - 1)) * error
+    half = float(stats.t.isf(level / 2, n - 1)) * error
     # if error is 0, all differences are equal; if a difference is not finite, the p-value is NaN
     p_value = float(centre == 0) if error == 0 else float(2 * stats.t.sf(abs(centre) / error, n - 1))
     return PairedDifference(centre, spread, centre - half, centre + half, p_value, n)
@@ -133,10 +131,14 @@ def power_of_paired_t(effect: float, std: float, n: int, alpha: float) -> float:
         return 0.0
     if std == 0:
         return float(effect != 0)
-    critical = stats.t.ppf(1 - alpha / 2, n - 1)
+    critical = float(stats.t.isf(alpha / 2, n - 1))
     shift = abs(effect) / std * math.sqrt(n)
     if shift > 10 * critical + 40:  # certain, even for two pairs; scipy's noncentral t is slow and inexact out there
         return 1.0
+    if critical > 5000:  # two or three pairs at a tiny level: scipy's noncentral t is NaN there, or takes half a minute
+        z = np.linspace(-9, 9, 2001)  # the standardised mean; given it, the spread must be small enough
+        weight = stats.norm.pdf(z)
+        return float(weight @ stats.chi2.cdf((n - 1) * ((z + shift) / critical) ** 2, n - 1) / weight.sum())
     wrong_side = float(stats.nct.cdf(-critical, n - 1, shift))  # scipy returns NaN where this is below 1e-13
     return float(stats.nct.sf(critical, n - 1, shift)) + (0.0 if math.isnan(wrong_side) else wrong_side)
 
@@ -147,13 +149,11 @@ def minimum_detectable_effect(std: float, n: int, alpha: float, power: float = P
 
     if n < 2 or math.isnan(std):
         return math.nan
-    if std == 0:
-        return 0.0
-    high = std
-    while power_of_paired_t(high, std, n, alpha) < power:
+    high = 1.0  # in standard deviations
+    while power_of_paired_t(high, 1.0, n, alpha) < power:
         high *= 2
-    found: Any = optimize.brentq(lambda e: power_of_paired_t(e, std, n, alpha) - power, 0.0, high)
-    return float(found)
+    found: Any = optimize.brentq(lambda e: power_of_paired_t(e, 1.0, n, alpha) - power, 0.0, high)
+    return std * float(found)
 
 
 def upper_std(std: float, n: int, level: float = 0.8) -> float:

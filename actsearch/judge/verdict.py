@@ -30,6 +30,7 @@ from actsearch.question.options import Rules
 
 BETTER, WORSE, EQUIVALENT, UNDECIDED = "better", "worse", "equivalent", "undecided"
 BY_LESS = ", by less than the margin"
+LARGEST = 1e150  # the squares of larger differences are infinite
 
 
 @dataclass(frozen=True)
@@ -84,30 +85,36 @@ def judge(metric: Metric, candidate: Arm, baseline: Arm, rules: Rules, margin: f
     margin: if None, the metric's own. Raises ValueError if the arms are empty or of different lengths.
     """
     margin = metric.margin if margin is None else margin
-    a, b = list(candidate.values), list(baseline.values)
+    a, b = [float(v) for v in candidate.values], [float(v) for v in baseline.values]
     n_failed, n_failed_baseline = sum(candidate.failed), sum(baseline.failed)
     p_failed = mcnemar_p_value(candidate.failed, baseline.failed)
-    if _unusable(metric, (*a, *b)):
+    unusable = _unusable(metric, (*a, *b))
+    if unusable:
         x = y = [math.nan]
     elif metric.ratio:
         x, y = [math.log(v) for v in a], [math.log(v) for v in b]
     else:
         x, y = a, b
-    d = paired_difference(x, y, 1 - rules.level)
+    d = paired_difference(x, y, rules.level)
     low, high = (-math.log1p(margin), math.log1p(margin)) if metric.ratio else (-margin, margin)
     least = fewest_for_sign_flips(rules.level)  # with fewer seeds there is no verdict: three may agree closely by luck
+    contradiction = ""
     if d.n < 2:
         verdict, p_sign_flip, seeds = UNDECIDED, math.nan, None
     else:
         p_sign_flip = sign_flip_p_value([p - q for p, q in zip(x, y, strict=True)])
         flips = p_sign_flip <= max(rules.level, smallest_sign_flip_p(d.n))
-        verdict = _decide(d.ci_low, d.ci_high, low, high, flips, metric.higher_is_better)
+        differs, inside = d.ci_low > 0 or d.ci_high < 0, low < d.ci_low and d.ci_high < high
+        verdict = _decide(differs, inside, flips, (d.mean > 0) == metric.higher_is_better)
         nothing = all(candidate.failed) and all(baseline.failed)
         verdict = UNDECIDED if nothing or d.n < least else verdict
+        if d.n >= least and not nothing:
+            contradiction = _contradiction(differs, inside, flips, p_sign_flip, rules.level)
         seeds = None
         if verdict == UNDECIDED and not nothing:
             seeds = seeds_to_decide(d.mean, d.std, d.n, low, high, rules.level)
-    shown = math.expm1 if metric.ratio else float
+    failures = _failures(n_failed, n_failed_baseline, p_failed, len(a), rules.level)
+    shown = _relative_change if metric.ratio else float
     return Verdict(
         metric=metric, verdict=verdict, mean=mean(a), std=std(a), baseline_mean=mean(b),
         difference=shown(d.mean), ci_low=shown(d.ci_low), ci_high=shown(d.ci_high), confidence=1 - rules.level,
@@ -115,8 +122,16 @@ def judge(metric: Metric, candidate: Arm, baseline: Arm, rules: Rules, margin: f
         p_sign_flip=p_sign_flip, n_seeds=len(a), margin=margin,
         minimum_detectable_effect=shown(minimum_detectable_effect(d.std, d.n, rules.level)),
         seeds_to_decide=seeds, n_failed=n_failed, n_failed_baseline=n_failed_baseline, p_failed=p_failed,
-        warning=_warning(n_failed, n_failed_baseline, p_failed, len(a), _unusable(metric, (*a, *b)), rules.level),
+        warning="; ".join(filter(None, [unusable, contradiction, failures])),
     )  # fmt: skip
+
+
+def _relative_change(log_ratio: float) -> float:
+    """A log ratio as relative change; infinite where it is too large for a float."""
+    try:
+        return math.expm1(log_ratio)
+    except OverflowError:
+        return math.inf
 
 
 def _unusable(metric: Metric, values: Sequence[float]) -> str:
@@ -128,18 +143,31 @@ def _unusable(metric: Metric, values: Sequence[float]) -> str:
             f"{metric.words} is compared by ratio, which needs values above 0, but gets down to {min(values):.4g}: a "
             "metric of one's own with ratio=False is compared by the difference"
         )
+    if not metric.ratio and any(abs(value) > LARGEST for value in values):
+        return f"some values of {metric.words} are beyond ±{LARGEST:g}, too large to be compared"
     return ""
 
 
-def _decide(ci_low: float, ci_high: float, low: float, high: float, flips: bool, higher_is_better: bool) -> str:
-    """The verdict from an interval and a margin (low, high). flips: whether the sign-flip test finds a difference."""
-    differs = ci_low > 0 or ci_high < 0
+def _contradiction(differs: bool, inside: bool, flips: bool, p_sign_flip: float, level: float) -> str:
+    """A sentence, if the interval and the sign-flip test say different things; else empty."""
+    if differs == flips:
+        return ""
+    one = "excludes 0" if differs else "lies within the margin" if inside else "includes 0"
+    return (
+        f"the {100 * (1 - level):.4g} % interval {one}, but the exact sign-flip test finds {'no' if differs else 'a'} "
+        f"difference (p = {p_sign_flip:.2g} at level {level:.2g}), so it is undecided"
+    )
+
+
+def _decide(differs: bool, inside: bool, flips: bool, good: bool) -> str:
+    """The verdict. differs: whether the interval excludes 0. inside: whether it lies within the margin. flips: whether
+    the sign-flip test finds a difference. good: whether the difference is in the metric's direction.
+    """
     if differs != flips:
         return UNDECIDED
-    inside = low < ci_low and ci_high < high
     if not differs:
         return EQUIVALENT if inside else UNDECIDED
-    return (BETTER if (ci_low > 0) == higher_is_better else WORSE) + (BY_LESS if inside else "")
+    return (BETTER if good else WORSE) + (BY_LESS if inside else "")
 
 
 def seeds_to_decide(centre: float, spread: float, n: int, low: float, high: float, level: float) -> int | None:
@@ -156,14 +184,13 @@ def seeds_to_decide(centre: float, spread: float, n: int, low: float, high: floa
     return max(least, min(f for f in found if f is not None)) if any(found) else None
 
 
-def _warning(n_failed: int, n_failed_baseline: int, p_failed: float, n: int, unusable: str, level: float) -> str:
-    found = [unusable] if unusable else []
+def _failures(n_failed: int, n_failed_baseline: int, p_failed: float, n: int, level: float) -> str:
     if n_failed == n_failed_baseline == n:
-        found.append("no run of either learned anything: all diverged or stayed at chance")
-    elif n_failed or n_failed_baseline:
+        return "no run of either learned anything: all diverged or stayed at chance"
+    if n_failed or n_failed_baseline:
         how = "more than can be chance" if p_failed <= level else "which may be chance"
-        found.append(
+        return (
             f"{n_failed} of {n} runs diverged or stayed at chance, the baseline's {n_failed_baseline} ({how}, McNemar "
             f"p = {p_failed:.2g}); the means include those runs, counted at chance level"
         )
-    return "; ".join(found)
+    return ""
