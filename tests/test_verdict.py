@@ -319,6 +319,84 @@ def test_whatever_the_numbers_there_is_a_verdict_and_an_interval(metric):
                 assert found.seeds_to_decide > n
 
 
+# --- runs that never reach the target -------------------------------------------------------------
+
+STEPS = METRICS["steps_to_accuracy"]
+
+
+def capped(steps, most=1000.0):
+    """Runs that were watched for so many steps."""
+    return Arm([min(float(v), most) for v in steps], [False] * len(steps), [v > most for v in steps])
+
+
+def test_where_no_run_reached_the_target_nothing_is_equivalent():
+    never = capped([2000.0] * N)
+    found = judge(STEPS, never, never, Rules())
+    assert (found.verdict, found.seeds_to_decide) == (UNDECIDED, None)
+    assert found.warning == (
+        "0 of 20 runs reached the target accuracy, the baseline's 0; the rest count as if they had at their last "
+        "step, so it is undecided"
+    )
+    assert all(math.isnan(v) for v in (found.ci_low, found.ci_high, found.p_value, found.p_corrected))
+
+
+def test_the_verdict_stands_where_unreached_runs_only_make_the_difference_larger():
+    reached = capped(500 * np.exp(0.05 * SHAPE))
+    some = capped(np.where(np.arange(N) < 3, 800, 5000) * np.exp(0.02 * SHAPE))
+    slow, quick = judge(STEPS, some, reached, Rules()), judge(STEPS, reached, some, Rules())
+    assert (slow.verdict, quick.verdict) == (WORSE, BETTER)
+    assert slow.warning.startswith("3 of 20 runs reached the target accuracy, the baseline's 20;")
+    assert quick.warning.startswith("20 of 20 runs reached the target accuracy, the baseline's 3;")
+    assert slow.warning.endswith("so the difference is at least this large")
+    assert (slow.ci_high, quick.ci_low) == (math.inf, -1.0)
+    as_counted = judge(STEPS, arm(some.values), reached, Rules())
+    assert (slow.ci_low, slow.p_corrected) == (as_counted.ci_low, as_counted.p_corrected)
+    # the other way round nothing is known: the unreached runs of the quicker arm may be its slowest
+    doubtful = judge(STEPS, capped([300.0] * 17 + [5000.0] * 3), capped([900.0 + i for i in range(N)]), Rules())
+    assert doubtful.difference < 0
+    assert (doubtful.verdict, doubtful.warning[:49]) == (UNDECIDED, "17 of 20 runs reached the target accuracy, the ba")
+
+
+def test_with_unreached_runs_it_is_never_equivalent_nor_less_than_the_margin():
+    rng = np.random.default_rng(2)
+    seen = set()
+    for _ in range(300):
+        centres = rng.uniform(6.4, 7.1, 2)
+        a, b = (capped(np.exp(rng.normal(c, rng.choice([0.005, 0.2]), 12))) for c in centres)
+        found = judge(STEPS, a, b, Rules(), margin=0.9)
+        excludes = found.ci_low > 0 or found.ci_high < 0
+        if sum(a.censored) + sum(b.censored):
+            assert found.verdict in (BETTER, WORSE, UNDECIDED)
+            assert found.decided == excludes == (found.p_corrected < 0.05)
+            assert not (found.decided and sum(a.censored) and sum(b.censored))
+            # whatever the steps that the unreached runs would have taken, the mean differs at least as much
+            if found.decided:
+                true = [
+                    [v * (1 + 9 * rng.random() * c) for v, c in zip(x.values, x.censored, strict=True)] for x in (a, b)
+                ]
+                grown = np.mean(np.log(true[0])) - np.mean(np.log(true[1]))
+                assert abs(grown) >= abs(math.log1p(found.difference))
+            seen.add(found.verdict)
+    assert seen == {BETTER, WORSE, UNDECIDED}
+
+
+def test_the_end_of_a_censored_interval_is_beyond_the_truth_in_two_and_a_half_percent():
+    rng = np.random.default_rng(3)
+    true, wrong, decided = 0.06, 0, 0
+    for _ in range(1500):
+        seeds = rng.normal(6.78, 0.05, 12)
+        a, b = (
+            capped(np.exp(seeds + rng.normal(true, 0.06, 12))),
+            capped(np.exp(seeds - 0.1 + rng.normal(0.1, 0.001, 12))),
+        )
+        found = judge(STEPS, a, b, Rules())
+        if sum(a.censored) and found.decided:
+            decided += 1
+            wrong += found.ci_low > math.expm1(true)
+    assert decided > 300
+    assert wrong <= 0.025 * 1500
+
+
 # --- how many seeds -------------------------------------------------------------------------------
 
 

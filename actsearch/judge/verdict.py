@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from actsearch.judge.statistics import (
     fewest_for_sign_flips,
@@ -35,10 +35,13 @@ LARGEST = 1e150  # the squares of larger differences are infinite
 
 @dataclass(frozen=True)
 class Arm:
-    """One candidate's runs. values: (n,), ordered by seed. failed: (n,), whether a run diverged or stayed at chance."""
+    """One candidate's runs. values: (n,), ordered by seed. failed: (n,), whether a run diverged or stayed at chance.
+    censored: (n,), whether a run never reached the target, so that its value is only a lower bound; empty if none.
+    """
 
     values: Sequence[float]
     failed: Sequence[bool]
+    censored: Sequence[bool] = ()
 
 
 @dataclass(frozen=True)
@@ -48,9 +51,9 @@ class Verdict:
     verdict: better, worse, equivalent or undecided. mean, std, baseline_mean: over n_seeds (for a cost, over as many
     repetitions). difference, ci_low, ci_high and minimum_detectable_effect: candidate − baseline, or for ratios the
     relative change (−0.03 is 3 % less). confidence: of the interval. p_corrected: corrected for all comparisons and
-    looks. seeds_to_decide: how many seeds in all should decide it; None if it is decided, or if a million would not be
-    enough. p_failed: McNemar's p-value of n_failed against n_failed_baseline. warning: empty, or what to know before
-    believing the verdict.
+    looks. seeds_to_decide: how many seeds in all should decide it; None if it is decided, if a million would not be
+    enough, or if runs that never reached a target stand in the way. p_failed: McNemar's p-value of n_failed against
+    n_failed_baseline. warning: empty, or what to know before believing the verdict.
     """
 
     metric: Metric
@@ -115,7 +118,7 @@ def judge(metric: Metric, candidate: Arm, baseline: Arm, rules: Rules, margin: f
             seeds = seeds_to_decide(d.mean, d.std, d.n, low, high, rules.level)
     failures = _failures(n_failed, n_failed_baseline, p_failed, len(a), rules.level)
     shown = _relative_change if metric.ratio else float
-    return Verdict(
+    found = Verdict(
         metric=metric, verdict=verdict, mean=mean(a), std=std(a), baseline_mean=mean(b),
         difference=shown(d.mean), ci_low=shown(d.ci_low), ci_high=shown(d.ci_high), confidence=1 - rules.level,
         p_value=d.p_value, p_corrected=min(1.0, d.p_value * rules.comparisons * rules.looks) if d.n > 1 else math.nan,
@@ -124,6 +127,39 @@ def judge(metric: Metric, candidate: Arm, baseline: Arm, rules: Rules, margin: f
         seeds_to_decide=seeds, n_failed=n_failed, n_failed_baseline=n_failed_baseline, p_failed=p_failed,
         warning="; ".join(filter(None, [unusable, contradiction, failures])),
     )  # fmt: skip
+    n_censored, n_censored_baseline = sum(candidate.censored), sum(baseline.censored)
+    if n_censored or n_censored_baseline:
+        return _with_bounds(found, n_censored, n_censored_baseline, failures)
+    return found
+
+
+def _with_bounds(found: Verdict, n_censored: int, n_censored_baseline: int, failures: str) -> Verdict:
+    """The verdict where so many values of the candidate and of the baseline are lower bounds.
+
+    If only one arm has them and its values are larger, the true difference is at least that of the bounds: the end of
+    the interval that is nearer to 0 holds, and so does better or worse. In all other cases nothing is known.
+    """
+    n = found.n_seeds
+    counts = (
+        f"{n - n_censored} of {n} runs reached the target accuracy, the baseline's {n - n_censored_baseline}; the rest "
+        "count as if they had at their last step"
+    )
+    only_grows = found.difference < 0 if not n_censored else found.difference > 0 and not n_censored_baseline
+    if found.decided and found.verdict != EQUIVALENT and only_grows:
+        floor = -1.0 if found.metric.ratio else -math.inf
+        return replace(
+            found,
+            verdict=found.verdict.removesuffix(BY_LESS),
+            ci_low=found.ci_low if n_censored else floor,
+            ci_high=math.inf if n_censored else found.ci_high,
+            minimum_detectable_effect=math.nan,
+            warning="; ".join(filter(None, [f"{counts}, so the difference is at least this large", found.warning])),
+        )
+    unknown = dict.fromkeys(
+        ("ci_low", "ci_high", "p_value", "p_corrected", "p_sign_flip", "minimum_detectable_effect"), math.nan
+    )
+    warning = "; ".join(filter(None, [f"{counts}, so it is undecided", failures]))
+    return replace(found, **unknown, verdict=UNDECIDED, seeds_to_decide=None, warning=warning)
 
 
 def _relative_change(log_ratio: float) -> float:
