@@ -9,16 +9,16 @@ import pytest
 from scipy import stats
 
 from actsearch.judge.statistics import (
+    assurance,
+    fewest_for_sign_flips,
     mcnemar_p_value,
     mean,
     minimum_detectable_effect,
     paired_difference,
     power_of_paired_t,
-    seeds_for_difference,
-    seeds_for_equivalence,
+    seeds_to_decide,
     sign_flip_p_value,
     std,
-    upper_std,
 )
 
 # Cushny & Peebles 1905, as in Student 1908: hours of sleep that ten patients won by one drug over another
@@ -146,13 +146,7 @@ def test_power_is_g_powers(d, n, power):
     ],
 )
 def test_sample_sizes_are_the_published_ones(d, power, n):
-    assert seeds_for_difference(d, 1.0, 0.05, power) == n
-
-
-@pytest.mark.parametrize(("n", "chi_square"), [(5, 1.649), (10, 5.380), (20, 13.716), (31, 23.364)])
-def test_the_upper_limit_of_a_standard_deviation_by_the_printed_table(n, chi_square):
-    # chi_square: what a variable with n − 1 degrees of freedom exceeds with 80 %, from any printed table
-    assert upper_std(2.0, n) == pytest.approx(2 * math.sqrt((n - 1) / chi_square), rel=2e-4)
+    assert power_of_paired_t(d, 1.0, n - 1, 0.05) < power <= power_of_paired_t(d, 1.0, n, 0.05)
 
 
 # --- sign flips -----------------------------------------------------------------------------------
@@ -235,12 +229,6 @@ def found_share(effect, std, n, alpha):
     return np.mean(np.abs(centre) > stats.t.ppf(1 - alpha / 2, n - 1) * error)
 
 
-def inside_share(effect, std, low, high, n, alpha):
-    centre, error = simulated(effect, std, n)
-    half = stats.t.ppf(1 - alpha / 2, n - 1) * error
-    return np.mean((low < centre - half) & (centre + half < high))
-
-
 NOISE = 4 * math.sqrt(0.25 / STUDIES)  # four standard errors of a share
 
 
@@ -286,27 +274,54 @@ def test_the_minimum_detectable_effect_is_found_with_its_power(n, alpha):
         assert found_share(effect, 3.0, n, alpha) == pytest.approx(0.8, abs=NOISE)
 
 
-@pytest.mark.parametrize(("effect", "alpha"), [(0.2, 0.05), (0.5, 0.05), (0.5, 0.01), (1.0, 0.05)])
-def test_the_seeds_for_a_difference_are_enough_and_not_many_too_many(effect, alpha):
-    n = seeds_for_difference(effect, 1.0, alpha)
-    assert found_share(effect, 1.0, n, alpha) >= 0.8 - NOISE
-    assert found_share(effect, 1.0, round(0.8 * n), alpha) < 0.8
-
-
 @pytest.mark.parametrize(
-    ("effect", "low", "high", "alpha"),
-    [(0.0, -0.5, 0.5, 0.05), (0.2, -0.5, 0.5, 0.05), (-0.1, -0.5, 0.5, 0.01), (0.0, -0.3, 0.35, 0.05)],
+    ("centre", "n_seen", "n", "margin", "level"),
+    [
+        (0.4, 10, 25, 0.5, 0.05),
+        (0.4, 20, 40, 1e-6, 0.05),  # only a difference can be found
+        (0.0, 10, 60, 0.4, 0.05),  # only equivalence
+        (-0.3, 20, 30, 0.6, 0.01),
+        (0.2, 40, 45, 0.4, 0.003),
+    ],
 )
-def test_the_seeds_for_equivalence_are_enough_and_not_many_too_many(effect, low, high, alpha):
-    n = seeds_for_equivalence(effect, 1.0, low, high, alpha)
-    assert inside_share(effect, 1.0, low, high, n, alpha) >= 0.8 - NOISE
-    assert inside_share(effect, 1.0, low, high, round(0.8 * n), alpha) < 0.8
+def test_assurance_is_what_simulated_continuations_decide(centre, n_seen, n, margin, level):
+    rng = np.random.default_rng(n)
+    sigma = np.sqrt((n_seen - 1) / rng.chisquare(n_seen - 1, STUDIES))
+    true = centre + sigma * rng.normal(0, 1, STUDIES) / math.sqrt(n_seen)
+    new = n - n_seen
+    fresh = true + sigma * rng.normal(0, 1, STUDIES) / math.sqrt(new)
+    mean_of_all = (n_seen * centre + new * fresh) / n
+    squares = n_seen - 1 + sigma**2 * rng.chisquare(max(new - 1, 1), STUDIES) * (new > 1)
+    squares += n_seen * new / n * (fresh - centre) ** 2
+    half = stats.t.ppf(1 - level / 2, n - 1) * np.sqrt(squares / (n - 1) / n)
+    decided = (np.abs(mean_of_all) > half) | (np.abs(mean_of_all) + half < margin)
+    assert assurance(n, centre, 1.0, n_seen, margin, level) == pytest.approx(decided.mean(), abs=0.04)
 
 
-def test_the_upper_limit_is_above_the_true_standard_deviation_in_eighty_of_a_hundred():
-    for n in (5, 20):
-        d = np.random.default_rng(n).normal(0, 1, (STUDIES, n)).std(1, ddof=1)
-        assert np.mean(d * upper_std(1.0, n) > 1) == pytest.approx(0.8, abs=NOISE)
+def test_an_interval_no_wider_than_the_margin_decides_wherever_it_lies():
+    half, margin = 0.25, 0.5 + 1e-9
+    for centre in np.linspace(-2, 2, 801):
+        assert abs(centre) > half or abs(centre) + half < margin
+    # and in the assurance: a spread so small that every quantile of it gives such an interval
+    assert all(assurance(20, c, 0.01, 10, 0.05, 0.05) == 1.0 for c in (0.0, 0.02, 0.05, 1.0))
+
+
+def test_the_seeds_to_decide_are_the_fewest_with_eighty_percent_assurance():
+    rng = np.random.default_rng(1)
+    for _ in range(60):
+        n, level = int(rng.integers(2, 40)), float(rng.choice([0.05, 0.01, 0.001]))
+        centre, margin = rng.normal(0, 0.6), float(rng.choice([0.3, 0.6, 1.0]))
+        found = seeds_to_decide(centre, 1.0, n, margin, level)
+        assert found is not None
+        least = max(n + 1, fewest_for_sign_flips(level))
+        enough = [m for m in range(least, found + 1) if assurance(m, centre, 1.0, n, margin, level) >= 0.8]
+        assert enough[-1] == found
+        assert enough[0] >= 0.9 * found  # the assurance may dip between two ways to a decision
+        assert found == seeds_to_decide(-centre, 1.0, n, margin, level)
+        assert found == seeds_to_decide(7 * centre, 7.0, n, 7 * margin, level)
+    assert seeds_to_decide(0.0, 1.0, 20_000, 1e-9, 0.05) is None  # a million would not do
+    assert seeds_to_decide(0.01, 0.001, 50, 0.005, 0.05) == 51  # never fewer than it has, nor as many
+    assert seeds_to_decide(0.0, 0.0, 3, 0.005, 0.05) == 6  # the fewest whose signs can say it: 2 / 2⁶ < 0.05 < 2 / 2⁵
 
 
 # --- degenerate -----------------------------------------------------------------------------------
@@ -318,12 +333,8 @@ def test_no_spread():
     assert (sure.std, sure.ci_low, sure.ci_high, sure.p_value) == (0.0, 0.25, 0.25, 0.0)
     assert (power_of_paired_t(0.1, 0.0, 5, 0.05), power_of_paired_t(0.0, 0.0, 5, 0.05)) == (1.0, 0.0)
     assert minimum_detectable_effect(0.0, 20, 0.05) == 0.0
-    assert upper_std(0.0, 20) == 0.0
     assert sign_flip_p_value([0.25] * 5) == 2 / 32
     assert sign_flip_p_value([0.0] * 5) == 1.0
-    # the t test would be content with two; the fewest whose signs alone can say it: 2 / 2⁶ < 0.05 < 2 / 2⁵
-    assert seeds_for_difference(0.1, 0.0, 0.05) == 6
-    assert seeds_for_equivalence(0.1, 0.0, -0.2, 0.2, 0.05) == 2
 
 
 def test_one_pair_or_none():
@@ -342,10 +353,3 @@ def test_what_is_not_a_number_decides_nothing(bad):
     assert math.isnan(found.p_value)
     assert math.isnan(sign_flip_p_value([bad, 1.0]))
     assert math.isnan(minimum_detectable_effect(math.nan, 20, 0.05))
-
-
-def test_what_no_number_of_seeds_finds():
-    assert seeds_for_difference(0.0, 1.0, 0.05) is None
-    assert seeds_for_difference(1e-4, 1.0, 0.05) is None  # it takes 785 million
-    assert seeds_for_equivalence(0.5, 1.0, -0.5, 0.5, 0.05) is None
-    assert seeds_for_equivalence(-0.7, 1.0, -0.5, 0.5, 0.05) is None

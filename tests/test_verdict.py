@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from actsearch.judge.statistics import minimum_detectable_effect, paired_difference, sign_flip_p_value, upper_std
-from actsearch.judge.verdict import BETTER, BY_LESS, EQUIVALENT, UNDECIDED, WORSE, Arm, judge, seeds_to_decide
+from actsearch.judge.statistics import minimum_detectable_effect, paired_difference, seeds_to_decide, sign_flip_p_value
+from actsearch.judge.verdict import BETTER, BY_LESS, EQUIVALENT, UNDECIDED, WORSE, Arm, judge
 from actsearch.question import metrics
 from actsearch.question.metrics import metrics_of
 from actsearch.question.options import Rules
@@ -411,21 +411,12 @@ def test_what_is_decided_needs_no_more_seeds_and_what_is_not_needs_more_than_it_
             assert found.seeds_to_decide > n
 
 
-def test_the_seeds_to_decide_are_the_fewer_of_both_ways():
-    level = 0.05
-    spread = upper_std(0.01, 20)
-    # clearly beyond the margin only a difference can be found; at zero only equivalence
-    for centre, margin in ((0.0065, 0.005), (0.0, 0.005)):
-        n = seeds_to_decide(centre, 0.01, 20, -margin, margin, level)
-        if centre:
-            assert (
-                minimum_detectable_effect(spread, n, level) <= centre < minimum_detectable_effect(spread, n - 1, level)
-            )
-        else:
-            assert stats.t.ppf(1 - level / 2, n - 1) * spread / math.sqrt(n) < margin
-    assert seeds_to_decide(0.0, 0.01, 20, -1e-6, 1e-6, level) is None  # a million would not do
-    # fifty that decided nothing, though ten should have: never fewer than it has, nor as many
-    assert seeds_to_decide(0.01, 0.001, 50, -0.005, 0.005, level) == 51
+@pytest.mark.parametrize("metric", [ACCURACY, LOSS], ids=lambda m: m.name)
+def test_the_seeds_to_decide_come_from_the_metrics_own_scale(metric):
+    found = by_points(0.004, 0.01) if metric is ACCURACY else by_ratio(0.03, 0.08)
+    centre, spread, margin = (0.004, 0.01, 0.005) if metric is ACCURACY else (0.03, 0.08, math.log(1.05))
+    assert found.verdict == UNDECIDED
+    assert found.seeds_to_decide == seeds_to_decide(centre, spread, N, margin, 0.05)
 
 
 def test_the_minimum_detectable_effect_is_of_the_seen_spread_at_the_corrected_level():

@@ -156,48 +156,37 @@ def minimum_detectable_effect(std: float, n: int, alpha: float, power: float = P
     return std * float(found)
 
 
-def upper_std(std: float, n: int, level: float = 0.8) -> float:
-    """The upper confidence limit of a standard deviation that was observed in n pairs (chi-square)."""
-    from scipy import stats
-
-    return std * math.sqrt((n - 1) / float(stats.chi2.ppf(1 - level, n - 1)))
-
-
-def seeds_for_difference(effect: float, std: float, alpha: float, power: float = POWER) -> int | None:
-    """The fewest pairs with which a paired t test and a sign-flip test at level alpha detect a true mean difference
-    `effect`; None if more than a million pairs are needed.
-    """
-    if effect == 0:
-        return None
-    least = fewest_for_sign_flips(alpha)
-    return _fewest(lambda n: n >= least and power_of_paired_t(effect, std, n, alpha) >= power)
-
-
 def fewest_for_sign_flips(alpha: float) -> int:
     """The fewest pairs with which a two-sided sign-flip test can reach level alpha: its p-value is at least 2 / 2ⁿ."""
     return math.ceil(1 - math.log2(alpha))
 
 
-def seeds_for_equivalence(
-    effect: float, std: float, low: float, high: float, alpha: float, power: float = POWER
-) -> int | None:
-    """The fewest pairs with which the 1 − alpha interval lies within (low, high) with this power, if the true mean
-    difference is `effect`; None if `effect` is outside (low, high) or more than a million pairs are needed.
+def assurance(n: int, centre: float, spread: float, n_seen: int, margin: float, level: float) -> float:
+    """The probability that n pairs decide, of which n_seen were seen with this mean and standard deviation: that the
+    1 − level interval then excludes 0 or lies within ±margin.
+
+    A predictive probability (Spiegelhalter, Abrams & Myles 2004), averaged over 24 quantiles of the true standard
+    deviation (chi-square); given it, the mean of all n pairs is normal around the seen one. As many fresh pairs, which
+    do not contain the seen ones, decide about as often (experiments/calibration).
     """
     from scipy import stats
 
-    if not low < effect < high:
-        return None
+    quantiles = (np.arange(24) + 0.5) / 24
+    sigma = spread * np.sqrt((n_seen - 1) / stats.chi2.ppf(quantiles, n_seen - 1))
+    half = stats.t.isf(level / 2, n - 1) * sigma / math.sqrt(n)
+    error = np.maximum(sigma * math.sqrt(1 / n_seen - 1 / n), np.finfo(float).tiny)
+    beyond = stats.norm.cdf((centre - half) / error) + stats.norm.cdf((-half - centre) / error)
+    inside = stats.norm.cdf((margin - half - centre) / error) - stats.norm.cdf((half - margin - centre) / error)
+    # an interval that is no wider than the margin is off 0 or within the margin, wherever it lies
+    return float(np.where(2 * half <= margin, 1.0, beyond + np.maximum(0.0, inside)).mean())
 
-    def enough(n: int) -> bool:
-        error = std / math.sqrt(n)
-        half = float(stats.t.ppf(1 - alpha / 2, n - 1)) * error
-        if error == 0:
-            return True
-        inside = stats.norm.cdf((high - half - effect) / error) - stats.norm.cdf((low + half - effect) / error)
-        return high - low > 2 * half and float(inside) >= power
 
-    return _fewest(enough)
+def seeds_to_decide(centre: float, spread: float, n: int, margin: float, level: float) -> int | None:
+    """How many pairs should decide with 80 % assurance: more than the n that were seen, with this mean and standard
+    deviation, and enough for a sign-flip test. None if a million are not enough.
+    """
+    least = max(n + 1, fewest_for_sign_flips(level))
+    return _fewest(lambda m: m >= least and assurance(m, centre, spread, n, margin, level) >= POWER)
 
 
 def _fewest(enough: Callable[[int], bool]) -> int | None:

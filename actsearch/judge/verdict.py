@@ -18,12 +18,10 @@ from actsearch.judge.statistics import (
     mean,
     minimum_detectable_effect,
     paired_difference,
-    seeds_for_difference,
-    seeds_for_equivalence,
+    seeds_to_decide,
     sign_flip_p_value,
     smallest_sign_flip_p,
     std,
-    upper_std,
 )
 from actsearch.question.metrics import Metric
 from actsearch.question.options import Rules
@@ -99,7 +97,7 @@ def judge(metric: Metric, candidate: Arm, baseline: Arm, rules: Rules, margin: f
     else:
         x, y = a, b
     d = paired_difference(x, y, rules.level)
-    low, high = (-math.log1p(margin), math.log1p(margin)) if metric.ratio else (-margin, margin)
+    wide = math.log1p(margin) if metric.ratio else margin
     least = fewest_for_sign_flips(rules.level)  # with fewer seeds there is no verdict: three may agree closely by luck
     contradiction = ""
     if d.n < 2:
@@ -107,7 +105,7 @@ def judge(metric: Metric, candidate: Arm, baseline: Arm, rules: Rules, margin: f
     else:
         p_sign_flip = sign_flip_p_value([p - q for p, q in zip(x, y, strict=True)])
         flips = p_sign_flip <= max(rules.level, smallest_sign_flip_p(d.n))
-        differs, inside = d.ci_low > 0 or d.ci_high < 0, low < d.ci_low and d.ci_high < high
+        differs, inside = d.ci_low > 0 or d.ci_high < 0, -wide < d.ci_low and d.ci_high < wide
         verdict = _decide(differs, inside, flips, (d.mean > 0) == metric.higher_is_better)
         nothing = all(candidate.failed) and all(baseline.failed)
         verdict = UNDECIDED if nothing or d.n < least else verdict
@@ -115,7 +113,7 @@ def judge(metric: Metric, candidate: Arm, baseline: Arm, rules: Rules, margin: f
             contradiction = _contradiction(differs, inside, flips, p_sign_flip, rules.level)
         seeds = None
         if verdict == UNDECIDED and not nothing:
-            seeds = seeds_to_decide(d.mean, d.std, d.n, low, high, rules.level)
+            seeds = seeds_to_decide(d.mean, d.std, d.n, wide, rules.level)
     failures = _failures(n_failed, n_failed_baseline, p_failed, len(a), rules.level)
     shown = _relative_change if metric.ratio else float
     found = Verdict(
@@ -204,20 +202,6 @@ def _decide(differs: bool, inside: bool, flips: bool, good: bool) -> str:
     if not differs:
         return EQUIVALENT if inside else UNDECIDED
     return (BETTER if good else WORSE) + (BY_LESS if inside else "")
-
-
-def seeds_to_decide(centre: float, spread: float, n: int, low: float, high: float, level: float) -> int | None:
-    """How many seeds in all should decide, at 80 % power: as many as detect a true difference `centre`, or as many as
-    show that it lies within (low, high), whichever are fewer. It is computed from the upper 80 % limit of the standard
-    deviation, and is more than n and enough for any verdict. None if neither is possible with a million.
-    """
-    spread = upper_std(spread, n)
-    found = [
-        seeds_for_difference(centre, spread, level),
-        seeds_for_equivalence(centre, spread, low, high, level),
-    ]
-    least = max(n + 1, fewest_for_sign_flips(level))
-    return max(least, min(f for f in found if f is not None)) if any(found) else None
 
 
 def _failures(n_failed: int, n_failed_baseline: int, p_failed: float, n: int, level: float) -> str:
