@@ -20,6 +20,7 @@ from actsearch.errors import ActSearchError, one_line
 from actsearch.job import Job, check
 from actsearch.judge.comparison import TARGET
 from actsearch.judge.statistics import fewest_for_sign_flips
+from actsearch.judge.verdict import level_of
 from actsearch.measure.cost import latency_us, net_costs
 from actsearch.measure.environment import environment
 from actsearch.measure.timing import one_thread
@@ -193,7 +194,7 @@ def announce(session: Session) -> None:
     terminal.header(header(session))
     for remark in job.remarks:
         terminal.warn(remark)
-    if (least := fewest_for_sign_flips(job.confirm.rules(n_final - 1).level)) > job.confirm.seeds_at_looks[-1]:
+    if (least := fewest_for_sign_flips(level_of(job.confirm.rules(n_final - 1)))) > job.confirm.seeds_at_looks[-1]:
         terminal.warn(f"so few seeds can decide nothing here: with these comparisons it takes at least {least}.")
     n_points = len(job.space.recipe_points(job.confirm.tune_trials)) if job.space.recipe else 0
     n_fresh = n_final * len(job.confirm.rates) * job.confirm.seeds_at_looks[-1]

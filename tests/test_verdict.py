@@ -9,15 +9,17 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from actsearch.judge.looks import chance_at_looks, level_at_looks
 from actsearch.judge.statistics import minimum_detectable_effect, paired_difference, seeds_to_decide, sign_flip_p_value
-from actsearch.judge.verdict import BETTER, BY_LESS, EQUIVALENT, UNDECIDED, WORSE, Arm, judge
+from actsearch.judge.verdict import BETTER, BY_LESS, EQUIVALENT, UNDECIDED, WORSE, Arm, judge, level_of
 from actsearch.question import metrics
 from actsearch.question.metrics import metrics_of
-from actsearch.question.options import Rules
+from actsearch.question.options import LOOKS, Rules
 
 METRICS = metrics_of(metrics.ACCURACY)
 ACCURACY, LOSS = METRICS["test_accuracy"], METRICS["test_loss"]
 N = 20
+FIVE = (10, 20, 40, 80, 160)
 # twenty numbers with mean 0 and standard deviation 1, symmetric: the sign-flip test sees what the t sees
 SHAPE = stats.norm.ppf((np.arange(N) + 0.5) / N)
 SHAPE = SHAPE / SHAPE.std(ddof=1)
@@ -134,12 +136,13 @@ def test_the_interval_and_the_corrected_p_always_agree(metric):
     rng = np.random.default_rng(1)
     seen = set()
     for _ in range(150):
-        n, rules = int(rng.integers(2, 30)), Rules(0.05, int(rng.integers(1, 6)), int(rng.choice([1, 5])))
+        n, rules = int(rng.integers(2, 30)), Rules(0.05, int(rng.integers(1, 6)), [(), LOOKS, (8, 20)][rng.integers(3)])
         base = rng.normal(0.6, 0.02, n)
         found = judge(metric, arm(base + rng.normal(rng.choice([-0.004, 0, 0.004]), 0.006, n)), arm(base), rules)
         excludes = found.ci_low > 0 or found.ci_high < 0
         assert excludes == (found.p_corrected < rules.alpha)
-        flips = found.p_sign_flip <= rules.level
+        flips = found.p_sign_flip <= level_of(rules)
+        assert found.confidence == 1 - level_of(rules)
         word = found.verdict.split(",")[0]
         assert (word in (BETTER, WORSE)) == (excludes and flips)
         inside = -metric.margin < found.ci_low and found.ci_high < metric.margin
@@ -150,13 +153,17 @@ def test_the_interval_and_the_corrected_p_always_agree(metric):
 
 
 def test_looks_and_comparisons_change_the_level_and_nothing_else():
-    one, three, looks = (by_points(0.005, 0.01, rules=r) for r in (Rules(), Rules(comparisons=3), Rules(looks=5)))
+    one, three, looks = (by_points(0.005, 0.01, rules=r) for r in (Rules(), Rules(comparisons=3), Rules(looks=FIVE)))
     assert one.p_value == three.p_value == looks.p_value
-    assert (three.p_corrected, looks.p_corrected) == pytest.approx((3 * one.p_value, 5 * one.p_value))
-    assert (one.confidence, three.confidence, looks.confidence) == pytest.approx((0.95, 1 - 0.05 / 3, 0.99))
-    assert Rules(0.1, 2, 5).level == pytest.approx(0.01)
+    assert (three.p_corrected, looks.p_corrected) == pytest.approx(
+        (3 * one.p_value, chance_at_looks(one.p_value, FIVE))
+    )
+    level = level_at_looks(0.05, FIVE)
+    assert (one.confidence, three.confidence, looks.confidence) == pytest.approx((0.95, 1 - 0.05 / 3, 1 - level))
+    assert level_of(Rules(0.1, 2, FIVE)) == level
+    assert level_of(Rules(0.1, 2, (20,))) == 0.05
     base = arm([0.6] * N)
-    theirs = paired_difference(0.605 + 0.01 * SHAPE, base.values, 0.01)
+    theirs = paired_difference(0.605 + 0.01 * SHAPE, base.values, level)
     assert (looks.ci_low, looks.ci_high) == pytest.approx((theirs.ci_low, theirs.ci_high))
     # 5 % alone, undecided among ten
     assert one.verdict == BETTER
@@ -280,7 +287,7 @@ def test_equal_runs_are_equivalent():
 def test_every_number_of_seeds_has_its_numbers(n):
     rng = np.random.default_rng(n)
     base = rng.normal(0.6, 0.01, n)
-    found = judge(ACCURACY, arm(base + rng.normal(0, 0.006, n)), arm(base), Rules(comparisons=3, looks=5))
+    found = judge(ACCURACY, arm(base + rng.normal(0, 0.006, n)), arm(base), Rules(comparisons=3, looks=LOOKS))
     numbers = (found.ci_low, found.ci_high, found.p_value, found.p_sign_flip, found.minimum_detectable_effect)
     assert all(math.isfinite(v) for v in numbers)
 
@@ -303,7 +310,9 @@ def test_whatever_the_numbers_there_is_a_verdict_and_an_interval(metric):
             values[1] = values[0] if rng.random() < 0.1 else values[1]
             if metric is ACCURACY:
                 values *= rng.choice([-1, 1])
-            rules = Rules(float(rng.choice([1e-6, 0.05, 0.4])), int(10 ** rng.uniform(0, 6)), int(rng.choice([1, 5])))
+            rules = Rules(
+                float(rng.choice([1e-6, 0.05, 0.4])), int(10 ** rng.uniform(0, 6)), [(), LOOKS][rng.integers(2)]
+            )
             found = judge(metric, arm(values[0]), arm(values[1]), rules, float(10 ** rng.uniform(-9, -0.01)))
             assert found.verdict.split(",")[0] in {BETTER, WORSE, EQUIVALENT, UNDECIDED}
             if "too large to be compared" in found.warning or n == 1:
@@ -516,6 +525,6 @@ def test_where_no_run_of_either_learned_anything_nothing_is_decided():
 
 def test_a_level_below_what_drawn_signs_can_say_does_not_block_a_verdict():
     sure = arm([0.8 + 0.001 * (i % 5) for i in range(80)])
-    found = judge(ACCURACY, sure, arm([0.5] * 80), Rules(comparisons=1200, looks=5))
-    assert found.p_sign_flip == 1e-5  # the least of 100,000 patterns; the level is 8e-6
+    found = judge(ACCURACY, sure, arm([0.5] * 80), Rules(comparisons=6000))
+    assert found.p_sign_flip == 1e-5  # the least of 100,000 patterns; the level is 8.3e-6
     assert found.verdict == BETTER

@@ -76,7 +76,7 @@ def compare_finalists(evidence: Evidence, options: Confirmation) -> list[Compari
     base = next(group for group in main if group[0].activation == home)
     verdicts, target = primary_verdicts(evidence, options), evidence.target
     others = [name for name in options.metrics if name != options.metric and _is_known(name, evidence)]
-    rules = Rules(options.alpha, max(1, len(main) - 1), len(options.seeds_at_looks))
+    rules = Rules(options.alpha, max(1, len(main) - 1), tuple(options.seeds_at_looks))
     out = []
     for group in main:
         activation = group[0].activation

@@ -1,8 +1,9 @@
 """Verdicts: from paired runs to better, worse, equivalent or undecided, and how many seeds would decide it.
 
-One interval decides: the paired t interval at confidence 1 − α/(m·looks), for m comparisons with one baseline
-(Bonferroni), so that the interval and the corrected p-value always agree. An exact sign-flip test is made as well;
-where the two disagree, the verdict is undecided. This file works on arrays of numbers; it knows nothing of runs,
+One interval decides: the paired t interval at confidence 1 − α/m for m comparisons with one baseline (Bonferroni), and
+where verdicts are taken at several looks at the level with which all of them together are wrong with chance α/m. The
+corrected p-value follows the same curve, so that it and the interval always agree. An exact sign-flip test is made as
+well; where the two disagree, the verdict is undecided. This file works on arrays of numbers; it knows nothing of runs,
 studies or files.
 """
 
@@ -12,6 +13,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from actsearch.judge.looks import chance_at_looks, level_at_looks
 from actsearch.judge.statistics import (
     fewest_for_sign_flips,
     mcnemar_p_value,
@@ -80,12 +82,24 @@ class Verdict:
         return self.verdict != UNDECIDED
 
 
+def level_of(rules: Rules) -> float:
+    """The two-sided significance level of each single test."""
+    alpha = rules.alpha / rules.comparisons
+    return level_at_looks(alpha, rules.looks) if len(rules.looks) > 1 else alpha
+
+
+def corrected_p(p_value: float, rules: Rules) -> float:
+    """A p-value of the t test corrected for all comparisons and looks: below alpha where p_value is below the level."""
+    at_looks = chance_at_looks(p_value, rules.looks) if len(rules.looks) > 1 and p_value > 0 else p_value
+    return at_looks if math.isnan(at_looks) else min(1.0, rules.comparisons * at_looks)
+
+
 def judge(metric: Metric, candidate: Arm, baseline: Arm, rules: Rules, margin: float | None = None) -> Verdict:
     """The verdict on one candidate. candidate, baseline: the same seeds at the same indices.
 
     margin: if None, the metric's own. Raises ValueError if the arms are empty or of different lengths.
     """
-    margin = metric.margin if margin is None else margin
+    margin, level = metric.margin if margin is None else margin, level_of(rules)
     a, b = [float(v) for v in candidate.values], [float(v) for v in baseline.values]
     n_failed, n_failed_baseline = sum(candidate.failed), sum(baseline.failed)
     p_failed = mcnemar_p_value(candidate.failed, baseline.failed)
@@ -96,32 +110,32 @@ def judge(metric: Metric, candidate: Arm, baseline: Arm, rules: Rules, margin: f
         x, y = [math.log(v) for v in a], [math.log(v) for v in b]
     else:
         x, y = a, b
-    d = paired_difference(x, y, rules.level)
+    d = paired_difference(x, y, level)
     wide = math.log1p(margin) if metric.ratio else margin
-    least = fewest_for_sign_flips(rules.level)  # with fewer seeds there is no verdict: three may agree closely by luck
+    least = fewest_for_sign_flips(level)  # with fewer seeds there is no verdict: three may agree closely by luck
     contradiction = ""
     if d.n < 2:
         verdict, p_sign_flip, seeds = UNDECIDED, math.nan, None
     else:
         p_sign_flip = sign_flip_p_value([p - q for p, q in zip(x, y, strict=True)])
-        flips = p_sign_flip <= max(rules.level, smallest_sign_flip_p(d.n))
+        flips = p_sign_flip <= max(level, smallest_sign_flip_p(d.n))
         differs, inside = d.ci_low > 0 or d.ci_high < 0, -wide < d.ci_low and d.ci_high < wide
         verdict = _decide(differs, inside, flips, (d.mean > 0) == metric.higher_is_better)
         nothing = all(candidate.failed) and all(baseline.failed)
         verdict = UNDECIDED if nothing or d.n < least else verdict
         if d.n >= least and not nothing:
-            contradiction = _contradiction(differs, inside, flips, p_sign_flip, rules.level)
+            contradiction = _contradiction(differs, inside, flips, p_sign_flip, level)
         seeds = None
         if verdict == UNDECIDED and not nothing:
-            seeds = seeds_to_decide(d.mean, d.std, d.n, wide, rules.level)
-    failures = _failures(n_failed, n_failed_baseline, p_failed, len(a), rules.level)
+            seeds = seeds_to_decide(d.mean, d.std, d.n, wide, level)
+    failures = _failures(n_failed, n_failed_baseline, p_failed, len(a), level)
     shown = _relative_change if metric.ratio else float
     found = Verdict(
         metric=metric, verdict=verdict, mean=mean(a), std=std(a), baseline_mean=mean(b),
-        difference=shown(d.mean), ci_low=shown(d.ci_low), ci_high=shown(d.ci_high), confidence=1 - rules.level,
-        p_value=d.p_value, p_corrected=min(1.0, d.p_value * rules.comparisons * rules.looks) if d.n > 1 else math.nan,
+        difference=shown(d.mean), ci_low=shown(d.ci_low), ci_high=shown(d.ci_high), confidence=1 - level,
+        p_value=d.p_value, p_corrected=corrected_p(d.p_value, rules),
         p_sign_flip=p_sign_flip, n_seeds=len(a), margin=margin,
-        minimum_detectable_effect=shown(minimum_detectable_effect(d.std, d.n, rules.level)),
+        minimum_detectable_effect=shown(minimum_detectable_effect(d.std, d.n, level)),
         seeds_to_decide=seeds, n_failed=n_failed, n_failed_baseline=n_failed_baseline, p_failed=p_failed,
         warning="; ".join(filter(None, [unusable, contradiction, failures])),
     )  # fmt: skip
