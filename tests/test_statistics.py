@@ -15,6 +15,7 @@ from actsearch.judge.statistics import (
     mean,
     minimum_detectable_effect,
     paired_difference,
+    population_difference,
     power_of_paired_t,
     seeds_to_decide,
     sign_flip_p_value,
@@ -211,6 +212,75 @@ def test_above_forty_pairs_sign_flips_are_drawn_and_near():
     assert sign_flip_p_value(d) == pytest.approx(p, abs=5 * math.sqrt(p * (1 - p) / 99_999))
     assert sign_flip_p_value(d) == sign_flip_p_value(d)  # the same draws each time
     assert sign_flip_p_value([1.0] * 160) == 1 / 100_000  # never 0: the pattern seen is one of them
+
+
+# --- these examples, and examples like them -------------------------------------------------------
+
+
+def test_the_population_variance_is_the_mean_of_all_covariances():
+    rng = np.random.default_rng(0)
+    example = rng.normal(0, 0.5, 300)
+    a = 1.0 + example + rng.normal(0, 1, (7, 300)) + rng.normal(0, 0.1, (7, 1))
+    b = rng.normal(0, 1, (7, 300))
+    found = population_difference(a, b, 0.01)
+    covariances = np.cov(a - b)  # 7 × 7, over examples
+    shared = covariances[~np.eye(7, dtype=bool)].mean()
+    means = (a - b).mean(1)
+    v1, v2 = means.var(ddof=1) / 7, shared / 300
+    assert found.example_std == pytest.approx(math.sqrt(shared))
+    assert found.std_error == pytest.approx(math.sqrt(v1 + v2))
+    assert found.df == pytest.approx((v1 + v2) ** 2 / (v1**2 / 6 + v2**2 / 299))
+    assert found.ci_high - found.here.mean == pytest.approx(stats.t.ppf(0.995, found.df) * found.std_error)
+    assert found.p_value == pytest.approx(2 * stats.t.sf(means.mean() / found.std_error, found.df))
+    theirs = stats.ttest_1samp(means, 0)
+    assert (found.here.p_value, found.here.mean) == pytest.approx((theirs.pvalue, means.mean()))
+    assert (found.here.ci_low, found.here.ci_high) == pytest.approx(tuple(theirs.confidence_interval(0.99)))
+
+
+@pytest.mark.parametrize("kind", [bool, np.uint8, np.float32, np.float64])
+def test_scores_of_any_type_give_the_same(kind):
+    rng = np.random.default_rng(1)
+    a, b = (rng.random((5, 90)) < 0.7 for _ in range(2))
+    wanted = population_difference(a.astype(float), b.astype(float))
+    assert population_difference(a.astype(kind), b.astype(kind)) == wanted
+    assert wanted.ci_low <= wanted.here.ci_low < wanted.here.ci_high <= wanted.ci_high or wanted.df > 4
+
+
+def test_where_examples_do_not_differ_both_intervals_are_the_same():
+    a = np.repeat([[0.1], [0.4], [0.3]], 50, axis=1)
+    found = population_difference(a, np.zeros((3, 50)))
+    assert found.example_std == pytest.approx(0.0, abs=1e-12)
+    assert (found.ci_low, found.ci_high, found.df) == pytest.approx((found.here.ci_low, found.here.ci_high, 2))
+    sure = population_difference(np.ones((3, 50), bool), np.zeros((3, 50), bool))
+    assert (sure.ci_low, sure.ci_high, sure.p_value) == (1.0, 1.0, 0.0)
+    # no spread between seeds, but between examples: N − 1 degrees of freedom
+    same = np.tile(np.arange(50) % 2 == 0, (4, 1))
+    half = population_difference(same, np.zeros((4, 50), bool))
+    theirs = stats.ttest_1samp(np.arange(50) % 2 == 0, 0.0).confidence_interval(0.95)
+    assert (half.ci_low, half.ci_high, half.df) == (pytest.approx(theirs.low), pytest.approx(theirs.high), 49)
+
+
+def test_one_seed_or_example_says_nothing_of_others():
+    for shape in ((1, 50), (6, 1)):
+        found = population_difference(np.ones(shape), np.zeros(shape))
+        assert found.here.mean == 1.0
+        assert math.isnan(found.ci_low)
+        assert math.isnan(found.example_std)
+    with pytest.raises(ValueError, match=r"scores of shapes \(2, 3\) and \(3, 2\)"):
+        population_difference(np.ones((2, 3)), np.ones((3, 2)))
+
+
+@pytest.mark.parametrize(("n", "n_examples", "tau"), [(10, 200, 1.0), (40, 200, 1.0), (40, 400, 0.3), (160, 200, 2.0)])
+def test_the_population_interval_covers_where_that_of_seeds_does_not(n, n_examples, tau):
+    rng = np.random.default_rng(n)
+    covers = {"here": 0, "population": 0}
+    for _ in range(400):
+        d = rng.normal(0, tau, n_examples) + rng.normal(0, 1, (n, n_examples)) + rng.normal(0, 0.05, (n, 1))
+        found = population_difference(d, np.zeros_like(d))
+        covers["here"] += found.here.ci_low < 0 < found.here.ci_high
+        covers["population"] += found.ci_low < 0 < found.ci_high
+    assert 0.92 <= covers["population"] / 400 <= 0.98
+    assert covers["here"] < covers["population"]
 
 
 # --- power by simulation --------------------------------------------------------------------------

@@ -71,6 +71,68 @@ def paired_difference(candidate: Sequence[float], baseline: Sequence[float], lev
     return PairedDifference(centre, spread, centre - half, centre + half, p_value, n)
 
 
+@dataclass(frozen=True)
+class PopulationDifference:
+    """The difference candidate − baseline on the test examples, and on all examples like these.
+
+    here: on these examples; its spread is that of seeds alone. std_error, df: of the mean where other examples and
+    other seeds could have been drawn. ci_low, ci_high, p_value: its two-sided t interval and test. example_std: the
+    standard deviation over examples of the difference that an example would show in the mean of all seeds. All these
+    are NaN for one seed or one example.
+    """
+
+    here: PairedDifference
+    std_error: float
+    df: float
+    ci_low: float
+    ci_high: float
+    p_value: float
+    example_std: float
+    n_examples: int
+
+
+def population_difference(candidate: np.ndarray, baseline: np.ndarray, level: float = 0.05) -> PopulationDifference:
+    """Paired differences of a mean score, on these test examples and on examples like these.
+
+    candidate, baseline: (n_seeds, n_examples), the score of each example, such as right or wrong, of any real type or
+    bool; the same seed and example at the same index. Raises ValueError if shapes differ or are empty.
+
+    Seeds and examples are both random, and crossed. The variance of the mean is s²/n + τ²/N, s² that of the seeds'
+    means and τ² the mean covariance over examples of two different seeds' differences, which the noise of single runs
+    cannot enter; at least 0. Its degrees of freedom are Satterthwaite's, from n − 1 and N − 1. It costs O(n · N) time
+    and O(N) memory.
+    """
+    from scipy import stats
+
+    a, b = np.asarray(candidate), np.asarray(baseline)
+    if a.shape != b.shape or a.ndim != 2 or a.size == 0:
+        raise ValueError(f"scores of shapes {a.shape} and {b.shape}: they must be (seeds, examples), both the same")
+    n, n_examples = a.shape
+    means, own, total = np.empty(n), 0.0, np.zeros(n_examples)
+    for i in range(n):  # seed by seed, because all differences as floats may not fit into memory
+        d = a[i].astype(np.float64) - b[i]
+        means[i] = d.mean()
+        own += d.var(ddof=1) if n_examples > 1 else math.nan
+        total += d
+    here = paired_difference(means.tolist(), [0.0] * n, level)
+    if n == 1 or n_examples == 1:
+        unknown = math.nan
+        return PopulationDifference(here, unknown, unknown, unknown, unknown, unknown, unknown, n_examples)
+    # the sum of all n² covariances is the variance of the sum
+    shared = max(0.0, (float(total.var(ddof=1)) - own) / (n * (n - 1)))
+    of_seeds, of_examples = here.std**2 / n, shared / n_examples
+    variance = of_seeds + of_examples
+    if variance == 0:
+        return PopulationDifference(here, 0.0, math.inf, here.mean, here.mean, here.p_value, 0.0, n_examples)
+    df = variance**2 / (of_seeds**2 / (n - 1) + of_examples**2 / (n_examples - 1))
+    error = math.sqrt(variance)
+    half = float(stats.t.isf(level / 2, df)) * error
+    p_value = float(2 * stats.t.sf(abs(here.mean) / error, df))
+    return PopulationDifference(
+        here, error, df, here.mean - half, here.mean + half, p_value, math.sqrt(shared), n_examples
+    )
+
+
 def sign_flip_p_value(differences: Sequence[float]) -> float:
     """Two-sided p-value of the hypothesis that paired differences are symmetric around 0 (Fisher 1935): the share of
     all sign patterns whose sum is at least as far from 0 as the observed one. Assumes no normal distribution.
