@@ -5,6 +5,7 @@ scipy is imported inside the functions that use it: the import takes a second, a
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -141,7 +142,12 @@ def sign_flip_p_value(differences: Sequence[float]) -> float:
     are combined. Above, it is estimated from 99,999 drawn patterns and the observed one. NaN if a difference is not
     finite.
     """
-    d = np.asarray(differences, dtype=float)
+    return _sign_flip_p_value(tuple(map(float, differences)))
+
+
+@functools.lru_cache(maxsize=10_000)  # 0.1 s for 40 pairs and more, and each look judges those before it again
+def _sign_flip_p_value(differences: tuple[float, ...]) -> float:
+    d = np.array(differences)
     if not np.isfinite(d).all():
         return math.nan
     seen = abs(d.sum())

@@ -1,6 +1,6 @@
 """Does the interval for examples like those of the test set contain the truth, and the one for these examples too?
 
-    python experiments/calibration/examples.py            # prints a table: 5 minutes on one core
+    python experiments/calibration/examples.py            # prints a table: 10 minutes on one core
     python experiments/calibration/examples.py --smoke    # a few studies, in seconds
 
 Each study draws a test set, and nets of both arms that are right or wrong on each of its examples. An example has a
@@ -31,7 +31,7 @@ def main() -> None:
     rng = np.random.default_rng(0)
     print("| test examples | τ | " + " | ".join(f"{n} seeds" for n in SEEDS) + " |")
     print("| --: | --: |" + " --: |" * len(SEEDS))
-    for n_examples, studies in ((1_000, 2_000), (10_000, 600)):
+    for n_examples, studies in ((1_000, 4_000), (10_000, 2_000)):
         drawn = 4 if SMOKE else studies
         for tau in (0.0, 0.03, 0.07, 0.16):
             arms = chances(np.random.default_rng(1), 5_000_000, tau)
