@@ -20,6 +20,7 @@ from actsearch.errors import ActSearchError, one_line
 from actsearch.job import Job, check
 from actsearch.judge.comparison import TARGET
 from actsearch.judge.statistics import fewest_for_sign_flips
+from actsearch.judge.verdict import level_of
 from actsearch.measure.cost import latency_us, net_costs
 from actsearch.measure.environment import environment
 from actsearch.measure.timing import one_thread
@@ -204,7 +205,7 @@ def announce(session: Session) -> None:
     terminal.header(header(session))
     for remark in job.remarks:
         terminal.warn(remark)
-    if (least := fewest_for_sign_flips(job.confirm.rules(n_final - 1).level)) > job.confirm.seeds_at_looks[-1]:
+    if (least := fewest_for_sign_flips(level_of(job.confirm.rules(n_final - 1)))) > job.confirm.seeds_at_looks[-1]:
         terminal.warn(f"so few seeds can decide nothing here: with these comparisons it takes at least {least}.")
     n_fresh = n_final * len(job.confirm.rates) * job.confirm.seeds_at_looks[-1]
     n_tuning = n_final * n_runs(job.axes, job.study.seeds)

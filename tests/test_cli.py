@@ -408,7 +408,7 @@ BAD = {
     "a margin over all": (["confirm.margin.test_accuracy=5"], "confirm.margin.test_accuracy=5", "0.005 for half a"),
     "alpha in per cent": (["confirm.alpha=5%"], "confirm.alpha=5%", "e.g. confirm.alpha=0.05"),
     "alpha of all": (["confirm.alpha=1"], "confirm.alpha=1", "e.g. 0.05"),
-    "one look": (["confirm.looks=10"], "confirm.looks", "[10,20,40,80,160]"),
+    "one look": (["confirm.looks=10"], "confirm.looks", "[10,12,14,17,20,24,28,34,40,48,57,67,80,95,113,135,160]"),
     "looks backwards": (["confirm.looks=[20,10]"], "confirm.looks=[20, 10]", "[10, 20, 40, 80, 160]"),
     "metric": (["confirm.metric=accuracy"], "confirm.metric", "'test_accuracy'"),
     "speed without a curve": (["confirm.metric=learning_speed"], "confirm.metric", "recipe.schedule=constant"),

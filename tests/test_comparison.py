@@ -147,3 +147,27 @@ def test_steps_and_time_to_the_target_are_compared_where_it_is_set():
     assert seconds == pytest.approx(by_name["steps_to_accuracy"].mean * 40e-6)
     assert (found.training_step_us, by_name["training_step_us"].difference) == (40.0, pytest.approx(3.0))
     assert {v.metric.name for v in compare_finalists(Evidence(runs), confirmation())[0].secondary} <= {"test_loss"}
+
+
+@pytest.mark.parametrize("metric", ["steps_to_accuracy", "time_to_accuracy_s"])
+def test_runs_that_never_reach_the_target_are_not_equivalent_to_anything(metric):
+    def learns(activation, seed, last):
+        made = run(activation, seed, 0.9)
+        made.curves = Curves([10, 20], [[0.3], [last]], [[1.0], [0.5]], [[1.0], [0.5]])
+        return made
+
+    costs = {a: Cost([10.0] * 3, [1.0] * 3) for a in ("gelu", "relu")}
+    for reached, words in ((0, "0 of 10 runs reached the target accuracy, the baseline's 0;"), (4, "4 of 10 runs")):
+        runs = [learns("gelu", 1000 + i, 0.9 if i < reached else 0.5) for i in range(10)]
+        runs += [learns("relu", 1000 + i, 0.5) for i in range(10)]
+        found = next(c for c in compare_finalists(Evidence(runs, 0.75, costs), confirmation()) if not c.is_baseline)
+        verdict = next(v for v in found.secondary if v.metric.name == metric)
+        assert (verdict.verdict, found.n_reached) == (UNDECIDED, reached)
+        assert words in verdict.warning
+    # all of the baseline's reach it, and half of the steps before
+    runs = [learns("gelu", 1000 + i, 0.5) for i in range(10)]
+    runs += [learns("relu", 1000 + i, 3.0 + 0.01 * i) for i in range(10)]
+    found = next(c for c in compare_finalists(Evidence(runs, 0.75, costs), confirmation()) if not c.is_baseline)
+    verdict = next(v for v in found.secondary if v.metric.name == metric)
+    assert (verdict.verdict, verdict.ci_high) == ("worse", math.inf)
+    assert "at least" in verdict.warning

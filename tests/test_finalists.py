@@ -14,6 +14,7 @@ from actsearch.data.goal import commonest
 from actsearch.data.source import Data, Source
 from actsearch.errors import ActSearchError
 from actsearch.judge import comparison
+from actsearch.judge.looks import level_at_looks
 from actsearch.models import mlp
 from actsearch.models.model import Model
 from actsearch.question.metrics import ACCURACY
@@ -332,7 +333,7 @@ def test_a_decided_finalist_gets_no_more_seeds_and_the_baseline_stays_with_the_r
     # each is paired with the baseline's same seeds, at the level of three candidates and three looks
     base = [r.test_metric for r in runs if r.activation == "tanh"]
     assert found["hardswish"].verdict.baseline_mean == pytest.approx(np.mean(base[:10]))
-    assert found["selu"].verdict.confidence == pytest.approx(1 - 0.05 / 9)
+    assert found["selu"].verdict.confidence == 1 - level_at_looks(0.05 / 3, (10, 20, 40))
     assert found["selu"].verdict.seeds_to_decide > 40
 
 
@@ -429,7 +430,7 @@ def test_at_every_rate_until_decided():
     found = next(c for c in compare(runs, options) if not c.is_baseline)
     for v in (found.verdict, *found.at_rates.values()):
         assert v.decided or v.n_seeds == 20
-        assert v.confidence == pytest.approx(1 - 0.05 / 6)
+        assert v.confidence == 1 - level_at_looks(0.05 / 3, (10, 20))
 
 
 # --- failures -------------------------------------------------------------------------------------

@@ -9,16 +9,17 @@ import pytest
 from scipy import stats
 
 from actsearch.judge.statistics import (
+    assurance,
+    fewest_for_sign_flips,
     mcnemar_p_value,
     mean,
     minimum_detectable_effect,
     paired_difference,
+    population_difference,
     power_of_paired_t,
-    seeds_for_difference,
-    seeds_for_equivalence,
+    seeds_to_decide,
     sign_flip_p_value,
     std,
-    upper_std,
 )
 
 # Cushny & Peebles 1905, as in Student 1908: hours of sleep that ten patients won by one drug over another
@@ -33,6 +34,7 @@ def test_mean_and_std_by_hand():
     assert std([1.0, 2.0, 6.0]) == pytest.approx(math.sqrt(7))  # (4 + 1 + 9) / 2
     assert math.isnan(mean([]))
     assert math.isnan(std([0.3]))
+    assert std([1e200, -1e200]) == math.inf
 
 
 def test_paired_difference_by_hand():
@@ -43,14 +45,14 @@ def test_paired_difference_by_hand():
     assert found.ci_high == pytest.approx(2 + 4.302653 / math.sqrt(3), abs=1e-6)
 
 
-@pytest.mark.parametrize("confidence", [0.9, 0.95, 0.99])
+@pytest.mark.parametrize("level", [0.1, 0.05, 0.01])
 @pytest.mark.parametrize("n", [2, 5, 20, 100])
-def test_paired_difference_is_scipys(n, confidence):
+def test_paired_difference_is_scipys(n, level):
     rng = np.random.default_rng(n)
     shared = rng.normal(0.6, 0.05, n)
     a, b = shared + rng.normal(0.01, 0.01, n), shared
-    found = paired_difference(a.tolist(), b.tolist(), confidence)
-    theirs = stats.ttest_rel(a, b).confidence_interval(confidence)
+    found = paired_difference(a.tolist(), b.tolist(), level)
+    theirs = stats.ttest_rel(a, b).confidence_interval(1 - level)
     assert found.mean == pytest.approx((a - b).mean(), rel=1e-12)
     assert (found.ci_low, found.ci_high) == pytest.approx((theirs.low, theirs.high), rel=1e-10)
 
@@ -145,13 +147,7 @@ def test_power_is_g_powers(d, n, power):
     ],
 )
 def test_sample_sizes_are_the_published_ones(d, power, n):
-    assert seeds_for_difference(d, 1.0, 0.05, power) == n
-
-
-@pytest.mark.parametrize(("n", "chi_square"), [(5, 1.649), (10, 5.380), (20, 13.716), (31, 23.364)])
-def test_the_upper_limit_of_a_standard_deviation_by_the_printed_table(n, chi_square):
-    # chi_square: what a variable with n − 1 degrees of freedom exceeds with 80 %, from any printed table
-    assert upper_std(2.0, n) == pytest.approx(2 * math.sqrt((n - 1) / chi_square), rel=2e-4)
+    assert power_of_paired_t(d, 1.0, n - 1, 0.05) < power <= power_of_paired_t(d, 1.0, n, 0.05)
 
 
 # --- sign flips -----------------------------------------------------------------------------------
@@ -218,6 +214,75 @@ def test_above_forty_pairs_sign_flips_are_drawn_and_near():
     assert sign_flip_p_value([1.0] * 160) == 1 / 100_000  # never 0: the pattern seen is one of them
 
 
+# --- these examples, and examples like them -------------------------------------------------------
+
+
+def test_the_population_variance_is_the_mean_of_all_covariances():
+    rng = np.random.default_rng(0)
+    example = rng.normal(0, 0.5, 300)
+    a = 1.0 + example + rng.normal(0, 1, (7, 300)) + rng.normal(0, 0.1, (7, 1))
+    b = rng.normal(0, 1, (7, 300))
+    found = population_difference(a, b, 0.01)
+    covariances = np.cov(a - b)  # 7 × 7, over examples
+    shared = covariances[~np.eye(7, dtype=bool)].mean()
+    means = (a - b).mean(1)
+    v1, v2 = means.var(ddof=1) / 7, shared / 300
+    assert found.example_std == pytest.approx(math.sqrt(shared))
+    assert found.std_error == pytest.approx(math.sqrt(v1 + v2))
+    assert found.df == pytest.approx((v1 + v2) ** 2 / (v1**2 / 6 + v2**2 / 299))
+    assert found.ci_high - found.here.mean == pytest.approx(stats.t.ppf(0.995, found.df) * found.std_error)
+    assert found.p_value == pytest.approx(2 * stats.t.sf(means.mean() / found.std_error, found.df))
+    theirs = stats.ttest_1samp(means, 0)
+    assert (found.here.p_value, found.here.mean) == pytest.approx((theirs.pvalue, means.mean()))
+    assert (found.here.ci_low, found.here.ci_high) == pytest.approx(tuple(theirs.confidence_interval(0.99)))
+
+
+@pytest.mark.parametrize("kind", [bool, np.uint8, np.float32, np.float64])
+def test_scores_of_any_type_give_the_same(kind):
+    rng = np.random.default_rng(1)
+    a, b = (rng.random((5, 90)) < 0.7 for _ in range(2))
+    wanted = population_difference(a.astype(float), b.astype(float))
+    assert population_difference(a.astype(kind), b.astype(kind)) == wanted
+    assert wanted.ci_low <= wanted.here.ci_low < wanted.here.ci_high <= wanted.ci_high or wanted.df > 4
+
+
+def test_where_examples_do_not_differ_both_intervals_are_the_same():
+    a = np.repeat([[0.1], [0.4], [0.3]], 50, axis=1)
+    found = population_difference(a, np.zeros((3, 50)))
+    assert found.example_std == pytest.approx(0.0, abs=1e-12)
+    assert (found.ci_low, found.ci_high, found.df) == pytest.approx((found.here.ci_low, found.here.ci_high, 2))
+    sure = population_difference(np.ones((3, 50), bool), np.zeros((3, 50), bool))
+    assert (sure.ci_low, sure.ci_high, sure.p_value) == (1.0, 1.0, 0.0)
+    # no spread between seeds, but between examples: N − 1 degrees of freedom
+    same = np.tile(np.arange(50) % 2 == 0, (4, 1))
+    half = population_difference(same, np.zeros((4, 50), bool))
+    theirs = stats.ttest_1samp(np.arange(50) % 2 == 0, 0.0).confidence_interval(0.95)
+    assert (half.ci_low, half.ci_high, half.df) == (pytest.approx(theirs.low), pytest.approx(theirs.high), 49)
+
+
+def test_one_seed_or_example_says_nothing_of_others():
+    for shape in ((1, 50), (6, 1)):
+        found = population_difference(np.ones(shape), np.zeros(shape))
+        assert found.here.mean == 1.0
+        assert math.isnan(found.ci_low)
+        assert math.isnan(found.example_std)
+    with pytest.raises(ValueError, match=r"scores of shapes \(2, 3\) and \(3, 2\)"):
+        population_difference(np.ones((2, 3)), np.ones((3, 2)))
+
+
+@pytest.mark.parametrize(("n", "n_examples", "tau"), [(10, 200, 1.0), (40, 200, 1.0), (40, 400, 0.3), (160, 200, 2.0)])
+def test_the_population_interval_covers_where_that_of_seeds_does_not(n, n_examples, tau):
+    rng = np.random.default_rng(n)
+    covers = {"here": 0, "population": 0}
+    for _ in range(400):
+        d = rng.normal(0, tau, n_examples) + rng.normal(0, 1, (n, n_examples)) + rng.normal(0, 0.05, (n, 1))
+        found = population_difference(d, np.zeros_like(d))
+        covers["here"] += found.here.ci_low < 0 < found.here.ci_high
+        covers["population"] += found.ci_low < 0 < found.ci_high
+    assert 0.92 <= covers["population"] / 400 <= 0.98
+    assert covers["here"] < covers["population"]
+
+
 # --- power by simulation --------------------------------------------------------------------------
 
 STUDIES = 20_000
@@ -232,12 +297,6 @@ def simulated(effect, std, n, seed=0):
 def found_share(effect, std, n, alpha):
     centre, error = simulated(effect, std, n)
     return np.mean(np.abs(centre) > stats.t.ppf(1 - alpha / 2, n - 1) * error)
-
-
-def inside_share(effect, std, low, high, n, alpha):
-    centre, error = simulated(effect, std, n)
-    half = stats.t.ppf(1 - alpha / 2, n - 1) * error
-    return np.mean((low < centre - half) & (centre + half < high))
 
 
 NOISE = 4 * math.sqrt(0.25 / STUDIES)  # four standard errors of a share
@@ -264,6 +323,17 @@ def test_power_grows_with_the_effect_and_is_a_number_everywhere(n, alpha):
     assert power[-1] == pytest.approx(1, abs=1e-6)
 
 
+@pytest.mark.parametrize("alpha", [0.00126, 1e-5, 1e-8, 1e-14, 1e-300])
+def test_power_of_two_pairs_at_tiny_levels(alpha):
+    # given the spread |D|/√2 of two differences, a t beyond c is a mean beyond c |D| / 2: integrated over D by scipy
+    c = stats.t.isf(alpha / 2, 1)
+    for times in (0.3, 1.0, 3.0):
+        shift = times * c
+        wanted = stats.norm.cdf(shift / c) - stats.norm.cdf(-shift / c)  # |D| is half normal; the mean's noise ≪ shift
+        assert power_of_paired_t(shift, math.sqrt(2), 2, alpha) == pytest.approx(wanted, abs=2e-3)
+    assert power_of_paired_t(minimum_detectable_effect(7.0, 2, alpha), 7.0, 2, alpha) == pytest.approx(0.8, abs=1e-6)
+
+
 @pytest.mark.parametrize("n", [2, 3, 10, 20, 40, 80, 160, 1000])
 @pytest.mark.parametrize("alpha", [0.05, 0.01, 0.05 / 15])
 def test_the_minimum_detectable_effect_is_found_with_its_power(n, alpha):
@@ -274,27 +344,54 @@ def test_the_minimum_detectable_effect_is_found_with_its_power(n, alpha):
         assert found_share(effect, 3.0, n, alpha) == pytest.approx(0.8, abs=NOISE)
 
 
-@pytest.mark.parametrize(("effect", "alpha"), [(0.2, 0.05), (0.5, 0.05), (0.5, 0.01), (1.0, 0.05)])
-def test_the_seeds_for_a_difference_are_enough_and_not_many_too_many(effect, alpha):
-    n = seeds_for_difference(effect, 1.0, alpha)
-    assert found_share(effect, 1.0, n, alpha) >= 0.8 - NOISE
-    assert found_share(effect, 1.0, round(0.8 * n), alpha) < 0.8
-
-
 @pytest.mark.parametrize(
-    ("effect", "low", "high", "alpha"),
-    [(0.0, -0.5, 0.5, 0.05), (0.2, -0.5, 0.5, 0.05), (-0.1, -0.5, 0.5, 0.01), (0.0, -0.3, 0.35, 0.05)],
+    ("centre", "n_seen", "n", "margin", "level"),
+    [
+        (0.4, 10, 25, 0.5, 0.05),
+        (0.4, 20, 40, 1e-6, 0.05),  # only a difference can be found
+        (0.0, 10, 60, 0.4, 0.05),  # only equivalence
+        (-0.3, 20, 30, 0.6, 0.01),
+        (0.2, 40, 45, 0.4, 0.003),
+    ],
 )
-def test_the_seeds_for_equivalence_are_enough_and_not_many_too_many(effect, low, high, alpha):
-    n = seeds_for_equivalence(effect, 1.0, low, high, alpha)
-    assert inside_share(effect, 1.0, low, high, n, alpha) >= 0.8 - NOISE
-    assert inside_share(effect, 1.0, low, high, round(0.8 * n), alpha) < 0.8
+def test_assurance_is_what_simulated_continuations_decide(centre, n_seen, n, margin, level):
+    rng = np.random.default_rng(n)
+    sigma = np.sqrt((n_seen - 1) / rng.chisquare(n_seen - 1, STUDIES))
+    true = centre + sigma * rng.normal(0, 1, STUDIES) / math.sqrt(n_seen)
+    new = n - n_seen
+    fresh = true + sigma * rng.normal(0, 1, STUDIES) / math.sqrt(new)
+    mean_of_all = (n_seen * centre + new * fresh) / n
+    squares = n_seen - 1 + sigma**2 * rng.chisquare(max(new - 1, 1), STUDIES) * (new > 1)
+    squares += n_seen * new / n * (fresh - centre) ** 2
+    half = stats.t.ppf(1 - level / 2, n - 1) * np.sqrt(squares / (n - 1) / n)
+    decided = (np.abs(mean_of_all) > half) | (np.abs(mean_of_all) + half < margin)
+    assert assurance(n, centre, 1.0, n_seen, margin, level) == pytest.approx(decided.mean(), abs=0.04)
 
 
-def test_the_upper_limit_is_above_the_true_standard_deviation_in_eighty_of_a_hundred():
-    for n in (5, 20):
-        d = np.random.default_rng(n).normal(0, 1, (STUDIES, n)).std(1, ddof=1)
-        assert np.mean(d * upper_std(1.0, n) > 1) == pytest.approx(0.8, abs=NOISE)
+def test_an_interval_no_wider_than_the_margin_decides_wherever_it_lies():
+    half, margin = 0.25, 0.5 + 1e-9
+    for centre in np.linspace(-2, 2, 801):
+        assert abs(centre) > half or abs(centre) + half < margin
+    # and in the assurance: a spread so small that every quantile of it gives such an interval
+    assert all(assurance(20, c, 0.01, 10, 0.05, 0.05) == 1.0 for c in (0.0, 0.02, 0.05, 1.0))
+
+
+def test_the_seeds_to_decide_are_the_fewest_with_eighty_percent_assurance():
+    rng = np.random.default_rng(1)
+    for _ in range(60):
+        n, level = int(rng.integers(2, 40)), float(rng.choice([0.05, 0.01, 0.001]))
+        centre, margin = rng.normal(0, 0.6), float(rng.choice([0.3, 0.6, 1.0]))
+        found = seeds_to_decide(centre, 1.0, n, margin, level)
+        assert found is not None
+        least = max(n + 1, fewest_for_sign_flips(level))
+        enough = [m for m in range(least, found + 1) if assurance(m, centre, 1.0, n, margin, level) >= 0.8]
+        assert enough[-1] == found
+        assert enough[0] >= 0.9 * found  # the assurance may dip between two ways to a decision
+        assert found == seeds_to_decide(-centre, 1.0, n, margin, level)
+        assert found == seeds_to_decide(7 * centre, 7.0, n, 7 * margin, level)
+    assert seeds_to_decide(0.0, 1.0, 20_000, 1e-9, 0.05) is None  # a million would not do
+    assert seeds_to_decide(0.01, 0.001, 50, 0.005, 0.05) == 51  # never fewer than it has, nor as many
+    assert seeds_to_decide(0.0, 0.0, 3, 0.005, 0.05) == 6  # the fewest whose signs can say it: 2 / 2⁶ < 0.05 < 2 / 2⁵
 
 
 # --- degenerate -----------------------------------------------------------------------------------
@@ -306,12 +403,8 @@ def test_no_spread():
     assert (sure.std, sure.ci_low, sure.ci_high, sure.p_value) == (0.0, 0.25, 0.25, 0.0)
     assert (power_of_paired_t(0.1, 0.0, 5, 0.05), power_of_paired_t(0.0, 0.0, 5, 0.05)) == (1.0, 0.0)
     assert minimum_detectable_effect(0.0, 20, 0.05) == 0.0
-    assert upper_std(0.0, 20) == 0.0
     assert sign_flip_p_value([0.25] * 5) == 2 / 32
     assert sign_flip_p_value([0.0] * 5) == 1.0
-    # the t test would be content with two; the fewest whose signs alone can say it: 2 / 2⁶ < 0.05 < 2 / 2⁵
-    assert seeds_for_difference(0.1, 0.0, 0.05) == 6
-    assert seeds_for_equivalence(0.1, 0.0, -0.2, 0.2, 0.05) == 2
 
 
 def test_one_pair_or_none():
@@ -330,10 +423,3 @@ def test_what_is_not_a_number_decides_nothing(bad):
     assert math.isnan(found.p_value)
     assert math.isnan(sign_flip_p_value([bad, 1.0]))
     assert math.isnan(minimum_detectable_effect(math.nan, 20, 0.05))
-
-
-def test_what_no_number_of_seeds_finds():
-    assert seeds_for_difference(0.0, 1.0, 0.05) is None
-    assert seeds_for_difference(1e-4, 1.0, 0.05) is None  # it takes 785 million
-    assert seeds_for_equivalence(0.5, 1.0, -0.5, 0.5, 0.05) is None
-    assert seeds_for_equivalence(-0.7, 1.0, -0.5, 0.5, 0.05) is None

@@ -2,21 +2,24 @@
 
 import csv
 import math
+import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
 from scipy import stats
 
-from actsearch.judge.statistics import minimum_detectable_effect, paired_difference, sign_flip_p_value, upper_std
-from actsearch.judge.verdict import BETTER, BY_LESS, EQUIVALENT, UNDECIDED, WORSE, Arm, judge, seeds_to_decide
+from actsearch.judge.looks import chance_at_looks, level_at_looks
+from actsearch.judge.statistics import minimum_detectable_effect, paired_difference, seeds_to_decide, sign_flip_p_value
+from actsearch.judge.verdict import BETTER, BY_LESS, EQUIVALENT, UNDECIDED, WORSE, Arm, judge, level_of
 from actsearch.question import metrics
 from actsearch.question.metrics import metrics_of
-from actsearch.question.options import Rules
+from actsearch.question.options import LOOKS, Rules
 
 METRICS = metrics_of(metrics.ACCURACY)
 ACCURACY, LOSS = METRICS["test_accuracy"], METRICS["test_loss"]
 N = 20
+FIVE = (10, 20, 40, 80, 160)
 # twenty numbers with mean 0 and standard deviation 1, symmetric: the sign-flip test sees what the t sees
 SHAPE = stats.norm.ppf((np.arange(N) + 0.5) / N)
 SHAPE = SHAPE / SHAPE.std(ddof=1)
@@ -133,12 +136,13 @@ def test_the_interval_and_the_corrected_p_always_agree(metric):
     rng = np.random.default_rng(1)
     seen = set()
     for _ in range(150):
-        n, rules = int(rng.integers(2, 30)), Rules(0.05, int(rng.integers(1, 6)), int(rng.choice([1, 5])))
+        n, rules = int(rng.integers(2, 30)), Rules(0.05, int(rng.integers(1, 6)), [(), LOOKS, (8, 20)][rng.integers(3)])
         base = rng.normal(0.6, 0.02, n)
         found = judge(metric, arm(base + rng.normal(rng.choice([-0.004, 0, 0.004]), 0.006, n)), arm(base), rules)
         excludes = found.ci_low > 0 or found.ci_high < 0
         assert excludes == (found.p_corrected < rules.alpha)
-        flips = found.p_sign_flip <= rules.level
+        flips = found.p_sign_flip <= level_of(rules)
+        assert found.confidence == 1 - level_of(rules)
         word = found.verdict.split(",")[0]
         assert (word in (BETTER, WORSE)) == (excludes and flips)
         inside = -metric.margin < found.ci_low and found.ci_high < metric.margin
@@ -149,13 +153,17 @@ def test_the_interval_and_the_corrected_p_always_agree(metric):
 
 
 def test_looks_and_comparisons_change_the_level_and_nothing_else():
-    one, three, looks = (by_points(0.005, 0.01, rules=r) for r in (Rules(), Rules(comparisons=3), Rules(looks=5)))
+    one, three, looks = (by_points(0.005, 0.01, rules=r) for r in (Rules(), Rules(comparisons=3), Rules(looks=FIVE)))
     assert one.p_value == three.p_value == looks.p_value
-    assert (three.p_corrected, looks.p_corrected) == pytest.approx((3 * one.p_value, 5 * one.p_value))
-    assert (one.confidence, three.confidence, looks.confidence) == pytest.approx((0.95, 1 - 0.05 / 3, 0.99))
-    assert Rules(0.1, 2, 5).level == pytest.approx(0.01)
+    assert (three.p_corrected, looks.p_corrected) == pytest.approx(
+        (3 * one.p_value, chance_at_looks(one.p_value, FIVE))
+    )
+    level = level_at_looks(0.05, FIVE)
+    assert (one.confidence, three.confidence, looks.confidence) == pytest.approx((0.95, 1 - 0.05 / 3, 1 - level))
+    assert level_of(Rules(0.1, 2, FIVE)) == level
+    assert level_of(Rules(0.1, 2, (20,))) == 0.05
     base = arm([0.6] * N)
-    theirs = paired_difference(0.605 + 0.01 * SHAPE, base.values, 0.99)
+    theirs = paired_difference(0.605 + 0.01 * SHAPE, base.values, level)
     assert (looks.ci_low, looks.ci_high) == pytest.approx((theirs.ci_low, theirs.ci_high))
     # 5 % alone, undecided among ten
     assert one.verdict == BETTER
@@ -177,6 +185,33 @@ def test_where_the_sign_flip_test_disagrees_nothing_is_decided():
     assert other.ci_low < 0 < other.ci_high
     assert other.p_sign_flip < 0.001
     assert other.verdict == UNDECIDED  # inside the margin, but not equivalent
+
+
+def test_a_verdict_that_the_sign_flip_test_takes_back_says_so():
+    # one wild seed: the interval lies within a wide margin, the signs see a difference
+    wild = [0.002] * 18 + [0.30, -0.0001]
+    found = judge(ACCURACY, arm([0.6 + v for v in wild]), arm([0.6] * N), Rules(), margin=0.5)
+    assert found.verdict == UNDECIDED
+    assert found.warning == (
+        "the 95 % interval lies within the margin, but the exact sign-flip test finds a difference "
+        "(p = 3.8e-06 at level 0.05), so it is undecided"
+    )
+    # ten seeds between the two tests
+    rng = np.random.default_rng(0)
+    said = set()
+    for _ in range(600):
+        d = rng.normal(0.7, 1, 10)
+        found = judge(ACCURACY, arm(0.6 + d / 100), arm([0.6] * 10), Rules())
+        differs = found.ci_low > 0 or found.ci_high < 0
+        takes_back = differs != (found.p_sign_flip <= 0.05)
+        assert takes_back == ("so it is undecided" in found.warning)
+        if takes_back:
+            assert found.verdict == UNDECIDED
+            assert ("interval excludes 0, but the exact sign-flip test finds no difference" in found.warning) == differs
+            said.add(differs)
+    assert said == {True, False}
+    # too few seeds for any verdict: that is another sentence
+    assert judge(ACCURACY, arm([0.6 + v for v in wild[-5:]]), arm([0.6] * 5), Rules(), margin=0.5).warning == ""
 
 
 # --- failures -------------------------------------------------------------------------------------
@@ -206,6 +241,7 @@ def test_failures_warn_and_are_compared_by_mcnemar():
     [
         (ACCURACY, math.nan, "some values of test accuracy are not finite"),
         (ACCURACY, math.inf, "some values of test accuracy are not finite"),
+        (ACCURACY, 1e200, "some values of test accuracy are beyond ±1e+150, too large to be compared"),
         (LOSS, math.nan, "are not finite"),
         (LOSS, 0.0, "by ratio, which needs values above 0, but gets down to 0:"),
         (LOSS, -1.25, "gets down to -1.25: a metric of one's own with ratio=False"),
@@ -251,9 +287,123 @@ def test_equal_runs_are_equivalent():
 def test_every_number_of_seeds_has_its_numbers(n):
     rng = np.random.default_rng(n)
     base = rng.normal(0.6, 0.01, n)
-    found = judge(ACCURACY, arm(base + rng.normal(0, 0.006, n)), arm(base), Rules(comparisons=3, looks=5))
+    found = judge(ACCURACY, arm(base + rng.normal(0, 0.006, n)), arm(base), Rules(comparisons=3, looks=LOOKS))
     numbers = (found.ci_low, found.ci_high, found.p_value, found.p_sign_flip, found.minimum_detectable_effect)
     assert all(math.isfinite(v) for v in numbers)
+
+
+def test_two_seeds_at_a_tiny_level_have_an_infinite_interval():
+    found = judge(LOSS, arm([1.0, 2.0]), arm([2.0, 1.0]), Rules(comparisons=5000))
+    assert (found.verdict, found.ci_low, found.ci_high) == (UNDECIDED, -1.0, math.inf)
+    assert found.minimum_detectable_effect == math.inf
+
+
+@pytest.mark.parametrize("metric", [ACCURACY, LOSS], ids=lambda m: m.name)
+def test_whatever_the_numbers_there_is_a_verdict_and_an_interval(metric):
+    rng = np.random.default_rng(6)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for _ in range(400):
+            n = int(rng.choice([1, 2, 3, 4, 6, 20, 45]))
+            tens = rng.choice([-300, -12, -1, 0, 3, 140, 160, 306], (2, 1)) + rng.choice([-9, 0, 0, 0, 0, 9], (2, n))
+            values = (0.1 + rng.random((2, n))) * 10.0 ** tens.clip(-306, 307)
+            values[1] = values[0] if rng.random() < 0.1 else values[1]
+            if metric is ACCURACY:
+                values *= rng.choice([-1, 1])
+            rules = Rules(
+                float(rng.choice([1e-6, 0.05, 0.4])), int(10 ** rng.uniform(0, 6)), [(), LOOKS][rng.integers(2)]
+            )
+            found = judge(metric, arm(values[0]), arm(values[1]), rules, float(10 ** rng.uniform(-9, -0.01)))
+            assert found.verdict.split(",")[0] in {BETTER, WORSE, EQUIVALENT, UNDECIDED}
+            if "too large to be compared" in found.warning or n == 1:
+                assert found.verdict == UNDECIDED
+                continue
+            assert found.ci_low <= found.difference <= found.ci_high
+            assert found.minimum_detectable_effect >= 0
+            assert 0 <= found.p_value <= found.p_corrected <= 1
+            assert 0 <= found.p_sign_flip <= 1
+            if found.decided:
+                assert found.seeds_to_decide is None
+            elif found.seeds_to_decide is not None:
+                assert found.seeds_to_decide > n
+
+
+# --- runs that never reach the target -------------------------------------------------------------
+
+STEPS = METRICS["steps_to_accuracy"]
+
+
+def capped(steps, most=1000.0):
+    """Runs that were watched for so many steps."""
+    return Arm([min(float(v), most) for v in steps], [False] * len(steps), [v > most for v in steps])
+
+
+def test_where_no_run_reached_the_target_nothing_is_equivalent():
+    never = capped([2000.0] * N)
+    found = judge(STEPS, never, never, Rules())
+    assert (found.verdict, found.seeds_to_decide) == (UNDECIDED, None)
+    assert found.warning == (
+        "0 of 20 runs reached the target accuracy, the baseline's 0; the rest count as if they had at their last "
+        "step, so it is undecided"
+    )
+    assert all(math.isnan(v) for v in (found.ci_low, found.ci_high, found.p_value, found.p_corrected))
+
+
+def test_the_verdict_stands_where_unreached_runs_only_make_the_difference_larger():
+    reached = capped(500 * np.exp(0.05 * SHAPE))
+    some = capped(np.where(np.arange(N) < 3, 800, 5000) * np.exp(0.02 * SHAPE))
+    slow, quick = judge(STEPS, some, reached, Rules()), judge(STEPS, reached, some, Rules())
+    assert (slow.verdict, quick.verdict) == (WORSE, BETTER)
+    assert slow.warning.startswith("3 of 20 runs reached the target accuracy, the baseline's 20;")
+    assert quick.warning.startswith("20 of 20 runs reached the target accuracy, the baseline's 3;")
+    assert slow.warning.endswith("so the difference is at least this large")
+    assert (slow.ci_high, quick.ci_low) == (math.inf, -1.0)
+    as_counted = judge(STEPS, arm(some.values), reached, Rules())
+    assert (slow.ci_low, slow.p_corrected) == (as_counted.ci_low, as_counted.p_corrected)
+    # the other way round nothing is known: the unreached runs of the quicker arm may be its slowest
+    doubtful = judge(STEPS, capped([300.0] * 17 + [5000.0] * 3), capped([900.0 + i for i in range(N)]), Rules())
+    assert doubtful.difference < 0
+    assert (doubtful.verdict, doubtful.warning[:49]) == (UNDECIDED, "17 of 20 runs reached the target accuracy, the ba")
+
+
+def test_with_unreached_runs_it_is_never_equivalent_nor_less_than_the_margin():
+    rng = np.random.default_rng(2)
+    seen = set()
+    for _ in range(300):
+        centres = rng.uniform(6.4, 7.1, 2)
+        a, b = (capped(np.exp(rng.normal(c, rng.choice([0.005, 0.2]), 12))) for c in centres)
+        found = judge(STEPS, a, b, Rules(), margin=0.9)
+        excludes = found.ci_low > 0 or found.ci_high < 0
+        if sum(a.censored) + sum(b.censored):
+            assert found.verdict in (BETTER, WORSE, UNDECIDED)
+            assert found.decided == excludes == (found.p_corrected < 0.05)
+            assert not (found.decided and sum(a.censored) and sum(b.censored))
+            # whatever the steps that the unreached runs would have taken, the mean differs at least as much
+            if found.decided:
+                true = [
+                    [v * (1 + 9 * rng.random() * c) for v, c in zip(x.values, x.censored, strict=True)] for x in (a, b)
+                ]
+                grown = np.mean(np.log(true[0])) - np.mean(np.log(true[1]))
+                assert abs(grown) >= abs(math.log1p(found.difference))
+            seen.add(found.verdict)
+    assert seen == {BETTER, WORSE, UNDECIDED}
+
+
+def test_the_end_of_a_censored_interval_is_beyond_the_truth_in_two_and_a_half_percent():
+    rng = np.random.default_rng(3)
+    true, wrong, decided = 0.06, 0, 0
+    for _ in range(1500):
+        seeds = rng.normal(6.78, 0.05, 12)
+        a, b = (
+            capped(np.exp(seeds + rng.normal(true, 0.06, 12))),
+            capped(np.exp(seeds - 0.1 + rng.normal(0.1, 0.001, 12))),
+        )
+        found = judge(STEPS, a, b, Rules())
+        if sum(a.censored) and found.decided:
+            decided += 1
+            wrong += found.ci_low > math.expm1(true)
+    assert decided > 300
+    assert wrong <= 0.025 * 1500
 
 
 # --- how many seeds -------------------------------------------------------------------------------
@@ -270,21 +420,12 @@ def test_what_is_decided_needs_no_more_seeds_and_what_is_not_needs_more_than_it_
             assert found.seeds_to_decide > n
 
 
-def test_the_seeds_to_decide_are_the_fewer_of_both_ways():
-    level = 0.05
-    spread = upper_std(0.01, 20)
-    # clearly beyond the margin only a difference can be found; at zero only equivalence
-    for centre, margin in ((0.0065, 0.005), (0.0, 0.005)):
-        n = seeds_to_decide(centre, 0.01, 20, -margin, margin, level)
-        if centre:
-            assert (
-                minimum_detectable_effect(spread, n, level) <= centre < minimum_detectable_effect(spread, n - 1, level)
-            )
-        else:
-            assert stats.t.ppf(1 - level / 2, n - 1) * spread / math.sqrt(n) < margin
-    assert seeds_to_decide(0.0, 0.01, 20, -1e-6, 1e-6, level) is None  # a million would not do
-    # fifty that decided nothing, though ten should have: never fewer than it has, nor as many
-    assert seeds_to_decide(0.01, 0.001, 50, -0.005, 0.005, level) == 51
+@pytest.mark.parametrize("metric", [ACCURACY, LOSS], ids=lambda m: m.name)
+def test_the_seeds_to_decide_come_from_the_metrics_own_scale(metric):
+    found = by_points(0.004, 0.01) if metric is ACCURACY else by_ratio(0.03, 0.08)
+    centre, spread, margin = (0.004, 0.01, 0.005) if metric is ACCURACY else (0.03, 0.08, math.log(1.05))
+    assert found.verdict == UNDECIDED
+    assert found.seeds_to_decide == seeds_to_decide(centre, spread, N, margin, 0.05)
 
 
 def test_the_minimum_detectable_effect_is_of_the_seen_spread_at_the_corrected_level():
@@ -384,6 +525,6 @@ def test_where_no_run_of_either_learned_anything_nothing_is_decided():
 
 def test_a_level_below_what_drawn_signs_can_say_does_not_block_a_verdict():
     sure = arm([0.8 + 0.001 * (i % 5) for i in range(80)])
-    found = judge(ACCURACY, sure, arm([0.5] * 80), Rules(comparisons=1200, looks=5))
-    assert found.p_sign_flip == 1e-5  # the least of 100,000 patterns; the level is 8e-6
+    found = judge(ACCURACY, sure, arm([0.5] * 80), Rules(comparisons=6000))
+    assert found.p_sign_flip == 1e-5  # the least of 100,000 patterns; the level is 8.3e-6
     assert found.verdict == BETTER

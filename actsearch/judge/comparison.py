@@ -76,7 +76,7 @@ def compare_finalists(evidence: Evidence, options: Confirmation) -> list[Compari
     base = next(group for group in main if group[0].activation == home)
     verdicts, target = primary_verdicts(evidence, options), evidence.target
     others = [name for name in options.metrics if name != options.metric and _is_known(name, evidence)]
-    rules = Rules(options.alpha, max(1, len(main) - 1), len(options.seeds_at_looks))
+    rules = Rules(options.alpha, max(1, len(main) - 1), tuple(options.seeds_at_looks))
     out = []
     for group in main:
         activation = group[0].activation
@@ -136,6 +136,7 @@ def _arm(metric: Metric, group: Sequence[FinalistRun], evidence: Evidence) -> Ar
         assert cost is not None
         values = getattr(cost, name)
         return Arm(values, [False] * len(values))
+    censored: list[bool] = []
     if name == "test_loss":
         values = [run.test_loss for run in group]
     elif name == "learning_speed":
@@ -145,18 +146,19 @@ def _arm(metric: Metric, group: Sequence[FinalistRun], evidence: Evidence) -> Ar
     else:
         assert evidence.target is not None
         values = [steps_to(run.curves, evidence.target) for run in group]
+        censored = [not reaches(run.curves, evidence.target) for run in group]
         if name == "time_to_accuracy_s":
             assert cost is not None
             # each seed gets another repetition, so that the interval also contains the error of the timing
             times = itertools.cycle(cost.training_step_us)
             values = [steps * us / 1e6 for steps, us in zip(values, times, strict=False)]
-    return Arm(values, [run.failed for run in group])
+    return Arm(values, [run.failed for run in group], censored)
 
 
 def steps_to(curves: Curves, target: float) -> float:
     """Steps until the validation accuracy first reaches `target`, interpolated linearly between evaluations.
 
-    If it never does, the number of all steps.
+    If it never does, the number of all steps, which is then a lower bound.
     """
     step_before, value_before = 0, 0.0
     for step, (value,) in zip(curves.steps, curves.val_metric, strict=True):

@@ -5,6 +5,7 @@ scipy is imported inside the functions that use it: the import takes a second, a
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -29,7 +30,7 @@ def std(values: Sequence[float]) -> float:
     if len(values) < 2:
         return math.nan
     centre = mean(values)
-    return math.sqrt(sum((v - centre) ** 2 for v in values) / (len(values) - 1))
+    return math.sqrt(sum((v - centre) * (v - centre) for v in values) / (len(values) - 1))  # ** raises where * is inf
 
 
 @dataclass(frozen=True)
@@ -48,10 +49,8 @@ class PairedDifference:
     n: int
 
 
-def paired_difference(
-    candidate: Sequence[float], baseline: Sequence[float], confidence: float = 0.95
-) -> PairedDifference:
-    """Paired differences with their t interval (Student 1908).
+def paired_difference(candidate: Sequence[float], baseline: Sequence[float], level: float = 0.05) -> PairedDifference:
+    """Paired differences with their t interval at confidence 1 − level (Student 1908).
 
     candidate, baseline: (n_seeds,), the same seed at the same index.
     Raises ValueError if lengths differ or are 0.
@@ -67,10 +66,72 @@ def paired_difference(
         return PairedDifference(centre, math.nan, math.nan, math.nan, math.nan, 1)
     spread = float(difference.std(ddof=1))
     error = spread / math.sqrt(n)
-    half = float(stats.t.ppf((1 + confidence) / 2, n - 1)) * error
+    half = float(stats.t.isf(level / 2, n - 1)) * error
     # if error is 0, all differences are equal; if a difference is not finite, the p-value is NaN
     p_value = float(centre == 0) if error == 0 else float(2 * stats.t.sf(abs(centre) / error, n - 1))
     return PairedDifference(centre, spread, centre - half, centre + half, p_value, n)
+
+
+@dataclass(frozen=True)
+class PopulationDifference:
+    """The difference candidate − baseline on the test examples, and on all examples like these.
+
+    here: on these examples; its spread is that of seeds alone. std_error, df: of the mean where other examples and
+    other seeds could have been drawn. ci_low, ci_high, p_value: its two-sided t interval and test. example_std: the
+    standard deviation over examples of the difference that an example would show in the mean of all seeds. All these
+    are NaN for one seed or one example.
+    """
+
+    here: PairedDifference
+    std_error: float
+    df: float
+    ci_low: float
+    ci_high: float
+    p_value: float
+    example_std: float
+    n_examples: int
+
+
+def population_difference(candidate: np.ndarray, baseline: np.ndarray, level: float = 0.05) -> PopulationDifference:
+    """Paired differences of a mean score, on these test examples and on examples like these.
+
+    candidate, baseline: (n_seeds, n_examples), the score of each example, such as right or wrong, of any real type or
+    bool; the same seed and example at the same index. Raises ValueError if shapes differ or are empty.
+
+    Seeds and examples are both random, and crossed. The variance of the mean is s²/n + τ²/N, s² that of the seeds'
+    means and τ² the mean covariance over examples of two different seeds' differences, which the noise of single runs
+    cannot enter; at least 0. Its degrees of freedom are Satterthwaite's, from n − 1 and N − 1. It costs O(n · N) time
+    and O(N) memory.
+    """
+    from scipy import stats
+
+    a, b = np.asarray(candidate), np.asarray(baseline)
+    if a.shape != b.shape or a.ndim != 2 or a.size == 0:
+        raise ValueError(f"scores of shapes {a.shape} and {b.shape}: they must be (seeds, examples), both the same")
+    n, n_examples = a.shape
+    means, own, total = np.empty(n), 0.0, np.zeros(n_examples)
+    for i in range(n):  # seed by seed, because all differences as floats may not fit into memory
+        d = a[i].astype(np.float64) - b[i]
+        means[i] = d.mean()
+        own += d.var(ddof=1) if n_examples > 1 else math.nan
+        total += d
+    here = paired_difference(means.tolist(), [0.0] * n, level)
+    if n == 1 or n_examples == 1:
+        unknown = math.nan
+        return PopulationDifference(here, unknown, unknown, unknown, unknown, unknown, unknown, n_examples)
+    # the sum of all n² covariances is the variance of the sum
+    shared = max(0.0, (float(total.var(ddof=1)) - own) / (n * (n - 1)))
+    of_seeds, of_examples = here.std**2 / n, shared / n_examples
+    variance = of_seeds + of_examples
+    if variance == 0:
+        return PopulationDifference(here, 0.0, math.inf, here.mean, here.mean, here.p_value, 0.0, n_examples)
+    df = variance**2 / (of_seeds**2 / (n - 1) + of_examples**2 / (n_examples - 1))
+    error = math.sqrt(variance)
+    half = float(stats.t.isf(level / 2, df)) * error
+    p_value = float(2 * stats.t.sf(abs(here.mean) / error, df))
+    return PopulationDifference(
+        here, error, df, here.mean - half, here.mean + half, p_value, math.sqrt(shared), n_examples
+    )
 
 
 def sign_flip_p_value(differences: Sequence[float]) -> float:
@@ -81,7 +142,12 @@ def sign_flip_p_value(differences: Sequence[float]) -> float:
     are combined. Above, it is estimated from 99,999 drawn patterns and the observed one. NaN if a difference is not
     finite.
     """
-    d = np.asarray(differences, dtype=float)
+    return _sign_flip_p_value(tuple(map(float, differences)))
+
+
+@functools.lru_cache(maxsize=10_000)  # 0.1 s for 40 pairs and more, and each look judges those before it again
+def _sign_flip_p_value(differences: tuple[float, ...]) -> float:
+    d = np.array(differences)
     if not np.isfinite(d).all():
         return math.nan
     seen = abs(d.sum())
@@ -133,10 +199,14 @@ def power_of_paired_t(effect: float, std: float, n: int, alpha: float) -> float:
         return 0.0
     if std == 0:
         return float(effect != 0)
-    critical = stats.t.ppf(1 - alpha / 2, n - 1)
+    critical = float(stats.t.isf(alpha / 2, n - 1))
     shift = abs(effect) / std * math.sqrt(n)
     if shift > 10 * critical + 40:  # certain, even for two pairs; scipy's noncentral t is slow and inexact out there
         return 1.0
+    if critical > 5000:  # two or three pairs at a tiny level: scipy's noncentral t is NaN there, or takes half a minute
+        z = np.linspace(-9, 9, 2001)  # the standardised mean; given it, the spread must be small enough
+        weight = stats.norm.pdf(z)
+        return float(weight @ stats.chi2.cdf((n - 1) * ((z + shift) / critical) ** 2, n - 1) / weight.sum())
     wrong_side = float(stats.nct.cdf(-critical, n - 1, shift))  # scipy returns NaN where this is below 1e-13
     return float(stats.nct.sf(critical, n - 1, shift)) + (0.0 if math.isnan(wrong_side) else wrong_side)
 
@@ -147,30 +217,11 @@ def minimum_detectable_effect(std: float, n: int, alpha: float, power: float = P
 
     if n < 2 or math.isnan(std):
         return math.nan
-    if std == 0:
-        return 0.0
-    high = std
-    while power_of_paired_t(high, std, n, alpha) < power:
+    high = 1.0  # in standard deviations
+    while power_of_paired_t(high, 1.0, n, alpha) < power:
         high *= 2
-    found: Any = optimize.brentq(lambda e: power_of_paired_t(e, std, n, alpha) - power, 0.0, high)
-    return float(found)
-
-
-def upper_std(std: float, n: int, level: float = 0.8) -> float:
-    """The upper confidence limit of a standard deviation that was observed in n pairs (chi-square)."""
-    from scipy import stats
-
-    return std * math.sqrt((n - 1) / float(stats.chi2.ppf(1 - level, n - 1)))
-
-
-def seeds_for_difference(effect: float, std: float, alpha: float, power: float = POWER) -> int | None:
-    """The fewest pairs with which a paired t test and a sign-flip test at level alpha detect a true mean difference
-    `effect`; None if more than a million pairs are needed.
-    """
-    if effect == 0:
-        return None
-    least = fewest_for_sign_flips(alpha)
-    return _fewest(lambda n: n >= least and power_of_paired_t(effect, std, n, alpha) >= power)
+    found: Any = optimize.brentq(lambda e: power_of_paired_t(e, 1.0, n, alpha) - power, 0.0, high)
+    return std * float(found)
 
 
 def fewest_for_sign_flips(alpha: float) -> int:
@@ -178,26 +229,32 @@ def fewest_for_sign_flips(alpha: float) -> int:
     return math.ceil(1 - math.log2(alpha))
 
 
-def seeds_for_equivalence(
-    effect: float, std: float, low: float, high: float, alpha: float, power: float = POWER
-) -> int | None:
-    """The fewest pairs with which the 1 − alpha interval lies within (low, high) with this power, if the true mean
-    difference is `effect`; None if `effect` is outside (low, high) or more than a million pairs are needed.
+def assurance(n: int, centre: float, spread: float, n_seen: int, margin: float, level: float) -> float:
+    """The probability that n pairs decide, of which n_seen were seen with this mean and standard deviation: that the
+    1 − level interval then excludes 0 or lies within ±margin.
+
+    A predictive probability (Spiegelhalter, Abrams & Myles 2004), averaged over 24 quantiles of the true standard
+    deviation (chi-square); given it, the mean of all n pairs is normal around the seen one. As many fresh pairs, which
+    do not contain the seen ones, decide about as often (experiments/calibration).
     """
     from scipy import stats
 
-    if not low < effect < high:
-        return None
+    quantiles = (np.arange(24) + 0.5) / 24
+    sigma = spread * np.sqrt((n_seen - 1) / stats.chi2.ppf(quantiles, n_seen - 1))
+    half = stats.t.isf(level / 2, n - 1) * sigma / math.sqrt(n)
+    error = np.maximum(sigma * math.sqrt(1 / n_seen - 1 / n), np.finfo(float).tiny)
+    beyond = stats.norm.cdf((centre - half) / error) + stats.norm.cdf((-half - centre) / error)
+    inside = stats.norm.cdf((margin - half - centre) / error) - stats.norm.cdf((half - margin - centre) / error)
+    # an interval that is no wider than the margin is off 0 or within the margin, wherever it lies
+    return float(np.where(2 * half <= margin, 1.0, beyond + np.maximum(0.0, inside)).mean())
 
-    def enough(n: int) -> bool:
-        error = std / math.sqrt(n)
-        half = float(stats.t.ppf(1 - alpha / 2, n - 1)) * error
-        if error == 0:
-            return True
-        inside = stats.norm.cdf((high - half - effect) / error) - stats.norm.cdf((low + half - effect) / error)
-        return high - low > 2 * half and float(inside) >= power
 
-    return _fewest(enough)
+def seeds_to_decide(centre: float, spread: float, n: int, margin: float, level: float) -> int | None:
+    """How many pairs should decide with 80 % assurance: more than the n that were seen, with this mean and standard
+    deviation, and enough for a sign-flip test. None if a million are not enough.
+    """
+    least = max(n + 1, fewest_for_sign_flips(level))
+    return _fewest(lambda m: m >= least and assurance(m, centre, spread, n, margin, level) >= POWER)
 
 
 def _fewest(enough: Callable[[int], bool]) -> int | None:

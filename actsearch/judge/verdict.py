@@ -1,8 +1,9 @@
 """Verdicts: from paired runs to better, worse, equivalent or undecided, and how many seeds would decide it.
 
-One interval decides: the paired t interval at confidence 1 − α/(m·looks), for m comparisons with one baseline
-(Bonferroni), so that the interval and the corrected p-value always agree. An exact sign-flip test is made as well;
-where the two disagree, the verdict is undecided. This file works on arrays of numbers; it knows nothing of runs,
+One interval decides: the paired t interval at confidence 1 − α/m for m comparisons with one baseline (Bonferroni), and
+where verdicts are taken at several looks at the level with which all of them together are wrong with chance α/m. The
+corrected p-value follows the same curve, so that it and the interval always agree. An exact sign-flip test is made as
+well; where the two disagree, the verdict is undecided. This file works on arrays of numbers; it knows nothing of runs,
 studies or files.
 """
 
@@ -10,34 +11,37 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from actsearch.judge.looks import chance_at_looks, level_at_looks
 from actsearch.judge.statistics import (
     fewest_for_sign_flips,
     mcnemar_p_value,
     mean,
     minimum_detectable_effect,
     paired_difference,
-    seeds_for_difference,
-    seeds_for_equivalence,
+    seeds_to_decide,
     sign_flip_p_value,
     smallest_sign_flip_p,
     std,
-    upper_std,
 )
 from actsearch.question.metrics import Metric
 from actsearch.question.options import Rules
 
 BETTER, WORSE, EQUIVALENT, UNDECIDED = "better", "worse", "equivalent", "undecided"
 BY_LESS = ", by less than the margin"
+LARGEST = 1e150  # the squares of larger differences are infinite
 
 
 @dataclass(frozen=True)
 class Arm:
-    """One candidate's runs. values: (n,), ordered by seed. failed: (n,), whether a run diverged or stayed at chance."""
+    """One candidate's runs. values: (n,), ordered by seed. failed: (n,), whether a run diverged or stayed at chance.
+    censored: (n,), whether a run never reached the target, so that its value is only a lower bound; empty if none.
+    """
 
     values: Sequence[float]
     failed: Sequence[bool]
+    censored: Sequence[bool] = ()
 
 
 @dataclass(frozen=True)
@@ -47,9 +51,9 @@ class Verdict:
     verdict: better, worse, equivalent or undecided. mean, std, baseline_mean: over n_seeds (for a cost, over as many
     repetitions). difference, ci_low, ci_high and minimum_detectable_effect: candidate − baseline, or for ratios the
     relative change (−0.03 is 3 % less). confidence: of the interval. p_corrected: corrected for all comparisons and
-    looks. seeds_to_decide: how many seeds in all should decide it; None if it is decided, or if a million would not be
-    enough. p_failed: McNemar's p-value of n_failed against n_failed_baseline. warning: empty, or what to know before
-    believing the verdict.
+    looks. seeds_to_decide: how many seeds in all should decide it; None if it is decided, if a million would not be
+    enough, or if runs that never reached a target stand in the way. p_failed: McNemar's p-value of n_failed against
+    n_failed_baseline. warning: empty, or what to know before believing the verdict.
     """
 
     metric: Metric
@@ -78,45 +82,104 @@ class Verdict:
         return self.verdict != UNDECIDED
 
 
+def level_of(rules: Rules) -> float:
+    """The two-sided significance level of each single test."""
+    alpha = rules.alpha / rules.comparisons
+    return level_at_looks(alpha, rules.looks) if len(rules.looks) > 1 else alpha
+
+
+def corrected_p(p_value: float, rules: Rules) -> float:
+    """A p-value of the t test corrected for all comparisons and looks: below alpha where p_value is below the level."""
+    at_looks = chance_at_looks(p_value, rules.looks) if len(rules.looks) > 1 and p_value > 0 else p_value
+    return at_looks if math.isnan(at_looks) else min(1.0, rules.comparisons * at_looks)
+
+
 def judge(metric: Metric, candidate: Arm, baseline: Arm, rules: Rules, margin: float | None = None) -> Verdict:
     """The verdict on one candidate. candidate, baseline: the same seeds at the same indices.
 
     margin: if None, the metric's own. Raises ValueError if the arms are empty or of different lengths.
     """
-    margin = metric.margin if margin is None else margin
-    a, b = list(candidate.values), list(baseline.values)
+    margin, level = metric.margin if margin is None else margin, level_of(rules)
+    a, b = [float(v) for v in candidate.values], [float(v) for v in baseline.values]
     n_failed, n_failed_baseline = sum(candidate.failed), sum(baseline.failed)
     p_failed = mcnemar_p_value(candidate.failed, baseline.failed)
-    if _unusable(metric, (*a, *b)):
+    unusable = _unusable(metric, (*a, *b))
+    if unusable:
         x = y = [math.nan]
     elif metric.ratio:
         x, y = [math.log(v) for v in a], [math.log(v) for v in b]
     else:
         x, y = a, b
-    d = paired_difference(x, y, 1 - rules.level)
-    low, high = (-math.log1p(margin), math.log1p(margin)) if metric.ratio else (-margin, margin)
-    least = fewest_for_sign_flips(rules.level)  # with fewer seeds there is no verdict: three may agree closely by luck
+    d = paired_difference(x, y, level)
+    wide = math.log1p(margin) if metric.ratio else margin
+    least = fewest_for_sign_flips(level)  # with fewer seeds there is no verdict: three may agree closely by luck
+    contradiction = ""
     if d.n < 2:
         verdict, p_sign_flip, seeds = UNDECIDED, math.nan, None
     else:
         p_sign_flip = sign_flip_p_value([p - q for p, q in zip(x, y, strict=True)])
-        flips = p_sign_flip <= max(rules.level, smallest_sign_flip_p(d.n))
-        verdict = _decide(d.ci_low, d.ci_high, low, high, flips, metric.higher_is_better)
+        flips = p_sign_flip <= max(level, smallest_sign_flip_p(d.n))
+        differs, inside = d.ci_low > 0 or d.ci_high < 0, -wide < d.ci_low and d.ci_high < wide
+        verdict = _decide(differs, inside, flips, (d.mean > 0) == metric.higher_is_better)
         nothing = all(candidate.failed) and all(baseline.failed)
         verdict = UNDECIDED if nothing or d.n < least else verdict
+        if d.n >= least and not nothing:
+            contradiction = _contradiction(differs, inside, flips, p_sign_flip, level)
         seeds = None
         if verdict == UNDECIDED and not nothing:
-            seeds = seeds_to_decide(d.mean, d.std, d.n, low, high, rules.level)
-    shown = math.expm1 if metric.ratio else float
-    return Verdict(
+            seeds = seeds_to_decide(d.mean, d.std, d.n, wide, level)
+    failures = _failures(n_failed, n_failed_baseline, p_failed, len(a), level)
+    shown = _relative_change if metric.ratio else float
+    found = Verdict(
         metric=metric, verdict=verdict, mean=mean(a), std=std(a), baseline_mean=mean(b),
-        difference=shown(d.mean), ci_low=shown(d.ci_low), ci_high=shown(d.ci_high), confidence=1 - rules.level,
-        p_value=d.p_value, p_corrected=min(1.0, d.p_value * rules.comparisons * rules.looks) if d.n > 1 else math.nan,
+        difference=shown(d.mean), ci_low=shown(d.ci_low), ci_high=shown(d.ci_high), confidence=1 - level,
+        p_value=d.p_value, p_corrected=corrected_p(d.p_value, rules),
         p_sign_flip=p_sign_flip, n_seeds=len(a), margin=margin,
-        minimum_detectable_effect=shown(minimum_detectable_effect(d.std, d.n, rules.level)),
+        minimum_detectable_effect=shown(minimum_detectable_effect(d.std, d.n, level)),
         seeds_to_decide=seeds, n_failed=n_failed, n_failed_baseline=n_failed_baseline, p_failed=p_failed,
-        warning=_warning(n_failed, n_failed_baseline, p_failed, len(a), _unusable(metric, (*a, *b)), rules.level),
+        warning="; ".join(filter(None, [unusable, contradiction, failures])),
     )  # fmt: skip
+    n_censored, n_censored_baseline = sum(candidate.censored), sum(baseline.censored)
+    if n_censored or n_censored_baseline:
+        return _with_bounds(found, n_censored, n_censored_baseline, failures)
+    return found
+
+
+def _with_bounds(found: Verdict, n_censored: int, n_censored_baseline: int, failures: str) -> Verdict:
+    """The verdict where so many values of the candidate and of the baseline are lower bounds.
+
+    If only one arm has them and its values are larger, the true difference is at least that of the bounds: the end of
+    the interval that is nearer to 0 holds, and so does better or worse. In all other cases nothing is known.
+    """
+    n = found.n_seeds
+    counts = (
+        f"{n - n_censored} of {n} runs reached the target accuracy, the baseline's {n - n_censored_baseline}; the rest "
+        "count as if they had at their last step"
+    )
+    only_grows = found.difference < 0 if not n_censored else found.difference > 0 and not n_censored_baseline
+    if found.decided and found.verdict != EQUIVALENT and only_grows:
+        floor = -1.0 if found.metric.ratio else -math.inf
+        return replace(
+            found,
+            verdict=found.verdict.removesuffix(BY_LESS),
+            ci_low=found.ci_low if n_censored else floor,
+            ci_high=math.inf if n_censored else found.ci_high,
+            minimum_detectable_effect=math.nan,
+            warning="; ".join(filter(None, [f"{counts}, so the difference is at least this large", found.warning])),
+        )
+    unknown = dict.fromkeys(
+        ("ci_low", "ci_high", "p_value", "p_corrected", "p_sign_flip", "minimum_detectable_effect"), math.nan
+    )
+    warning = "; ".join(filter(None, [f"{counts}, so it is undecided", failures]))
+    return replace(found, **unknown, verdict=UNDECIDED, seeds_to_decide=None, warning=warning)
+
+
+def _relative_change(log_ratio: float) -> float:
+    """A log ratio as relative change; infinite where it is too large for a float."""
+    try:
+        return math.expm1(log_ratio)
+    except OverflowError:
+        return math.inf
 
 
 def _unusable(metric: Metric, values: Sequence[float]) -> str:
@@ -128,42 +191,40 @@ def _unusable(metric: Metric, values: Sequence[float]) -> str:
             f"{metric.words} is compared by ratio, which needs values above 0, but gets down to {min(values):.4g}: a "
             "metric of one's own with ratio=False is compared by the difference"
         )
+    if not metric.ratio and any(abs(value) > LARGEST for value in values):
+        return f"some values of {metric.words} are beyond ±{LARGEST:g}, too large to be compared"
     return ""
 
 
-def _decide(ci_low: float, ci_high: float, low: float, high: float, flips: bool, higher_is_better: bool) -> str:
-    """The verdict from an interval and a margin (low, high). flips: whether the sign-flip test finds a difference."""
-    differs = ci_low > 0 or ci_high < 0
+def _contradiction(differs: bool, inside: bool, flips: bool, p_sign_flip: float, level: float) -> str:
+    """A sentence, if the interval and the sign-flip test say different things; else empty."""
+    if differs == flips:
+        return ""
+    one = "excludes 0" if differs else "lies within the margin" if inside else "includes 0"
+    return (
+        f"the {100 * (1 - level):.4g} % interval {one}, but the exact sign-flip test finds {'no' if differs else 'a'} "
+        f"difference (p = {p_sign_flip:.2g} at level {level:.2g}), so it is undecided"
+    )
+
+
+def _decide(differs: bool, inside: bool, flips: bool, good: bool) -> str:
+    """The verdict. differs: whether the interval excludes 0. inside: whether it lies within the margin. flips: whether
+    the sign-flip test finds a difference. good: whether the difference is in the metric's direction.
+    """
     if differs != flips:
         return UNDECIDED
-    inside = low < ci_low and ci_high < high
     if not differs:
         return EQUIVALENT if inside else UNDECIDED
-    return (BETTER if (ci_low > 0) == higher_is_better else WORSE) + (BY_LESS if inside else "")
+    return (BETTER if good else WORSE) + (BY_LESS if inside else "")
 
 
-def seeds_to_decide(centre: float, spread: float, n: int, low: float, high: float, level: float) -> int | None:
-    """How many seeds in all should decide, at 80 % power: as many as detect a true difference `centre`, or as many as
-    show that it lies within (low, high), whichever are fewer. It is computed from the upper 80 % limit of the standard
-    deviation, and is more than n and enough for any verdict. None if neither is possible with a million.
-    """
-    spread = upper_std(spread, n)
-    found = [
-        seeds_for_difference(centre, spread, level),
-        seeds_for_equivalence(centre, spread, low, high, level),
-    ]
-    least = max(n + 1, fewest_for_sign_flips(level))
-    return max(least, min(f for f in found if f is not None)) if any(found) else None
-
-
-def _warning(n_failed: int, n_failed_baseline: int, p_failed: float, n: int, unusable: str, level: float) -> str:
-    found = [unusable] if unusable else []
+def _failures(n_failed: int, n_failed_baseline: int, p_failed: float, n: int, level: float) -> str:
     if n_failed == n_failed_baseline == n:
-        found.append("no run of either learned anything: all diverged or stayed at chance")
-    elif n_failed or n_failed_baseline:
+        return "no run of either learned anything: all diverged or stayed at chance"
+    if n_failed or n_failed_baseline:
         how = "more than can be chance" if p_failed <= level else "which may be chance"
-        found.append(
+        return (
             f"{n_failed} of {n} runs diverged or stayed at chance, the baseline's {n_failed_baseline} ({how}, McNemar "
             f"p = {p_failed:.2g}); the means include those runs, counted at chance level"
         )
-    return "; ".join(found)
+    return ""

@@ -65,7 +65,7 @@ class StudyOptions:
         return replace(self, objectives=names)
 
 
-LOOKS = (10, 20, 40, 80, 160)
+LOOKS = (10, 12, 14, 17, 20, 24, 28, 34, 40, 48, 57, 67, 80, 95, 113, 135, 160)  # each 19 % more than the one before
 OWN_TEST = "test_metric"  # stands for the data set's own metric, measured on the test set
 KNOWN = {name: m for own in (ACCURACY, PERPLEXITY, PSNR) for name, m in metrics_of(own).items()}
 TO_TARGET = ("steps_to_accuracy", "time_to_accuracy_s")  # steps are counted until a target is reached
@@ -115,7 +115,8 @@ class ConfirmOptions:
         good = self.looks and self.looks[0] > 1 and self.looks[-1] <= MOST_SEEDS
         if not good or sorted(set(self.looks)) != list(self.looks):
             raise ActSearchError(
-                f"confirm.looks={list(self.looks)}: write growing numbers of seeds from 2 on, e.g. {list(LOOKS)}."
+                f"confirm.looks={list(self.looks)}: write growing numbers of seeds from 2 on, e.g. "
+                "[10, 20, 40, 80, 160]."
             )
         if self.until_decided and self.metric in COST:
             raise ActSearchError(
@@ -139,7 +140,7 @@ class ConfirmOptions:
 
     def rules(self, n_candidates: int) -> Rules:
         """The correction of verdicts by `metric`: one comparison for each candidate at each rate, at each look."""
-        return Rules(self.alpha, max(1, n_candidates) * len(self.rates), len(self.seeds_at_looks))
+        return Rules(self.alpha, max(1, n_candidates) * len(self.rates), tuple(self.seeds_at_looks))
 
 
 @dataclass
@@ -196,20 +197,20 @@ MOST_SEEDS = 1_000_000  # nobody trains more
 class Rules:
     """How verdicts are corrected for the number of comparisons and of looks.
 
-    alpha: the chance of any wrong better or worse among all `comparisons` with the baseline. looks: how many times
-    verdicts are taken, the last time on all runs (repeated confidence intervals, Jennison & Turnbull 1989).
+    alpha: the chance of any wrong better or worse among all `comparisons` with the baseline. looks: the numbers of
+    seeds after which verdicts are taken, the last time on all runs; empty or one if only once.
     """
 
     alpha: float = 0.05
     comparisons: int = 1
-    looks: int = 1
+    looks: tuple[int, ...] = ()
 
     @property
     def words(self) -> str:
-        looks = f" at {self.looks} looks" if self.looks > 1 else ""
+        looks = f" at {len(self.looks)} looks" if len(self.looks) > 1 else ""
         return f"{self.comparisons} comparison{'s' if self.comparisons > 1 else ''}{looks}"
 
     @property
-    def level(self) -> float:
-        """The two-sided significance level of each single test."""
-        return self.alpha / (self.comparisons * self.looks)
+    def corrects(self) -> bool:
+        """Whether there is anything to correct for."""
+        return self.comparisons > 1 or len(self.looks) > 1

@@ -79,7 +79,7 @@ def verdict_rows(comparisons: Sequence[Comparison]) -> list[dict[str, Any]]:
             pairs = verdicts[kind].items() if kind in verdicts else [(1.0, v) for v in c.secondary]
             for rate, verdict in pairs:
                 values = {**dataclasses.asdict(verdict), "metric": verdict.metric.name}
-                values = {k: v if not _is_nan(v) else None for k, v in values.items()}
+                values = {k: v if _is_json(v) else None for k, v in values.items()}
                 rows.append(
                     {"activation": c.activation, "recipe": c.recipe, "rate": float(_digits(rate)), "baseline":
                      base.activation, "primary": kind != "secondary", **values}
@@ -87,8 +87,8 @@ def verdict_rows(comparisons: Sequence[Comparison]) -> list[dict[str, Any]]:
     return rows
 
 
-def _is_nan(value: Any) -> bool:
-    return isinstance(value, float) and math.isnan(value)
+def _is_json(value: Any) -> bool:
+    return not isinstance(value, float) or math.isfinite(value)
 
 
 def output_files(folder: Path) -> list[Path]:

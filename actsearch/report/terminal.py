@@ -181,7 +181,7 @@ class Terminal:
     def finalists(self, comparisons: Sequence[Comparison], test_name: str, options: Confirmation) -> None:
         base = next(c for c in comparisons if c.is_baseline)
         rules = options.rules(len(comparisons) - 1)
-        corrected = f", intervals and p corrected for {rules.words}" if rules.comparisons * rules.looks > 1 else ""
+        corrected = f", intervals and p corrected for {rules.words}" if rules.corrects else ""
         self.console.print(f"\nFinalists: {test_name}, fresh seeds, paired with {base.activation}{corrected}")
         heads, rows = finalist_table(comparisons, options)
         if self.console.width < WIDE:  # drop the last columns, the costs, which the report has

@@ -115,7 +115,12 @@ def two_arms(name: str, n: int, rng: np.random.Generator, shift: float = 0.0) ->
 
 def first(arms: tuple[Arm, Arm], n: int) -> tuple[Arm, Arm]:
     """The first n seeds of both arms."""
-    a, b = (Arm(arm.values[:n], arm.failed[:n]) for arm in arms)
+    return part(arms, 0, n)
+
+
+def part(arms: tuple[Arm, Arm], start: int, end: int) -> tuple[Arm, Arm]:
+    """The seeds of both arms from start on, without end."""
+    a, b = (Arm(arm.values[start:end], arm.failed[start:end]) for arm in arms)
     return a, b
 
 
@@ -151,15 +156,15 @@ def any_of_three(name: str, n: int, rng: np.random.Generator) -> bool:
 
 
 def looking(rng: np.random.Generator) -> list[Line]:
-    """Equal arms, with looks after 10, 20, 40, 80, 160 seeds: corrected for the looks, and as a warning without."""
+    """Equal arms, with 17 looks after 10 to 160 seeds: corrected for the looks, and as a warning without."""
     out = []
     for margin, stop, n in ((0.005, "stops when equivalent", 1000), (TINY, "only a difference stops it", 400)):
         options = Confirmation(until_decided=True, margin={"test_accuracy": margin})
         arms = [two_arms("test_accuracy", LOOKS[-1], rng) for _ in range(draws(n))]
         corrected = (differs(last_look(a, options.rules(1), margin)) for a in arms)
-        out.append(count("2 looks", f"level 1 − α/5 at each look, {stop}", corrected, "≤ 5"))
-        each_at_alpha = (differs(last_look(a, replace(options.rules(1), looks=1), margin)) for a in arms)
-        out.append(count("2 looks", f"level 1 − α at each look, {stop}", each_at_alpha, "is more"))
+        out.append(count("2 looks", f"the level that keeps α over all looks, {stop}", corrected, "≤ 5"))
+        each_at_alpha = (differs(last_look(a, replace(options.rules(1), looks=()), margin)) for a in arms)
+        out.append(count("2 looks", f"level α at each look, {stop}", each_at_alpha, "is more"))
     decided = [study_of(["leaky_relu"], Confirmation(until_decided=True), rng) for _ in range(draws(300))]
     out.append(
         count("2 looks", "the same by `standing` and `compare_finalists`", (differs(v) for (v,) in decided), "≤ 5")
@@ -270,19 +275,23 @@ def power(rng: np.random.Generator) -> list[Line]:
 
 
 def advice(rng: np.random.Generator) -> list[Line]:
-    """Repeats studies that 10 seeds leave undecided, with as many fresh seeds as the verdict proposes, or half."""
+    """Studies that 10 or 20 seeds leave undecided: with the same seeds and more, up to the proposed number, or with as
+    many fresh ones.
+    """
     out = []
-    for shift in (0.0, 0.001, 0.0025, 0.004, 0.005):
-        proposals = []
-        while len(proposals) < draws(400):
-            found = judge(TEST_ACCURACY, *two_arms("test_accuracy", 10, rng, shift), Rules())
-            if found.seeds_to_decide is not None:
-                proposals.append(found.seeds_to_decide)
-        for part, words, rule in ((1.0, "as many", "80"), (0.5, "half as many", "")):
-            sizes = [max(2, round(part * n)) for n in proposals]
-            again = (judge(TEST_ACCURACY, *two_arms("test_accuracy", n, rng, shift), Rules()).decided for n in sizes)
-            case = f"true difference {100 * shift:g} points, {words}, median {np.median(sizes):.0f}"
-            out.append(count("6 advised seeds", case, again, rule))
+    for n, shifts in ((10, (0.0, 0.001, 0.0025, 0.004, 0.005)), (20, (0.0, 0.0025, 0.005))):
+        for shift in shifts:
+            studies = []
+            while len(studies) < draws(400):
+                arms = two_arms("test_accuracy", 500, rng, shift)
+                proposed = judge(TEST_ACCURACY, *first(arms, n), Rules()).seeds_to_decide
+                if proposed is not None:
+                    studies.append((arms, proposed))
+            median = np.median([proposed for _, proposed in studies])
+            for start, words in ((0, "with the same seeds and more"), (n, "all fresh")):
+                again = (judge(TEST_ACCURACY, *part(arms, start, start + m), Rules()).decided for arms, m in studies)
+                case = f"{n} seeds, true difference {100 * shift:g} points, median {median:.0f} proposed, {words}"
+                out.append(count("6 advised seeds", case, again, "80"))
     return out
 
 
@@ -305,8 +314,7 @@ def after_advice(kept: bool, rng: np.random.Generator) -> Verdict:
         return found
     n = min(390, found.seeds_to_decide)
     start = 0 if kept else 10
-    a, b = (Arm(arm.values[start : start + n], arm.failed[start : start + n]) for arm in arms)
-    return judge(TEST_ACCURACY, a, b, Rules())
+    return judge(TEST_ACCURACY, *part(arms, start, start + n), Rules())
 
 
 # --- the noise itself -----------------------------------------------------------------------------
