@@ -230,10 +230,12 @@ def test_going_on_with_more_seeds_is_named_a_second_look(fake, blobs, tmp_path, 
     assert pipeline.run(asked, Terminal()).earlier_looks == []  # the same again is no further look
     assert "seen before" not in capsys.readouterr().out
     more = replace(asked, confirm=confirmation(finalists=1, seeds=8))
-    seen = "test_accuracy against relu, 6 seeds, alpha 0.05, margin 0.005"
-    assert pipeline.run(more, Terminal()).earlier_looks == [seen]
-    assert f"warning: Other verdicts of this study were seen before: {seen}." in capsys.readouterr().out
-    assert f"were seen before: {seen}" in (tmp_path / "report.html").read_text()
+    (seen,) = pipeline.run(more, Terminal()).earlier_looks
+    assert seen.startswith("s on 20") and seen.endswith(
+        "test_accuracy against relu, 6 seeds, alpha 0.05, margin 0.005, 2 nets"
+    )
+    assert f"warning: Another verdict on this test set was seen before: {seen}." in capsys.readouterr().out
+    assert f"was seen before: {seen}" in (tmp_path / "report.html").read_text()
     # to fewer seeds, to another metric: the same
     assert len(pipeline.run(asked, Terminal()).earlier_looks) == 1
     loss = replace(more, confirm=confirmation(finalists=1, seeds=8, metric="test_loss"))
@@ -241,6 +243,19 @@ def test_going_on_with_more_seeds_is_named_a_second_look(fake, blobs, tmp_path, 
         pipeline.report(loss, Terminal())
     assert len(pipeline.run(loss, Terminal()).earlier_looks) == 2
     assert "seen before" in capsys.readouterr().out
+
+
+def test_another_study_on_the_same_test_set_is_a_further_look(fake, blobs, tmp_path):
+    first = job(tmp_path / "a", blobs)
+    pipeline.run(first, Terminal(quiet=True))
+    other = replace(first, study=replace(first.study, name="t"), folder=tmp_path / "b",
+                    storage_url=f"sqlite:///{tmp_path}/b/study.db")  # fmt: skip
+    (seen,) = pipeline.run(other, Terminal(quiet=True)).earlier_looks
+    assert seen.startswith("s on 20")
+    small = Model(mlp, "mlp", (6,), 3, {"width": 4, "depth": 1})
+    small.name = "another"
+    elsewhere = replace(other, study=replace(first.study, name="u"), model=small)
+    assert pipeline.run(elsewhere, Terminal(quiet=True)).earlier_looks == []
 
 
 def test_a_report_of_other_finalists_is_refused(fake, blobs, tmp_path):

@@ -87,7 +87,7 @@ class Ledger:
             texts += file_of_looks().read_text(encoding="utf-8").splitlines()
         looks = []
         for text in texts:
-            with contextlib.suppress(ValueError, TypeError):  # a line that was cut off
+            with contextlib.suppress(ValueError, TypeError, KeyError):  # a line that was cut off
                 values = json.loads(text)
                 looks.append(Look(**{**values, "finalists": tuple(values["finalists"])}))
         return looks
