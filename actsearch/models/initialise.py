@@ -30,7 +30,7 @@ def activation_before(net: nn.Module, call: Callable[[nn.Module], object]) -> Be
     A layer behind a norm, or at the start, has none. Of layers that are not called as modules, such as those of torch's
     attention, the order in the net counts.
     """
-    names = {module: name for name, module in net.named_modules() if isinstance(module, _COUNT)}
+    names: dict[nn.Module, str] = {module: name for name, module in net.named_modules() if isinstance(module, _COUNT)}
     inside = {m for a in net.modules() if isinstance(a, ActivationModule) for m in a.modules() if m is not a}
     found = _before([m for m in names if m not in inside], names)
     called: list[nn.Module] = []
