@@ -14,6 +14,8 @@ from actsearch.judge.verdict import BETTER, UNDECIDED
 from actsearch.question.options import speed_is_told
 from actsearch.question.recipe import Recipe
 from actsearch.records import Cost, Curves, Evidence, FinalistRun, by_candidate
+from actsearch.report.files import verdict_rows
+from actsearch.report.tables import finalist_table
 
 RECIPE = Recipe(steps=20, eval_every=10, batch_size=15)
 SPEED_RECIPE = Recipe(schedule="constant", steps=100, eval_every=2, batch_size=15)
@@ -171,3 +173,26 @@ def test_runs_that_never_reach_the_target_are_not_equivalent_to_anything(metric)
     verdict = next(v for v in found.secondary if v.metric.name == metric)
     assert (verdict.verdict, verdict.ci_high) == ("worse", math.inf)
     assert "at least" in verdict.warning
+
+
+def test_means_without_the_runs_that_failed_and_the_bound_of_their_rate():
+    values = [0.9, 0.8, 0.1, 0.7]
+    candidate = [
+        FinalistRun("gelu", {}, 1000 + i, v, 1 - v, v == 0.1, Curves([20], [[v]], [[1 - v]], [[1 - v]]))
+        for i, v in enumerate(values)
+    ]
+    base = [dataclasses.replace(run, activation="relu", diverged=False) for run in candidate]
+    found = {c.activation: c for c in compare_finalists(Evidence([*candidate, *base]), confirmation())}
+    assert found["gelu"].mean_of_others == pytest.approx(0.8)
+    assert found["gelu"].n_failed == 1 and found["gelu"].failure_bound == pytest.approx(0.7514, abs=1e-4)
+    assert found["relu"].mean_of_others == pytest.approx(0.625)
+    heads, rows = finalist_table(list(found.values()), confirmation())
+    table = [dict(zip(heads, row, strict=True)) for row in rows]
+    assert {row["activation"]: row["failed (rate, at most)"] for row in table} == {
+        "gelu": "1 (75 %)",
+        "relu": "0 (53 %)",
+    }
+    assert {row["activation"]: row["test accuracy without them"] for row in table}["gelu"] == "80.00 %"
+    assert {row["failure_bound_baseline"] for row in verdict_rows(list(found.values()))} == {
+        found["relu"].failure_bound
+    }

@@ -10,6 +10,7 @@ from scipy import stats
 
 from actsearch.judge.statistics import (
     assurance,
+    failure_bound,
     fewest_for_sign_flips,
     mcnemar_p_value,
     mean,
@@ -117,6 +118,14 @@ def test_mcnemar_of_published_tables(only_a, only_b, p):
     a = [True] * only_a + [False] * only_b + [True] * 21 + [False] * 12
     b = [False] * only_a + [True] * only_b + [True] * 21 + [False] * 12
     assert mcnemar_p_value(a, b) == pytest.approx(p, rel=2e-5)
+
+
+@pytest.mark.parametrize(("failed", "n", "bound"), [(0, 20, 0.1391), (1, 20, 0.2161), (0, 10, 0.2589), (20, 20, 1.0)])
+def test_the_bound_of_a_rate_of_failures(failed, n, bound):
+    """0 of n: 1 − 0.05^(1/n); others as scipy's exact one-sided interval has them."""
+    assert failure_bound(failed, n) == pytest.approx(bound, abs=1e-4)
+    ends = stats.binomtest(failed, n, alternative="less").proportion_ci(0.95)
+    assert failure_bound(failed, n) == pytest.approx(ends.high, rel=1e-9)
 
 
 def test_mcnemar_needs_pairs():

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from actsearch.activations.spec import parse_net, print_net
-from actsearch.judge.statistics import mean, std
+from actsearch.judge.statistics import failure_bound, mean, std
 from actsearch.judge.verdict import Arm, Verdict, judge
 from actsearch.question.metrics import Metric
 from actsearch.question.options import COST, SPEED, Confirmation, Rules
@@ -29,7 +29,9 @@ class Comparison:
     recipe: its tuned values. mean, std: of the primary metric over n_seeds, at the tuned learning rate. verdict: by the
     primary metric; None for the baseline. at_rates: the verdicts at other learning rates, by multiple of the tuned
     one. secondary: the verdicts by the other metrics, corrected for the number of candidates but not for the number of
-    metrics. n_reached: how many runs reached the target accuracy; None if steps to it are not counted.
+    metrics. failure_bound: the 95 % upper bound of the rate of failures. mean_of_others: of the primary metric, without
+    the runs that failed; NaN if all did. n_reached: how many runs reached the target accuracy; None if steps to it are
+    not counted.
 
     training_step_us, latency_us: geometric means over repetitions, of the plain PyTorch net on this machine. saved_mib:
     what its training step keeps for the backward pass. These three are NaN if they were not measured.
@@ -45,6 +47,8 @@ class Comparison:
     test_loss: float
     n_seeds: int
     n_failed: int
+    failure_bound: float
+    mean_of_others: float
     verdict: Verdict | None
     at_rates: dict[float, Verdict]
     secondary: list[Verdict]
@@ -87,13 +91,15 @@ def compare_finalists(evidence: Evidence, options: Confirmation) -> list[Compari
         values = _arm(options.primary, group, evidence).values
         centre = statistics.geometric_mean(values) if options.metric in COST else mean(values)
         cost = evidence.costs.get(activation)
-        scores = [run.test_metric for run in group]
+        scores, failed = [run.test_metric for run in group], [run.failed for run in group]
         out.append(
             Comparison(
                 activation=activation, recipe=group[0].recipe, is_baseline=group is base,
                 mean=centre, std=std(values), test_metric=mean(scores), test_metric_std=std(scores),
                 test_loss=mean([run.test_loss for run in group]), n_seeds=len(group),
-                n_failed=sum(run.failed for run in group), verdict=mine.pop(1.0, None), at_rates=mine,
+                n_failed=sum(failed), failure_bound=failure_bound(sum(failed), len(failed)),
+                mean_of_others=mean([v for v, fails in zip(values, failed, strict=False) if not fails]),
+                verdict=mine.pop(1.0, None), at_rates=mine,
                 secondary=secondary,
                 n_reached=None if target is None else sum(reaches(run.curves, target) for run in group),
                 training_step_us=statistics.geometric_mean(cost.training_step_us) if cost else math.nan,

@@ -177,6 +177,16 @@ def _sums(d: np.ndarray) -> np.ndarray:
     return sums
 
 
+def failure_bound(n_failed: int, n: int, level: float = 0.95) -> float:
+    """The upper bound of the rate of failures of which n_failed were seen in n runs (Clopper & Pearson 1934).
+
+    One-sided: the true rate lies above it in 1 − level of studies at most. 0 of 20 failures: up to 13.9 %.
+    """
+    from scipy import stats
+
+    return 1.0 if n_failed == n else float(stats.beta.ppf(level, n_failed + 1, n - n_failed))
+
+
 def mcnemar_p_value(a_failed: Sequence[bool], b_failed: Sequence[bool]) -> float:
     """Exact two-sided p-value of the hypothesis that both arms fail equally often (McNemar 1947): a binomial test on
     the pairs in which only one arm failed.

@@ -82,7 +82,8 @@ def verdict_rows(comparisons: Sequence[Comparison]) -> list[dict[str, Any]]:
                 values = {k: v if _is_json(v) else None for k, v in values.items()}
                 rows.append(
                     {"activation": c.activation, "recipe": c.recipe, "rate": float(_digits(rate)), "baseline":
-                     base.activation, "primary": kind != "secondary", **values}
+                     base.activation, "primary": kind != "secondary", **values,
+                     "failure_bound": c.failure_bound, "failure_bound_baseline": base.failure_bound}
                 )  # fmt: skip
     return rows
 

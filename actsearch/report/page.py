@@ -96,6 +96,7 @@ def _table_caption(result: Result) -> str:
         f"{rules.words} (Bonferroni). Better or worse: the interval excludes 0, and an exact sign-flip test agrees. "
         f"Equivalent: the interval lies within ±{margin(v)}."
     )
+    text += " Failed: runs that diverged or stayed at chance, and the 95 % upper bound of their rate."
     if any(not math.isnan(c.saved_mib) for c in result.comparisons):
         text += " Memory kept: what a training step keeps for its backward pass."
     waiting = [

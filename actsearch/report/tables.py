@@ -24,7 +24,7 @@ def finalist_table(comparisons: Sequence[Comparison], options: Confirmation) -> 
     heads += [] if metric == own else [f"{own.words} ± sd"]
     difference = f"difference ({unit(metric)})" if unit(metric) else "difference"
     heads += [difference, f"{level} interval".strip(), "p, corrected"]
-    heads += ["verdict", "seeds", *(["failed"] if failed else [])]
+    heads += ["verdict", "seeds", "failed (rate, at most)", *([f"{metric.words} without them"] if failed else [])]
     heads += ["training step", "forward pass", "memory kept"] if costly else []
     rows = []
     for rank, c in enumerate(comparisons, start=1):
@@ -41,7 +41,9 @@ def finalist_table(comparisons: Sequence[Comparison], options: Confirmation) -> 
             bounds = f"{points(metric, v.ci_low)} to {points(metric, v.ci_high)}"
             row += [points(metric, v.difference), bounds, p_value(v.p_corrected), v.verdict]
         row.append(str(c.n_seeds))
-        row += [str(c.n_failed or "")] if failed else []
+        row.append(f"{c.n_failed} ({100 * c.failure_bound:.0f} %)")
+        others = "" if math.isnan(c.mean_of_others) else value(metric, c.mean_of_others)
+        row += [others] if failed else []
         row += [microseconds(c.training_step_us), microseconds(c.latency_us), mebibytes(c.saved_mib)] if costly else []
         rows.append(row)
     return heads, rows
