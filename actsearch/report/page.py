@@ -193,7 +193,7 @@ def limits(result: Result) -> list[str]:
             "of real trainings, equal activations were then called different in 8.6 % of studies instead of 5 % "
             "(experiments/calibration). confirm.until_decided=true, set from the start, corrects for its looks."
         )
-    known = [v for v in verdicts if not math.isnan(v.minimum_detectable_effect)]
+    known = [v for v in verdicts if math.isfinite(v.minimum_detectable_effect)]
     if known:
         worst = max(known, key=lambda v: v.minimum_detectable_effect)
         effect = points(worst.metric, worst.minimum_detectable_effect).lstrip("+")

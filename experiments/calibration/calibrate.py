@@ -275,22 +275,42 @@ def power(rng: np.random.Generator) -> list[Line]:
 
 
 def advice(rng: np.random.Generator) -> list[Line]:
-    """Studies that 10 or 20 seeds leave undecided: with the same seeds and more, up to the proposed number, or with as
+    """With the default margin, where equivalence decides most."""
+    cases = ((10, (0.0, 0.001, 0.0025, 0.004, 0.005)), (20, (0.0, 0.0025, 0.005)))
+    return advised(rng, TEST_ACCURACY.margin, cases, 400, 500)
+
+
+def advice_for_a_narrow_margin(rng: np.random.Generator) -> list[Line]:
+    """With a margin of 0.2 points, where a difference and equivalence both may decide."""
+    shifts = (0.0, 0.0005, 0.001, 0.002, 0.004)
+    return advised(rng, 0.002, ((10, shifts), (20, shifts)), 300, 1500)
+
+
+def advised(
+    rng: np.random.Generator, margin: float, cases: Iterable[tuple[int, Iterable[float]]], studies: int, most: int
+) -> list[Line]:
+    """Studies that so many seeds leave undecided: with the same seeds and more, up to the proposed number, or with as
     many fresh ones.
     """
     out = []
-    for n, shifts in ((10, (0.0, 0.001, 0.0025, 0.004, 0.005)), (20, (0.0, 0.0025, 0.005))):
+    for n, shifts in cases:
         for shift in shifts:
-            studies = []
-            while len(studies) < draws(400):
-                arms = two_arms("test_accuracy", 500, rng, shift)
-                proposed = judge(TEST_ACCURACY, *first(arms, n), Rules()).seeds_to_decide
+            undecided = []
+            while len(undecided) < draws(studies):
+                arms = two_arms("test_accuracy", most, rng, shift)
+                proposed = judge(TEST_ACCURACY, *first(arms, n), Rules(), margin).seeds_to_decide
                 if proposed is not None:
-                    studies.append((arms, proposed))
-            median = np.median([proposed for _, proposed in studies])
+                    undecided.append((arms, proposed))
+            median = np.median([proposed for _, proposed in undecided])
             for start, words in ((0, "with the same seeds and more"), (n, "all fresh")):
-                again = (judge(TEST_ACCURACY, *part(arms, start, start + m), Rules()).decided for arms, m in studies)
-                case = f"{n} seeds, true difference {100 * shift:g} points, median {median:.0f} proposed, {words}"
+                again = (
+                    judge(TEST_ACCURACY, *part(arms, start, start + m), Rules(), margin).decided
+                    for arms, m in undecided
+                )
+                narrow = "" if margin == TEST_ACCURACY.margin else f", margin {100 * margin:g} points"
+                case = (
+                    f"{n} seeds, true difference {100 * shift:g} points{narrow}, median {median:.0f} proposed, {words}"
+                )
                 out.append(count("6 advised seeds", case, again, "80"))
     return out
 
@@ -337,7 +357,7 @@ def noise() -> None:
 def main() -> None:
     noise()
     print("| " + " | ".join(HEADS) + " |\n| --- | --- | --: | --: | --: | --: | --: |")
-    parts = (equal_arms, at_the_margin, power, advice, topping_up, null_searches, looking)
+    parts = (equal_arms, at_the_margin, power, advice, topping_up, null_searches, looking, advice_for_a_narrow_margin)
     lines = [line for i, part in enumerate(parts) for line in part(np.random.default_rng(i))]
     if SMOKE:
         return
