@@ -93,7 +93,7 @@ def _table_caption(result: Result) -> str:
     rules = result.options.rules(len(verdicts))
     text = (
         f"Differences to {base}, paired by seed. The {confidence(v)} intervals and the p-values are corrected for "
-        f"{rules.words} (Bonferroni). Better or worse: the interval excludes 0, and an exact sign-flip test agrees. "
+        f"{rules.words}. Better or worse: the interval excludes 0, and an exact sign-flip test agrees. "
         f"Equivalent: the interval lies within ±{margin(v)}."
     )
     text += " Failed: runs that diverged or stayed at chance, and the 95 % upper bound of their rate."

@@ -76,8 +76,6 @@ def evidence(verdict: Verdict) -> str:
     least = fewest_for_sign_flips(1 - verdict.confidence)
     if verdict.n_seeds < least:
         text += f" That is too few for any verdict at this level: at least {least} are needed."
-    elif (verdict.ci_low > 0 or verdict.ci_high < 0) != (verdict.p_sign_flip <= 1 - verdict.confidence):
-        text += f" The exact sign-flip test does not agree ({p_words(verdict.p_sign_flip)}, not corrected)."
     if verdict.seeds_to_decide is not None and verdict.metric.name not in COST:
         text += f" About {verdict.seeds_to_decide} seeds would decide it."
     return text
