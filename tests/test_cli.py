@@ -181,7 +181,7 @@ def test_the_folder_and_the_study_in_it_have_the_same_name(command, lab, pruner)
     assert (code, err) == (0, "")
     (folder,) = (lab / "runs").iterdir()
     names = {s.study_name for s in optuna.get_all_study_summaries(f"sqlite:///{folder}/study.db")}
-    assert names == {folder.name, f"{folder.name}/tuning", f"{folder.name}/finalists"}
+    assert names == {folder.name, f"{folder.name}/tuning", f"{folder.name}/finalists", "actsearch/looks"}
 
 
 def test_the_same_command_again_trains_nothing_and_prints_its_result_again(command, lab, monkeypatch):
