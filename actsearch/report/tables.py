@@ -24,7 +24,7 @@ def finalist_table(comparisons: Sequence[Comparison], options: Confirmation) -> 
     heads += [] if metric == own else [f"{own.words} ± sd"]
     difference = f"difference ({unit(metric)})" if unit(metric) else "difference"
     heads += [difference, f"{level} interval".strip(), "p, corrected"]
-    heads += ["verdict", "seeds", "failed (rate, at most)", *([f"{metric.words} without them"] if failed else [])]
+    heads += ["verdict", "seeds", "failed (at most)", *([f"{metric.words} without them"] if failed else [])]
     heads += ["training step", "forward pass", "memory kept"] if costly else []
     rows = []
     for rank, c in enumerate(comparisons, start=1):
