@@ -207,6 +207,27 @@ def test_tuning_goes_on_where_it_was_and_a_finished_one_trains_nothing():
     assert last.started == []
 
 
+@pytest.mark.parametrize("die_at", [2, 5, 9, 14, 21])
+def test_a_kill_anywhere_changes_nothing_and_a_finished_tuning_is_at_its_end(die_at):
+    """All is noise: the best on a few seeds is seldom the best on more."""
+
+    class Noisy(FakeTrainer):
+        def advance(self, stopped):
+            for index, at in super().advance(stopped):
+                run = self.runs[index]
+                value = draw(run.specs, run.recipe.lr, run.recipe.weight_decay, run.seed)
+                yield index, Evaluation(at.step, value, at.val_loss, at.train_loss)
+
+    chosen = [candidate(s) for s in ("gelu", "tanh", "elu", "mish", "selu", "silu", "softplus", "relu")]
+    wanted, storage = tune(memory(), chosen, Noisy()), memory()
+    with pytest.raises(Killed):
+        tune(storage, chosen, Noisy(die_at=die_at))
+    assert tune(storage, chosen, Noisy()) == wanted
+    last = Noisy()
+    assert tune(storage, chosen, last) == wanted
+    assert last.started == []
+
+
 def test_a_grid_changed_later_is_the_same_for_all_again():
     storage, few = memory(), [Axis("lr", (0.02, 0.04))]
     tune(storage, [candidate("gelu"), candidate("relu")], FakeTrainer())

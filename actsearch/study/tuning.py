@@ -180,7 +180,8 @@ class _Grid:
         """Trains what is new of the grid, and of what goes on beyond its ends. Returns the best."""
         while True:
             yield from self.train(self.points(), range(seeds), trainer)
-            ranked = sorted(self.points(), key=lambda point: cost(self.found[point.key]))
+            # by the first seeds alone, so that the same few are chosen when this is done again
+            ranked = sorted(self.points(), key=lambda point: cost(_of_first(self.found[point.key], seeds)))
             if self._goes_on(self.found[ranked[0].key]):
                 continue
             yield from self.train(ranked[:SHORTLIST], again(seeds), trainer)
@@ -196,6 +197,8 @@ class _Grid:
     def train(self, points: Sequence[Candidate], seeds: range, trainer: Trainer) -> Generator[Event, None, None]:
         """Trains these points on these seeds, unless they were before, and keeps the results."""
         new = [point for point in points if self._n_seeds(point) < seeds.stop]
+        if not new:
+            return
         members = [_Member(i, point) for i, point in enumerate(new)]
         records = [
             TrialRecord(m.number, m.candidate.activation, dict(m.candidate.recipe), "complete", [], Curves())
@@ -224,6 +227,12 @@ class _Grid:
 def again(seeds: int) -> range:
     """The further seeds on which the best few are tried."""
     return range(seeds, min(TIMES * seeds, FRESH_SEED))
+
+
+def _of_first(record: TrialRecord, seeds: int) -> TrialRecord:
+    """The record of the first seeds alone."""
+    rows = {key: [row[:seeds] for row in getattr(record.curves, key)] for key in ("val_metric", "val_loss")}
+    return replace(record, curves=replace(record.curves, **rows))
 
 
 def _joined(one: Curves, other: Curves) -> Curves:
