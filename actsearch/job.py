@@ -149,7 +149,9 @@ class Job:
 
     @property
     def inits(self) -> list[str]:
-        return list(dict.fromkeys(map(str, self.space.searched("init") or [self.recipe.init])))
+        """All ways in which initial weights are drawn."""
+        tuned = [value for axis in self.axes if axis.key == "init" for value in axis.values]
+        return list(dict.fromkeys(map(str, [*(self.space.searched("init") or [self.recipe.init]), *tuned])))
 
     def remarks_on(self, specs: Iterable[Spec]) -> list[str]:
         """Of these functions those whose values or slopes break at some x in the precision of the training."""

@@ -48,6 +48,8 @@ GOOD = {
 BAD = {
     "batch": ({"recipe": replace(RECIPE, batch_size=61)}, "recipe.batch_size=61"),
     "searched batch": ({"space": space(batch_size=[15, 61])}, "recipe.batch_size=61"),
+    "tuned batch": ({"confirm": confirmation(tune={"batch_size": [15, 61]})}, "confirm.tune.batch_size: there are 60 tr"),
+    "tuned word": ({"confirm": confirmation(tune={"init": ["gain", "warm"]})}, "confirm.tune.init: unknown recipe.init"),
     "unknown baseline": (
         {"confirm": confirmation(baseline="rleu")}, "confirm.baseline: unknown activation 'rleu'. Did you mean 'relu'?",
     ),
@@ -86,3 +88,8 @@ def test_losses_that_can_be_negative_are_not_compared_by_ratio(job, metric):
     with pytest.raises(ActSearchError, match=rf"confirm\.metric={metric}: .*Write confirm\.metric=test_accuracy"):
         check(judged)
     check(job)
+
+
+def test_weights_that_tuning_would_draw_are_checked_like_those_of_the_recipe(job):
+    tuned = replace(job, confirm=confirmation(tune={"init": ["torch", "keep"]}))
+    assert (job.inits, tuned.inits) == (["gain"], ["gain", "torch", "keep"])
