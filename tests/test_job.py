@@ -48,8 +48,8 @@ GOOD = {
 BAD = {
     "batch": ({"recipe": replace(RECIPE, batch_size=61)}, "recipe.batch_size=61"),
     "searched batch": ({"space": space(batch_size=[15, 61])}, "recipe.batch_size=61"),
-    "tuned batch": ({"confirm": confirmation(tune={"batch_size": [15, 61]})}, "confirm.tune.batch_size: there are 60 tr"),
-    "tuned word": ({"confirm": confirmation(tune={"init": ["gain", "warm"]})}, "confirm.tune.init: unknown recipe.init"),
+    "tuned batch": ({"confirm": confirmation(tune={"batch_size": [15, 61]})}, "confirm.tune.batch_size: there are 60"),
+    "tuned word": ({"confirm": confirmation(tune={"init": ["gain", "warm"]})}, "confirm.tune.init: unknown"),
     "unknown baseline": (
         {"confirm": confirmation(baseline="rleu")}, "confirm.baseline: unknown activation 'rleu'. Did you mean 'relu'?",
     ),
