@@ -20,6 +20,7 @@ from actsearch.records import (
     RungReached,
     TrialRecord,
 )
+from actsearch.report import terminal as report_terminal
 from actsearch.report.files import finalist_rows, leaderboard_rows, write_csv, write_text
 from actsearch.report.sentence import sentence
 from actsearch.report.terminal import Terminal
@@ -238,6 +239,17 @@ def test_a_test_that_disagrees_is_named():
 
 
 # --- the terminal ---------------------------------------------------------------------------------
+
+
+def test_more_work_than_was_planned_is_never_more_than_all_of_it(capsys, monkeypatch):
+    monkeypatch.setattr(report_terminal, "LINE_SECONDS", 0.0)
+    terminal = Terminal()
+    terminal.begin(100, "val_accuracy", "maximize")
+    for step in (10, 20, 30):
+        terminal.event(RungReached("tuning", step, {}, 50))
+    terminal.end()
+    shares = [line.split("%")[0].strip() for line in capsys.readouterr().out.splitlines() if "%" in line]
+    assert shares == ["50", "100", "100"]
 
 
 def test_a_log_gets_plain_lines(capsys):

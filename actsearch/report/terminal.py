@@ -73,6 +73,7 @@ class Terminal:
             for record in event.records:
                 if record.state == "complete":
                     self._see(record)
+        self._total = max(self._total, self._done)  # where tuning goes on beyond the edge of its grid
         if self._progress is not None:
             self._progress.update(self._task, completed=self._done, total=self._total, description=self._status())
         elif isinstance(event, GenerationFinished) or time.monotonic() - self._last_line > LINE_SECONDS:
