@@ -67,6 +67,14 @@ def digest_of(*values: object) -> str:
     return contents.digest
 
 
+def gradient_hooks(p: Tensor | None) -> list[Any]:
+    """The hooks on a parameter's gradient. Neither copies nor pickles have them."""
+    return [
+        hook for kind in ("_backward_hooks", "_post_accumulate_grad_hooks")
+        for hook in (getattr(p, kind, None) or {}).values()
+    ]  # fmt: skip
+
+
 class Contents:
     """One digest of all values that `add` was given, in their order.
 
@@ -125,8 +133,7 @@ class Contents:
                 self._token(attribute, "" if p is None else f"{shape} {p.dtype} {p.requires_grad}")
                 if p is not None and not lazy and (weights or not p.requires_grad):  # what is frozen is kept
                     self.add(p)
-                for hooks in ("_backward_hooks", "_post_accumulate_grad_hooks"):
-                    self._each(*(getattr(p, hooks, None) or {}).values())
+                self._each(*gradient_hooks(p))
 
     def _token(self, *texts: str | bytes | memoryview) -> None:
         for text in texts:

@@ -120,12 +120,12 @@ class Job:
 
     @property
     def largest_batch(self) -> int:
-        return max(map(int, self.space.searched("batch_size") or [self.recipe.batch_size]))
+        return max(map(int, self.values_of("batch_size")))
 
     @property
     def tells_speed(self) -> bool:
         """Whether this job's curves show how fast a net learns."""
-        return speed_is_told(self.recipe) and "schedule" not in dict(self.space.recipe)
+        return speed_is_told(self.recipe) and self.values_of("schedule") == ["constant"]
 
     @property
     def remarks(self) -> list[str]:
@@ -140,18 +140,17 @@ class Job:
         redrawn = [
             f"recipe.init={init} draws {named(weights)} anew, to which the model's code gives a constant of its own. "
             "recipe.init=keep leaves what the code sets."
-            for init in self.inits
+            for init in self.values_of("init")
             if (weights := self.model.redrawn(init))
         ]
         shared = [] if self.axes else [SHARED]
         code = [*unread, *everywhere, *redrawn]
         return [*self.data.remarks, *self.model.remarks, *code, *shared, *self.remarks_on(known)]
 
-    @property
-    def inits(self) -> list[str]:
-        """All ways in which initial weights are drawn."""
-        tuned = [value for axis in self.axes if axis.key == "init" for value in axis.values]
-        return list(dict.fromkeys(map(str, [*(self.space.searched("init") or [self.recipe.init]), *tuned])))
+    def values_of(self, key: str) -> list[Any]:
+        """The values that this key of the recipe may have: those that are searched, or the recipe's, and the tuned."""
+        tuned = [value for axis in self.axes if axis.key == key for value in axis.values]
+        return list(dict.fromkeys([*(self.space.searched(key) or [getattr(self.recipe, key)]), *tuned]))
 
     def remarks_on(self, specs: Iterable[Spec]) -> list[str]:
         """Of these functions those whose values or slopes break at some x in the precision of the training."""
@@ -167,6 +166,8 @@ class Job:
 def check(job: Job) -> None:
     """Raises ActSearchError, before anything is made, if the parts of a job do not fit together."""
     if job.largest_batch > job.data.n_train:
+        if isinstance(job.confirm.tune, Mapping) and "batch_size" in job.confirm.tune:
+            raise ActSearchError(f"confirm.tune.batch_size: there are {job.data.n_train} training examples.")
         raise ActSearchError(
             f"recipe.batch_size={job.largest_batch} is more than the {job.data.n_train} training examples. "
             f"Choose at most {job.data.n_train}."
@@ -202,12 +203,9 @@ def check(job: Job) -> None:
             f"confirm.metric={job.confirm.metric}: losses are compared by their ratio, and that of '{job.data.name}' "
             f"can be negative. Write confirm.metric=test_{job.metric.name}."
         )
-    for axis in job.axes:
-        if axis.key == "batch_size" and max(axis.values) > job.data.n_train:
-            raise ActSearchError(f"confirm.tune.batch_size: there are {job.data.n_train} training examples.")
-    for init in job.inits:
+    for init in job.values_of("init"):
         job.model.check_init(init)
-    if min(map(int, job.space.searched("batch_size") or [job.recipe.batch_size])) == 1:
+    if min(map(int, job.values_of("batch_size"))) == 1:
         job.model.check_one_example()
     for candidate in job.space.typical():
         job.model.check(candidate.specs)

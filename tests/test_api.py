@@ -207,6 +207,19 @@ def test_numbers_that_a_model_reads_from_a_file_count(key, fake, tmp_path):
     assert names[0] == names[2] != names[1]
 
 
+def test_weights_count_where_tuning_may_keep_them(fake, tmp_path):
+    nets = [nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3)) for _ in range(2)]
+
+    def names(tune):
+        return {
+            actsearch.search(one, arrays(), ["relu", "tanh"], folder=tmp_path, confirm={"tune": tune}, **LITTLE).name
+            for one in nets
+        }
+
+    assert len(names({"init": ["gain", "keep"]})) == 2
+    assert len(names("none")) == 1
+
+
 def test_what_cannot_be_read_of_a_model_is_said(fake, tmp_path):
     lock = threading.Lock()
 

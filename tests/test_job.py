@@ -49,6 +49,11 @@ BAD = {
     "batch": ({"recipe": replace(RECIPE, batch_size=61)}, "recipe.batch_size=61"),
     "searched batch": ({"space": space(batch_size=[15, 61])}, "recipe.batch_size=61"),
     "tuned batch": ({"confirm": confirmation(tune={"batch_size": [15, 61]})}, "confirm.tune.batch_size: there are 60"),
+    "speed of a tuned schedule": (
+        {"recipe": CONSTANT,
+         "confirm": confirmation(metric="learning_speed", tune={"schedule": ["constant", "cosine"]})},
+        "recipe.schedule=constant",
+    ),
     "tuned word": ({"confirm": confirmation(tune={"init": ["gain", "warm"]})}, "confirm.tune.init: unknown"),
     "unknown baseline": (
         {"confirm": confirmation(baseline="rleu")}, "confirm.baseline: unknown activation 'rleu'. Did you mean 'relu'?",
@@ -92,4 +97,4 @@ def test_losses_that_can_be_negative_are_not_compared_by_ratio(job, metric):
 
 def test_weights_that_tuning_would_draw_are_checked_like_those_of_the_recipe(job):
     tuned = replace(job, confirm=confirmation(tune={"init": ["torch", "keep"]}))
-    assert (job.inits, tuned.inits) == (["gain"], ["gain", "torch", "keep"])
+    assert (job.values_of("init"), tuned.values_of("init")) == (["gain"], ["gain", "torch", "keep"])

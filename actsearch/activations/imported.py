@@ -137,11 +137,24 @@ def _params(path: str, function: Callable[..., Any]) -> tuple[Param, ...]:
     return tuple(out)
 
 
+def _wrong(path: str, why: str) -> ActSearchError:
+    return ActSearchError(f"activation '{path}' {why}")
+
+
+def _check_output(path: str, out: Any, x: Tensor, given: Tensor) -> None:
+    """Refuses what an activation cannot give for x. given: the copy of x that it was called with."""
+    if not isinstance(out, Tensor):
+        raise _wrong(path, f"gives {type(out).__name__}, not a tensor. Return one of the shape of x.")
+    if out.shape != x.shape or out.dtype != x.dtype:
+        raise _wrong(path, f"makes {tuple(out.shape)}, {out.dtype} of {tuple(x.shape)}, {x.dtype}. Keep both.")
+    if not torch.equal(given, x):
+        raise _wrong(path, "changes its input. Use functions that do not write in place.")
+
+
 def _check(path: str, function: Callable[..., Any], params: tuple[Param, ...]) -> None:
     """Refuses functions that cannot be trained as an activation, or that would train wrongly without an error."""
 
-    def wrong(why: str) -> ActSearchError:
-        return ActSearchError(f"activation '{path}' {why}")
+    wrong = functools.partial(_wrong, path)
 
     def call(x: Tensor, **keywords: Any) -> Tensor:
         given = x.clone()
@@ -150,12 +163,7 @@ def _check(path: str, function: Callable[..., Any], params: tuple[Param, ...]) -
         except Exception as error:  # whatever a user's function raises
             given_too = "".join(f" with {k} a {type(v).__name__}" for k, v in keywords.items())
             raise wrong(f"does not work on a tensor of shape {tuple(x.shape)}{given_too}: {one_line(error)}") from error
-        if not isinstance(out, Tensor):
-            raise wrong(f"gives {type(out).__name__}, not a tensor. Name a function of x.")
-        if out.shape != x.shape or out.dtype != x.dtype:
-            raise wrong(f"makes {tuple(out.shape)}, {out.dtype} of {tuple(x.shape)}, {x.dtype}. Keep both.")
-        if not torch.equal(given, x):
-            raise wrong("changes its input. Use functions that do not write in place.")
+        _check_output(path, out, x, given)
         return out
 
     with torch.random.fork_rng(devices=[]):
@@ -279,9 +287,7 @@ def _outputs(module: nn.Module, x: Tensor, train: bool) -> list[Tensor]:
 def _check_module(path: str, make: Callable[[], nn.Module]) -> None:
     """Refuses modules that cannot stand where an activation stands."""
 
-    def wrong(why: str) -> ActSearchError:
-        return ActSearchError(f"activation '{path}' {why}")
-
+    wrong = functools.partial(_wrong, path)
     with torch.random.fork_rng(devices=[]):
         module, why = make(), ""
         for shape in ((2, 4), (2, 4, 3), (2, 4, 3, 3)):
@@ -292,12 +298,7 @@ def _check_module(path: str, make: Callable[[], nn.Module]) -> None:
             except Exception as error:  # whatever a user's module raises
                 why = why or one_line(error)
                 continue
-            if not isinstance(out, Tensor):
-                raise wrong(f"gives {type(out).__name__}, not a tensor.")
-            if out.shape != x.shape or out.dtype != x.dtype:
-                raise wrong(f"makes {tuple(out.shape)}, {out.dtype} of {tuple(x.shape)}, {x.dtype}. Keep both.")
-            if not torch.equal(given, x):
-                raise wrong("changes its input. Use functions that do not write in place.")
+            _check_output(path, out, x, given)
             if not out.requires_grad:
                 raise wrong("cannot be differentiated. Use torch's functions, not numpy's.")
             module.eval()

@@ -31,13 +31,8 @@ EQUAL: dict[Any, str] = {
 NOT_A_VALUE = {"inplace"}  # arguments of torch's activations that change no value
 
 
-def found_in_torch(path: str) -> Any:
-    """What an import path such as torch.nn.SELU names; None if it names nothing there."""
-    place, _, name = path.rpartition(".")
-    return getattr(LIBRARY[place], name, None) if place in LIBRARY else None
-
-
 def name_in_catalogue(path: str) -> str | None:
-    """The catalogue's name of what a path in torch names, if it is the same."""
-    found = found_in_torch(path)
+    """The catalogue's name of what an import path such as torch.nn.SELU names, if it is the same."""
+    place, _, name = path.rpartition(".")
+    found = getattr(LIBRARY[place], name, None) if place in LIBRARY else None
     return EQUAL.get(found) if isinstance(found, Callable) else None

@@ -29,6 +29,7 @@ from actsearch.question.identity import flatten
 from actsearch.space.space import SearchSpace
 from actsearch.study.samplers import SamplerFactory, make_pruner
 from actsearch.study.storage import sqlite_url
+from actsearch.study.tuning import axes_of
 
 
 @dataclass
@@ -116,7 +117,8 @@ def _contents(config: Config, given: Given, data: Data, model: Model, space: Sea
     """The code and the objects that are the user's own, by part of the question."""
     parts: dict[str, Contents] = defaultdict(Contents)
     if given.model is not None or _is_own(config.model):
-        _add_model(parts["model"], model, "keep" in [config.recipe.init, *space.searched("init")])
+        tuned = [value for axis in axes_of(space, config.recipe, config.confirm.tune) for value in axis.values]
+        _add_model(parts["model"], model, "keep" in [config.recipe.init, *space.searched("init"), *tuned])
     if given.only is not None:
         parts["model"].add(given.only)
     if given.data is not None or _is_own(config.data):

@@ -38,10 +38,10 @@ class Labels:
     def numbers(self, y: Any, what: str) -> Tensor:
         """The numbers of labels y: (n,), int64. Raises ActSearchError for a label that is not among the classes."""
         array = _column(y, what)
-        lacking = set(_unique(array, what)[0].tolist()) - set(self.classes.tolist())
         kinds = ["text" if a.dtype.kind in "UOST" else "numbers" for a in (self.classes, array)]
         if kinds[0] != kinds[1]:
             raise ActSearchError(f"y has {kinds[0]} as labels and {what} {kinds[1]}. Give both alike.")
+        lacking = set(_unique(array, what)[0].tolist()) - set(self.classes.tolist())
         if lacking:
             raise ActSearchError(
                 f"{what} has class {_shown(min(lacking))}, which y lacks: its classes are {self._named()}. "

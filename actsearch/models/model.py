@@ -20,7 +20,7 @@ from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.parameter import is_lazy
 
 from actsearch.activations.spec import ActivationModule, Spec, print_net
-from actsearch.contents import Contents, digest_of
+from actsearch.contents import Contents, digest_of, gradient_hooks
 from actsearch.data.inputs import Inputs, count, each
 from actsearch.errors import ActSearchError, one_line
 from actsearch.models.initialise import NORMS, Before, activation_before, initialise
@@ -88,7 +88,7 @@ def _trained_norm(net: nn.Module) -> str:
 def _check_hooks(net: Any, name: str) -> None:
     """Raises ActSearchError for a given net with hooks on gradients, which pickle does not take to other processes."""
     for path, p in net.named_parameters():
-        if p._backward_hooks or getattr(p, "_post_accumulate_grad_hooks", None):
+        if gradient_hooks(p):
             raise ActSearchError(
                 f"the net '{name}': '{path}' has a hook on its gradient, which does not reach training processes. Give "
                 "a function that makes the net and registers the hook."
@@ -158,6 +158,7 @@ class Model:
         self.out_shape = (out_shape,) if isinstance(out_shape, int) else tuple(out_shape)
         self.function, self.keywords = function, dict(keywords or {})
         self._pattern = isinstance(function, nn.Module)
+        self._redrawn: dict[str, list[str]] = {}
         self._sound = {"keep"}  # the ways to draw initial weights that have passed `check_init`
         takes = {} if self._pattern else inspect.signature(function).parameters
         self.takes_activation = "activation" in takes
@@ -304,13 +305,18 @@ class Model:
         """The weights that the model function sets to a constant of its own and that `init` then draws or sets anew."""
         if self._pattern or init == "keep":
             return []
-        built = (self.build([Spec.of("relu")], 0, how) for how in ("keep", init, "torch"))
-        first, drawn, usual = (dict(net.named_parameters()) for net in built)
-        return [
-            name for name, p in first.items()
-            if p.numel() and torch.equal(p, p.reshape(-1)[0].expand(p.shape))
-            and not torch.equal(p, drawn[name]) and not torch.equal(p, usual[name])
-        ]  # fmt: skip
+        if init not in self._redrawn:
+            net = self.build([Spec.of("relu")], 0, "keep")
+            drawn, usual = copied(net), copied(net)  # to build a net that is swapped takes seconds
+            initialise(drawn, init, 0, self._before)
+            initialise(usual, "torch", 0, self._before)
+            others = [dict(other.named_parameters()) for other in (drawn, usual)]
+            self._redrawn[init] = [
+                name for name, p in net.named_parameters()
+                if p.numel() and torch.equal(p, p.reshape(-1)[0].expand(p.shape))
+                and not any(torch.equal(p, other[name]) for other in others)
+            ]  # fmt: skip
+        return self._redrawn[init]
 
     def _assemble(self, activation: Callable[..., nn.Module]) -> nn.Module:
         try:

@@ -80,12 +80,12 @@ class ConfirmOptions:
     """How finalists are compared, as the user asks for it. `settled` fits these options to a data set's metric.
 
     finalists: how many, or `all`: nothing is searched, and every candidate of the space is compared. seeds: how many
-    fresh seeds each finalist gets. baseline: the spec that all are compared with. tune: the recipe
-    values that are settled for each finalist and the baseline before the comparison, by key as in a search space; auto:
-    learning rate × weight decay; none: nothing, one recipe for all. metric: the one that the verdict is about.
-    margin: by metric, the difference that does not matter; metrics that a data set does not have are ignored. alpha:
-    the chance of any false better or worse. until_decided: whether seeds are added while a verdict is undecided.
-    looks: the numbers of seeds after which verdicts are then taken.
+    fresh seeds each finalist gets. baseline: the spec that all are compared with. tune: the recipe values that are
+    settled for each finalist and the baseline before they are compared, by key as in a search space; auto: learning
+    rate × weight decay; none: nothing, one recipe for all. metric: the one that the verdict is about. margin: by
+    metric, the difference that does not matter; metrics that a data set does not have are ignored. alpha: the chance of
+    any false better or worse. until_decided: whether seeds are added while a verdict is undecided. looks: the numbers
+    of seeds after which verdicts are then taken.
     """
 
     finalists: int | str = 3

@@ -78,13 +78,13 @@ def axes_of(space: SearchSpace, recipe: Recipe, tune: str | Mapping[str, Any]) -
     for key, domain in space.recipe:
         if not isinstance(tune, Mapping) or key not in tune:
             found[key] = Axis(key, _values(domain))
-    n_points = math.prod(len(axis.values) for axis in found.values())
-    if n_points > MOST_POINTS:
+    axes = list(found.values())
+    if n_points(axes) > MOST_POINTS:
         raise ActSearchError(
-            f"confirm.tune: {' × '.join(found)} makes {n_points} recipes for each finalist; at most {MOST_POINTS} are "
-            "tried. Leave a key out, or write shorter lists."
+            f"confirm.tune: {' × '.join(found)} makes {n_points(axes)} recipes for each finalist; at most "
+            f"{MOST_POINTS} are tried. Leave a key out, or write shorter lists."
         )
-    return list(found.values())
+    return axes
 
 
 def _values(domain: Range | Choices) -> tuple[Any, ...]:

@@ -12,6 +12,7 @@ import torch.fx
 from torch import Tensor, nn
 
 from actsearch.activations.spec import ActivationModule, Spec
+from actsearch.contents import gradient_hooks
 from actsearch.errors import one_line
 from actsearch.models.model import Model
 from actsearch.swap.copies import copied, difference
@@ -107,7 +108,7 @@ def _check_plain(net: nn.Module) -> None:
     for name, p in net.named_parameters():
         if not p.requires_grad:
             raise NotFusable(f"{name} is frozen")
-        if p._backward_hooks or getattr(p, "_post_accumulate_grad_hooks", None):
+        if gradient_hooks(p):
             raise NotFusable(f"{name} has hooks on its gradient")
         if p.dtype is not torch.float32 or type(p) is not nn.Parameter:
             raise NotFusable(f"{name} is {p.dtype}, {type(p).__name__}")
