@@ -113,6 +113,7 @@ class FinalistRun:
 
     rate: its learning rate as a multiple of the tuned one. diverged: the training diverged, and the scores are those of
     chance. collapsed: the training ended, but the net is no better than one that always gives the same answer.
+    of_each: by metric, the test examples' numbers whose mean it is (packed.py).
     """
 
     activation: str
@@ -124,6 +125,7 @@ class FinalistRun:
     curves: Curves = field(default_factory=Curves)
     rate: float = 1.0
     collapsed: bool = False
+    of_each: dict[str, str] = field(default_factory=dict)
 
     @property
     def key(self) -> RunKey:

@@ -10,7 +10,7 @@ from actsearch.data.goal import classification
 from actsearch.question.metrics import ACCURACY
 from actsearch.question.options import ConfirmOptions
 from actsearch.training.plan import SERIAL
-from actsearch.training.reference import Evaluation
+from actsearch.training.reference import Evaluation, Scored
 
 N_CLASSES = 3
 
@@ -68,11 +68,11 @@ class FakeTrainer:
                 yield index, evaluation(run, run.recipe.rungs()[self.rung])
         self.rung += 1
 
-    def score(self, x, y):
+    def score(self, x, y, what=None):
         self.scored.append(len(y))
         for index, run in enumerate(self.runs):
             last = evaluation(run, run.recipe.steps)
-            yield index, (last.val_metric - 0.01, last.val_loss + 0.02)
+            yield index, Scored(last.val_metric - 0.01, last.val_loss + 0.02)
 
     def rest(self):
         self.runs = []

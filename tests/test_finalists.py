@@ -7,16 +7,18 @@ import numpy as np
 import optuna
 import pytest
 import torch
+import torch.nn.functional as F
 from fake_trainer import N_CLASSES, FakeTrainer, Killed, confirmation, evaluation
 
 from actsearch.activations.spec import parse_net
-from actsearch.data.goal import commonest
+from actsearch.data.goal import commonest, pixels
 from actsearch.data.source import Data, Source
 from actsearch.errors import ActSearchError
 from actsearch.judge import comparison
 from actsearch.judge.looks import level_at_looks
 from actsearch.models import mlp
 from actsearch.models.model import Model
+from actsearch.packed import pack, unpack
 from actsearch.question.metrics import ACCURACY
 from actsearch.question.options import FRESH_SEED, RATES, StudyOptions
 from actsearch.question.recipe import Recipe
@@ -267,6 +269,65 @@ def test_the_test_set_is_not_touched_before_the_finalists(blobs):
     for r in runs:  # real scores of 30 examples, better than chance
         assert (r.test_metric * len(y)) == pytest.approx(round(r.test_metric * len(y)))
     assert np.mean([r.test_metric for r in runs]) > 0.5
+
+
+# --- examples like these --------------------------------------------------------------------------
+
+
+def smooth(y):
+    """Regression, judged by PSNR, which is computed from the mean loss."""
+    return dataclasses.replace(pixels(y), loss=F.mse_loss)
+
+
+@pytest.mark.parametrize("metric", ["test_metric", "test_loss"])
+@pytest.mark.parametrize("goal", [None, smooth])
+def test_what_each_example_scores_is_kept_with_the_run(metric, goal, blobs):
+    data = blobs()
+    if goal is not None:
+        answer = lambda x: torch.sigmoid(x[:, :1])  # noqa: E731
+        (x, _), (x_test, _) = (data.source.x, data.source.y), data.test()
+        source = Source(x, answer(x), lambda: (x_test, answer(x_test)), goal=goal(answer(x)))
+        data = Data(source, "waves", 30)
+    options = confirmation(data.goal.metric, seeds=12, metric=metric)
+    storage = optuna.storages.InMemoryStorage()
+    with Trainer(torch.device("cpu"), cores=1) as trainer:
+        trainer.load(Model(mlp, "mlp", (6,), data.goal.out_shape, {"width": 8, "depth": 1}), data)
+        chosen = [candidate("tanh"), candidate("relu")]
+        runs, _ = drive(confirm(storage, "s", chosen, trainer, data, RECIPE, options))
+    n = len(data.test()[1])
+    for r in (*runs, *kept(storage, "s").all()):
+        assert list(r.of_each) == [options.metric]
+        each = unpack(r.of_each[options.metric])
+        assert each.dtype == (bool if goal is None and metric == "test_metric" else np.float32)
+        assert len(each) == n
+        wanted = r.test_loss if metric == "test_loss" else r.test_metric
+        assert each.mean(dtype=float) == pytest.approx(wanted, rel=1e-5)
+    found = next(c.verdict for c in compare(runs, options) if not c.is_baseline)
+    assert found.population_ci_low < found.ci_low < found.ci_high < found.population_ci_high
+    # runs of an older study, or of one whose verdict was about something else
+    bare = next(c.verdict for c in compare([dataclasses.replace(r, of_each={}) for r in runs], options) if c.verdict)
+    assert math.isnan(bare.population_ci_low)
+    assert bare.ci_low == found.ci_low
+
+
+def test_no_seeds_are_added_where_only_more_examples_would_decide():
+    """Two that are equal on these 40 examples, of which half are told apart: no number of seeds helps."""
+    entrants, done, rng = [candidate("gelu"), candidate("relu")], {}, np.random.default_rng(0)
+    options = confirmation(until_decided=True, looks=[10, 20, 40], margin={"test_accuracy": 0.05})
+    for name in ("gelu", "relu"):
+        for seed in range(FRESH_SEED, FRESH_SEED + 40):
+            right = np.roll(np.arange(40) % 4 > 1, 2 * (name == "relu"))
+            right[rng.integers(40)] ^= rng.random() < 0.3
+            made = run(name, seed, float(right.mean()))
+            made.of_each = {"test_accuracy": pack(right)}
+            done[made.key] = made
+    runs, wanted = standing(done, entrants, RECIPE, options, None)
+    assert (wanted, seeds_of(runs)) == ([], {"gelu": 10, "relu": 10})
+    found = next(c.verdict for c in compare(runs, options) if c.verdict)
+    assert (found.verdict, found.few_examples) == ("undecided", True)
+    bare = {k: dataclasses.replace(r, of_each={}) for k, r in done.items()}
+    runs, _ = standing(bare, entrants, RECIPE, options, None)
+    assert next(c.verdict.verdict for c in compare(runs, options) if c.verdict) == "equivalent"
 
 
 # --- as records -----------------------------------------------------------------------------------

@@ -164,9 +164,11 @@ def test_squared_errors_on_test_are_the_nets():
     for _ in RECIPE.rungs():
         list(program.advance(set()))
     x, y = d.test()
-    scores = dict(program.score(x[:53], y[:53]))  # batches of 15: the last is not full
+    scores = dict(program.score(x[:53], y[:53], "loss"))  # batches of 15: the last is not full
     for i, run in enumerate(runs):
-        assert scores[i] == pytest.approx(score(plain(m, d, run)[0], x[:53].double(), y[:53], d.goal), rel=1e-6)
+        wanted = score(plain(m, d, run)[0], x[:53].double(), y[:53], d.goal, "loss")
+        assert scores[i][:2] == pytest.approx(wanted[:2], rel=1e-6)
+        assert scores[i].of_each == pytest.approx(wanted.of_each, rel=1e-6)
 
 
 def test_every_loss_of_the_table_has_its_gradient():
@@ -182,7 +184,7 @@ def test_every_loss_of_the_table_has_its_gradient():
         targets = torch.stack([CLOSED_FORMS[loss].rows(each, 3).T.double() for each in y])
         gradient = torch.empty_like(outputs)
         sums = CLOSED_FORMS[loss].step(outputs, targets, gradient)
-        torch.testing.assert_close(CLOSED_FORMS[loss].total(outputs, y), sums)
+        torch.testing.assert_close(CLOSED_FORMS[loss].of_each(outputs, y).sum(1), sums)
         for k in range(2):
             leaf = outputs[k].T.clone().requires_grad_()
             mean = loss(leaf, y[k])
@@ -286,9 +288,12 @@ def test_scores_on_test_are_the_nets():
         list(program.advance(set()))
     x, y = d.test()  # 60 examples, batches of 15; and 53, whose last batch is not full
     for n in (60, 53):
-        scores = dict(program.score(x[:n], y[:n]))
-        for i, run in enumerate(runs):
-            assert scores[i] == pytest.approx(score(plain(m, d, run)[0], x[:n].double(), y[:n], d.goal), rel=1e-6)
+        for what in ("score", "loss"):
+            scores = dict(program.score(x[:n], y[:n], what))
+            for i, run in enumerate(runs):
+                wanted = score(plain(m, d, run)[0], x[:n].double(), y[:n], d.goal, what)
+                assert scores[i][:2] == pytest.approx(wanted[:2], rel=1e-6)
+                assert scores[i].of_each == pytest.approx(wanted.of_each, rel=1e-6)
 
 
 @pytest.mark.slow

@@ -90,11 +90,11 @@ def test_psnr_in_decibels_and_guessing_is_the_mean():
 def test_the_plain_loops_score_is_the_metric_of_the_whole_set():
     net = nn.Linear(2, 1)
     source = waves(pixels)
-    value, loss = score(net, source.x, source.y, source.goal)
+    value, loss, _ = score(net, source.x, source.y, source.goal)
     assert loss == pytest.approx(F.mse_loss(net(source.x), source.y).item(), rel=1e-6)
     assert value == pytest.approx(-10 * math.log10(loss), rel=1e-6)
     source = waves(absolute)
-    value, loss = score(net, source.x, source.y, source.goal)
+    value, loss, _ = score(net, source.x, source.y, source.goal)
     assert value == pytest.approx((net(source.x) - source.y).abs().mean().item(), rel=1e-6)
 
 
@@ -475,3 +475,57 @@ def test_what_holds_nothing_to_learn_is_refused(tmp_path):
         text(str(tmp_path / "dull.txt"))
     with pytest.raises(ActSearchError, match="all examples are of class 1"):
         Data(Source(torch.randn(40, 3), torch.ones(40, dtype=torch.long), lambda: None), "dull", 10)
+
+
+# --- one number for each example ------------------------------------------------------------------
+
+
+def hesitant(outputs, y):
+    """A loss that vmap cannot follow: it looks at numbers."""
+    error = (outputs - y).abs().mean()
+    return error if error.item() < 1e9 else error * 2
+
+
+@pytest.mark.parametrize("loss", [F.l1_loss, hesitant])
+def test_the_loss_of_each_example_is_that_of_it_alone(loss):
+    outputs, y = torch.randn(5, 2), torch.randn(5, 2)
+    goal = Goal(MAE, loss, (2,), (1.0, 1.0), of_loss=float)
+    torch.testing.assert_close(goal.of_each(outputs, y, "loss"), (outputs - y).abs().mean(1))
+    tokens = next_token(TOKENS, 4).of_each(LOGITS, TOKENS, "loss")
+    torch.testing.assert_close(tokens, torch.stack([cross_entropy(LOGITS[i], TOKENS[i]) for i in range(2)]))
+
+
+def contrastive(outputs, y):
+    """A loss between examples: of one alone it says nothing."""
+    return (outputs[1:] - outputs[:-1]).square().mean() if len(outputs) > 1 else outputs.sum() * 0
+
+
+def alone_it_fails(outputs, y):
+    return F.batch_norm(outputs, None, None, training=True).square().mean()
+
+
+@pytest.mark.parametrize(
+    "loss", [contrastive, alone_it_fails, lambda o, y: F.cross_entropy(o, y, weight=torch.tensor([1.0, 9.0]))]
+)
+def test_a_loss_that_is_no_mean_over_examples_gives_no_numbers(loss):
+    outputs, y = torch.randn(6, 2, generator=torch.Generator().manual_seed(0)), torch.arange(6) % 2
+    goal = Goal(MAE, loss, (2,), (1.0, 1.0), score=lambda outputs, y: outputs[:, 0])
+    assert goal.of_each(outputs, y, "loss") is None
+    assert torch.equal(goal.of_each(outputs, y, "score"), outputs[:, 0])
+    x = torch.randn(6, 2)
+    assert score(nn.Linear(2, 2), x, y, goal, "loss").of_each is None
+
+
+@pytest.mark.parametrize(
+    ("of_loss", "slope"),
+    [(math.exp, math.exp), (lambda x: -10 * math.log10(x), lambda x: -10 / math.log(10) / x)],
+)
+def test_numbers_in_the_metric_have_its_mean_and_move_as_it_does(of_loss, slope):
+    losses = np.random.default_rng(0).gamma(2.0, size=400).astype(np.float32)
+    found = Goal(MAE, F.l1_loss, (1,), (1.0, 1.0), of_loss=of_loss).in_metric(losses)
+    mean = losses.mean(dtype=float)
+    assert found.mean(dtype=float) == pytest.approx(of_loss(mean), rel=1e-6)
+    assert (found[0] - found[1]) / (losses[0] - losses[1]) == pytest.approx(slope(mean), rel=1e-4)
+    # what the metric would be without one example
+    rest = of_loss(losses[1:].mean(dtype=float))
+    assert (of_loss(mean) * 400 - found[0]) / 399 == pytest.approx(rest, rel=1e-4)

@@ -2,14 +2,17 @@
 
 import csv
 import io
+import json
 import re
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from fake_trainer import confirmation
 from rich.console import Console
 
 from actsearch.judge.comparison import compare_finalists
+from actsearch.packed import pack
 from actsearch.question.metrics import ACCURACY, PERPLEXITY, PSNR
 from actsearch.records import (
     Curves,
@@ -21,8 +24,9 @@ from actsearch.records import (
     TrialRecord,
 )
 from actsearch.report import terminal as report_terminal
-from actsearch.report.files import finalist_rows, leaderboard_rows, write_csv, write_text
+from actsearch.report.files import finalist_rows, leaderboard_rows, verdict_rows, write_csv, write_text
 from actsearch.report.sentence import sentence
+from actsearch.report.tables import finalist_table
 from actsearch.report.terminal import Terminal
 
 
@@ -344,3 +348,50 @@ def test_every_seed_diverged_shows_no_nan(capsys):
     out = capsys.readouterr().out
     assert "33.33 %" in out
     assert "nan" not in out
+
+
+# --- examples like these --------------------------------------------------------------------------
+
+
+def told_apart(n_examples, shift, n=20, seed=0):
+    """Runs of gelu and relu that are right for 60 % of the examples, gelu for others than relu, and a few more."""
+    rng, out = np.random.default_rng(seed), []
+    base = np.arange(n_examples) % 5 < 3
+    other = np.roll(base, 2)
+    other[: round(shift * n_examples)] = True
+    for name, usual in (("gelu", other), ("relu", base)):
+        for i in range(n):
+            right = usual ^ (rng.random(n_examples) < 0.02)
+            made = run(name, 1000 + i, float(right.mean()))
+            made.of_each = {"test_accuracy": pack(right)}
+            out.append(made)
+    return out
+
+
+def test_both_intervals_are_said_and_shown(tmp_path):
+    found = compared(told_apart(1000, 0.0))
+    verdict = next(c.verdict for c in found if c.verdict)
+    said = sentence(found, "t", confirmation())
+    ends = [f"{100 * end:+.2f}" for end in (verdict.population_ci_low, verdict.population_ci_high)]
+    assert f"on these examples ({ends[0]} to {ends[1]} on examples like these)" in said
+    assert "more examples would decide it, more seeds would not" in said and "would decide it." not in said
+    heads, rows = finalist_table(found, confirmation())
+    column = heads.index("on examples like these")
+    assert sorted(row[column] for row in rows) == ["", f"{ends[0]} to {ends[1]}"]
+    assert [len(row) for row in rows] == [len(heads)] * 2
+    row = json.loads(json.dumps(verdict_rows(found)))[0]
+    assert row["population_ci_low"] < row["ci_low"] < row["ci_high"] < row["population_ci_high"]
+    assert row["few_examples"] is True and row["verdict"] == "undecided"
+    # without the examples' numbers there is one interval, and null in JSON
+    bare = compared(runs("gelu", TEN) + BASE)
+    assert "examples like these" not in sentence(bare, "t", confirmation())
+    assert "on examples like these" not in finalist_table(bare, confirmation())[0]
+    assert verdict_rows(bare)[0]["population_ci_low"] is None
+
+
+def test_a_difference_that_other_examples_may_not_have_is_said():
+    said = sentence(compared(told_apart(500, 0.06)), "t", confirmation())
+    assert said.startswith("gelu is better than relu")
+    assert "On other examples like these it may be otherwise: that interval includes 0." in said
+    said = sentence(compared(told_apart(20_000, 0.06)), "t", confirmation())
+    assert said.startswith("gelu is better than relu") and "otherwise" not in said

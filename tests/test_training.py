@@ -13,6 +13,7 @@ from pathlib import Path
 import cloudpickle
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from actsearch.activations.spec import parse_net
@@ -175,7 +176,7 @@ def test_score_is_accuracy_and_mean_loss_in_eval_mode_whatever_the_batches(monke
     for size in (EVAL_BATCH, 2, 1):
         monkeypatch.setattr(reference, "EVAL_BATCH", size)
         net.train()
-        assert reference.score(net, x, y, classification(2)) == pytest.approx(wanted, rel=1e-6)
+        assert reference.score(net, x, y, classification(2))[:2] == pytest.approx(wanted, rel=1e-6)
 
 
 # --- devices --------------------------------------------------------------------------------------
@@ -330,15 +331,37 @@ def test_score_is_on_the_nets_of_the_last_rung(results, two_processes, data):
         if rung.step == 16:
             batch.stop([1])
     split = data.split(0)
-    metric, loss = batch.score(split.x_val, split.y_val)  # the validation set: so the answers are known
-    kept = [0, 2, 3, 4]
-    assert torch.equal(metric[kept], results[-1].val_metric[kept])
-    assert torch.equal(loss[kept], results[-1].val_loss[kept])
-    assert math.isnan(metric[1]) and math.isnan(loss[1])
+    scored = batch.score(split.x_val, split.y_val)  # the validation set: so the answers are known
+    for i in (0, 2, 3, 4):
+        assert scored[i] == (results[-1].val_metric[i].item(), results[-1].val_loss[i].item(), None)
+    assert math.isnan(scored[1].metric) and math.isnan(scored[1].loss)
     x, y = data.test()
     net = model().build(RUNS[0].specs, stream(0, WEIGHTS), "gain")
     list(train(net, split, RUNS[0], CPU))
-    assert (batch.score(x, y)[0][0].item(), batch.score(x, y)[1][0].item()) == reference.score(net, x, y, data.goal)
+    assert batch.score(x, y)[0] == reference.score(net, x, y, data.goal)
+
+
+@pytest.mark.parametrize("plan", [SERIAL, Plan("fused", 4)], ids=["serial", "fused"])
+@pytest.mark.parametrize("what", ["score", "loss"])
+def test_what_each_example_scores_is_kept_for_every_run(plan, what, data):
+    sgd = {"optimizer": "sgd", "schedule": "constant"}  # one program for all three
+    runs = [run("relu", 0, **sgd), run("gelu", 1, **sgd), run("identity", 3, lr=1e30, **sgd)]
+    x, y = data.test()
+    with Trainer(CPU, cores=2) as trainer:
+        trainer.load(model(), data, plan)
+        batch = TrainingBatch(trainer, runs)
+        list(batch)
+        found = batch.score(x, y, what)
+    for one, scored in zip(runs[:2], found, strict=False):
+        net = model().build(one.specs, stream(one.seed, WEIGHTS), "gain")
+        list(train(net, data.split(one.seed), one, CPU))
+        outputs = net.eval()(x)
+        right = outputs.argmax(-1) == y if what == "score" else F.cross_entropy(outputs, y, reduction="none")
+        assert scored.of_each == pytest.approx(right.detach().numpy(), abs=1e-3)
+        assert scored.of_each.mean() == pytest.approx(scored.metric if what == "score" else scored.loss, rel=1e-5)
+    guess = data.goal.guess[0 if what == "score" else 1]
+    assert found[2][:2] == data.goal.guess
+    assert (found[2].of_each == guess).all() and len(found[2].of_each) == len(y)
 
 
 def test_runs_of_a_batch_must_share_their_rungs(two_processes):
@@ -378,7 +401,7 @@ def test_the_test_set_is_standardised_as_the_run_was_trained(plan, resample):
         train_x = x[:90][raw._indices(raw.split_of(i))[0]]
         by_hand = ((x[90:] - train_x.mean(0)) / train_x.std(0, correction=0)).float()
         torch.testing.assert_close(split.x_train.mean(0), torch.zeros(6), atol=1e-5, rtol=0)
-        assert scores[i] == pytest.approx(reference.score(net, by_hand, y[90:], raw.goal), rel=1e-4)
+        assert scores[i][:2] == pytest.approx(reference.score(net, by_hand, y[90:], raw.goal)[:2], rel=1e-4)
 
 
 class Halves(nn.Module):
@@ -414,9 +437,9 @@ def test_several_inputs_are_trained_and_scored_as_the_one_that_they_make_up(form
             trainer.load(made, data)
             batch = TrainingBatch(trainer, [run("relu", 0), run("prelu", 1)])
             rungs = list(batch)
-            results.append((values(rungs), torch.stack(batch.score(*data.test())), rungs[-1].diagnostics))
+            results.append((values(rungs), batch.score(*data.test()), rungs[-1].diagnostics))
     assert torch.equal(results[0][0], results[1][0])
-    assert torch.equal(results[0][1], results[1][1])
+    assert results[0][1] == results[1][1]
     assert results[0][2] == results[1][2]
 
 

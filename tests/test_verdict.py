@@ -3,6 +3,7 @@
 import csv
 import math
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,14 @@ import pytest
 from scipy import stats
 
 from actsearch.judge.looks import chance_at_looks, level_at_looks
-from actsearch.judge.statistics import minimum_detectable_effect, paired_difference, seeds_to_decide, sign_flip_p_value
+from actsearch.judge.statistics import (
+    assurance,
+    minimum_detectable_effect,
+    paired_difference,
+    population_difference,
+    seeds_to_decide,
+    sign_flip_p_value,
+)
 from actsearch.judge.verdict import BETTER, BY_LESS, EQUIVALENT, UNDECIDED, WORSE, Arm, judge, level_of
 from actsearch.question import metrics
 from actsearch.question.metrics import metrics_of
@@ -528,3 +536,90 @@ def test_a_level_below_what_drawn_signs_can_say_does_not_block_a_verdict():
     found = judge(ACCURACY, sure, arm([0.5] * 80), Rules(comparisons=6000))
     assert found.p_sign_flip == 1e-5  # the least of 100,000 patterns; the level is 8.3e-6
     assert found.verdict == BETTER
+
+
+# --- examples like these --------------------------------------------------------------------------
+
+
+def scored(rng, n, n_examples, own, shared, centre=0.0):
+    """An arm and its baseline: numbers of examples, in which an example's difference has these spreads: own to each
+    seed, and shared by all of them.
+    """
+    base = rng.normal(0.6, 0.1, (n, n_examples))
+    d = centre + rng.normal(0, own, (n, n_examples)) + rng.normal(0, shared, n_examples)
+    d += centre - d.mean()  # on these examples
+    of_arm = lambda each: Arm(list(each.mean(1)), [False] * n, of_each=list(each))  # noqa: E731
+    return of_arm(base + d), of_arm(base)
+
+
+def test_the_wider_interval_is_that_of_seeds_and_examples():
+    one, base = scored(np.random.default_rng(0), 20, 500, 0.05, 0.05, centre=0.02)
+    found = judge(ACCURACY, one, base, Rules(comparisons=3))
+    theirs = population_difference(np.array(one.of_each), np.array(base.of_each), 0.05 / 3)
+    assert (found.population_ci_low, found.population_ci_high) == pytest.approx((theirs.ci_low, theirs.ci_high))
+    assert found.population_ci_low < found.ci_low < found.ci_high < found.population_ci_high
+    bare = judge(ACCURACY, replace(one, of_each=()), base, Rules(comparisons=3))
+    assert math.isnan(bare.population_ci_low)
+    assert (bare.ci_low, bare.ci_high, bare.verdict) == (found.ci_low, found.ci_high, BETTER)
+
+
+def test_equivalent_needs_both_intervals_and_better_does_not():
+    rng = np.random.default_rng(1)
+    one, base = scored(rng, 20, 100, 0.02, 0.05)
+    bare = judge(ACCURACY, replace(one, of_each=()), base, Rules())
+    found = judge(ACCURACY, one, base, Rules())
+    assert bare.verdict == EQUIVALENT
+    assert (found.verdict, found.few_examples, found.settled, found.seeds_to_decide) == (UNDECIDED, True, True, None)
+    assert found.population_ci_high > ACCURACY.margin
+    many = judge(ACCURACY, one, base, Rules(), margin=0.02)
+    assert (many.verdict, many.few_examples) == (EQUIVALENT, False)
+    one, base = scored(rng, 20, 100, 0.02, 0.1, centre=0.01)
+    differs = judge(ACCURACY, one, base, Rules())
+    assert differs.verdict == BETTER
+    assert differs.population_ci_low < 0
+
+
+def test_more_seeds_are_proposed_where_they_help():
+    """Half of the spread is the seeds': then more of them bring the wider interval into the margin."""
+    rng = np.random.default_rng(2)
+    one, base = scored(rng, 10, 2000, 0.12, 0.03)
+    found = judge(ACCURACY, one, base, Rules(), margin=0.0017)
+    assert (found.verdict, found.few_examples) == (UNDECIDED, False)
+    assert found.seeds_to_decide > 10
+    assert found.seeds_to_decide > judge(ACCURACY, replace(one, of_each=()), base, Rules(), 0.0017).seeds_to_decide
+
+
+def test_a_ratio_of_mean_losses_covers_other_examples_too():
+    """Losses whose true ratio is 1, on 150 test sets: the interval of seeds misses it, the wider one covers it."""
+    rng, n, covers = np.random.default_rng(3), 12, [0, 0]
+    for _ in range(150):
+        hard = rng.gamma(1.0, size=200)
+        shared = np.exp(rng.normal(0, 0.3, 200))
+        a, b = (hard * np.exp(rng.normal(0, 0.2, (n, 200))) for _ in range(2))
+        arms = [Arm(list(v.mean(1)), [False] * n, of_each=list(v)) for v in (a * shared / np.exp(0.045), b)]
+        found = judge(LOSS, *arms, Rules())
+        covers[0] += found.ci_low < 0 < found.ci_high
+        covers[1] += found.population_ci_low < 0 < found.population_ci_high
+    assert covers[0] < 90
+    assert covers[1] >= 135
+
+
+def test_without_usable_numbers_there_is_no_second_interval():
+    one, base = scored(np.random.default_rng(4), 8, 50, 0.05, 0.05)
+    nan = replace(one, of_each=[*one.of_each[:-1], np.full(50, math.nan)])
+    short = replace(one, of_each=[each[:40] for each in one.of_each])
+    single = [replace(arm, of_each=[each[:1] for each in arm.of_each]) for arm in (one, base)]
+    for candidate, baseline in ((nan, base), (short, base), single):
+        assert math.isnan(judge(ACCURACY, candidate, baseline, Rules()).population_ci_low)
+
+
+def test_the_assurance_counts_the_error_of_examples():
+    """Against simulation: the mean of n pairs around the seen one, and both intervals."""
+    rng, n, seen, margin, error = np.random.default_rng(5), 40, 10, 0.8, 0.2
+    decided = 0
+    for _ in range(4000):
+        sigma = math.sqrt((seen - 1) / rng.chisquare(seen - 1))
+        centre = 0.1 + rng.normal(0, sigma * math.sqrt(1 / seen - 1 / n))
+        half, wide = (stats.t.ppf(0.975, n - 1) * math.sqrt(sigma**2 / n + e**2) for e in (0, error))
+        decided += abs(centre) > half or abs(centre) + wide < margin
+    assert assurance(n, 0.1, 1.0, seen, margin, 0.05, error) == pytest.approx(decided / 4000, abs=0.03)

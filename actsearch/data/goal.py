@@ -9,14 +9,17 @@ import math
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from actsearch.errors import ActSearchError, one_line
 from actsearch.question.metrics import ACCURACY, PERPLEXITY, PSNR, Metric
+
+What = Literal["score", "loss"]
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,36 @@ class Goal:
     def value(self, mean_loss: float, mean_score: float) -> float:
         """The metric, from the mean loss and the mean score over examples. Without a score, mean_score is ignored."""
         return mean_score if self.of_loss is None else self.of_loss(mean_loss)
+
+    def of_each(self, outputs: Tensor, y: Tensor, what: What) -> Tensor | None:
+        """One number for each example, (n,): its score or its loss. outputs: (n, *out_shape), y: (n, …).
+
+        None for the losses of a goal whose loss of several examples is not the mean of theirs.
+        """
+        if what == "score":
+            assert self.score is not None
+            return self.score(outputs, y)
+        alone = lambda output, answer: self.loss(output[None], answer[None])  # noqa: E731
+        try:
+            losses = torch.vmap(alone)(outputs, y)
+        except Exception:  # a user's loss may do what vmap cannot follow, or what fails for one example
+            try:
+                losses = torch.stack([alone(*pair) for pair in zip(outputs, y, strict=True)])
+            except Exception:
+                return None
+        mean = self.loss(outputs, y)
+        return losses if torch.allclose(losses.mean(), mean, rtol=1e-3, atol=1e-6, equal_nan=True) else None
+
+    def in_metric(self, losses: np.ndarray) -> np.ndarray:
+        """For a metric that is computed from the mean loss: numbers, one for each example, whose mean is that metric.
+
+        losses: (n,). Each number is as far from the metric as its loss would move it: its influence (Hampel 1974).
+        """
+        assert self.of_loss is not None
+        mean = float(losses.mean(dtype=np.float64))
+        step = 1e-4 * max(abs(mean), 1e-8)
+        slope = (self.of_loss(mean + step) - self.of_loss(mean - step)) / (2 * step)
+        return self.of_loss(mean) + slope * (losses - mean)
 
     def is_guessing(self, value: float, y: Tensor) -> bool:
         """Whether this value of the metric, measured on examples with these y, is no better than guessing."""

@@ -15,6 +15,7 @@ from typing import Any
 from actsearch.activations.spec import parse_net, print_net
 from actsearch.judge.statistics import failure_bound, mean, std
 from actsearch.judge.verdict import Arm, Verdict, judge
+from actsearch.packed import unpack
 from actsearch.question.metrics import Metric
 from actsearch.question.options import COST, SPEED, Confirmation, Rules
 from actsearch.records import Curves, Evidence, FinalistRun, by_candidate
@@ -143,6 +144,8 @@ def _arm(metric: Metric, group: Sequence[FinalistRun], evidence: Evidence) -> Ar
         values = getattr(cost, name)
         return Arm(values, [False] * len(values))
     censored: list[bool] = []
+    kept = [run.of_each.get(name) for run in group]
+    of_each = [unpack(text) for text in kept if text is not None]
     if name == "test_loss":
         values = [run.test_loss for run in group]
     elif name == "learning_speed":
@@ -158,7 +161,7 @@ def _arm(metric: Metric, group: Sequence[FinalistRun], evidence: Evidence) -> Ar
             # each seed gets another repetition, so that the interval also contains the error of the timing
             times = itertools.cycle(cost.training_step_us)
             values = [steps * us / 1e6 for steps, us in zip(values, times, strict=False)]
-    return Arm(values, [run.failed for run in group], censored)
+    return Arm(values, [run.failed for run in group], censored, of_each if len(of_each) == len(group) else ())
 
 
 def steps_to(curves: Curves, target: float) -> float:

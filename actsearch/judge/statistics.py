@@ -91,6 +91,11 @@ class PopulationDifference:
     example_std: float
     n_examples: int
 
+    @property
+    def examples_error(self) -> float:
+        """The standard error that any number of seeds leaves, because other examples could have been drawn."""
+        return self.example_std / math.sqrt(self.n_examples)
+
 
 def population_difference(candidate: np.ndarray, baseline: np.ndarray, level: float = 0.05) -> PopulationDifference:
     """Paired differences of a mean score, on these test examples and on examples like these.
@@ -239,9 +244,18 @@ def fewest_for_sign_flips(alpha: float) -> int:
     return math.ceil(1 - math.log2(alpha))
 
 
-def assurance(n: int, centre: float, spread: float, n_seen: int, margin: float, level: float) -> float:
+def normal_half_width(std_error: float, level: float) -> float:
+    """Half the width of the 1 − level interval of a normal mean with this standard error."""
+    from scipy import stats
+
+    return float(stats.norm.isf(level / 2)) * std_error
+
+
+def assurance(
+    n: int, centre: float, spread: float, n_seen: int, margin: float, level: float, examples_error: float = 0.0
+) -> float:
     """The probability that n pairs decide, of which n_seen were seen with this mean and standard deviation: that the
-    1 − level interval then excludes 0 or lies within ±margin.
+    1 − level interval then excludes 0, or the wider one lies within ±margin, which has examples_error besides.
 
     A predictive probability (Spiegelhalter, Abrams & Myles 2004), averaged over 24 quantiles of the true standard
     deviation (chi-square); given it, the mean of all n pairs is normal around the seen one. As many fresh pairs, which
@@ -251,20 +265,25 @@ def assurance(n: int, centre: float, spread: float, n_seen: int, margin: float, 
 
     quantiles = (np.arange(24) + 0.5) / 24
     sigma = spread * np.sqrt((n_seen - 1) / stats.chi2.ppf(quantiles, n_seen - 1))
-    half = stats.t.isf(level / 2, n - 1) * sigma / math.sqrt(n)
+    t = stats.t.isf(level / 2, n - 1)
+    half = t * sigma / math.sqrt(n)
+    wide = half if examples_error == 0 else np.maximum(half, t * np.sqrt(sigma**2 / n + examples_error**2))
     error = np.maximum(sigma * math.sqrt(1 / n_seen - 1 / n), np.finfo(float).tiny)
     beyond = stats.norm.cdf((centre - half) / error) + stats.norm.cdf((-half - centre) / error)
-    inside = stats.norm.cdf((margin - half - centre) / error) - stats.norm.cdf((half - margin - centre) / error)
-    # an interval that is no wider than the margin is off 0 or within the margin, wherever it lies
-    return float(np.where(2 * half <= margin, 1.0, beyond + np.maximum(0.0, inside)).mean())
+    inside = stats.norm.cdf((margin - wide - centre) / error) - stats.norm.cdf((wide - margin - centre) / error)
+    # intervals so narrow are off 0 or within the margin, wherever they lie
+    return float(np.where(half + wide <= margin, 1.0, beyond + np.maximum(0.0, inside)).mean())
 
 
-def seeds_to_decide(centre: float, spread: float, n: int, margin: float, level: float) -> int | None:
+def seeds_to_decide(
+    centre: float, spread: float, n: int, margin: float, level: float, examples_error: float = 0.0
+) -> int | None:
     """How many pairs should decide with 80 % assurance: more than the n that were seen, with this mean and standard
     deviation, and enough for a sign-flip test. None if a million are not enough.
     """
     least = max(n + 1, fewest_for_sign_flips(level))
-    return _fewest(lambda m: m >= least and assurance(m, centre, spread, n, margin, level) >= POWER)
+    sure = lambda m: assurance(m, centre, spread, n, margin, level, examples_error) >= POWER  # noqa: E731
+    return _fewest(lambda m: m >= least and sure(m))
 
 
 def _fewest(enough: Callable[[int], bool]) -> int | None:

@@ -3,8 +3,9 @@
 One interval decides: the paired t interval at confidence 1 − α/m for m comparisons with one baseline (Bonferroni), and
 where verdicts are taken at several looks at the level with which all of them together are wrong with chance α/m. The
 corrected p-value follows the same curve, so that it and the interval always agree. An exact sign-flip test is made as
-well; where the two disagree, the verdict is undecided. This file works on arrays of numbers; it knows nothing of runs,
-studies or files.
+well; where the two disagree, the verdict is undecided. All this is about the test examples that are there. A second,
+wider interval is about examples like these, and for equivalence it must lie within the margin, too. This file works on
+arrays of numbers; it knows nothing of runs, studies or files.
 """
 
 from __future__ import annotations
@@ -13,13 +14,18 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from actsearch.judge.looks import chance_at_looks, level_at_looks
 from actsearch.judge.statistics import (
+    PopulationDifference,
     fewest_for_sign_flips,
     mcnemar_p_value,
     mean,
     minimum_detectable_effect,
+    normal_half_width,
     paired_difference,
+    population_difference,
     seeds_to_decide,
     sign_flip_p_value,
     smallest_sign_flip_p,
@@ -37,11 +43,13 @@ LARGEST = 1e150  # the squares of larger differences are infinite
 class Arm:
     """One candidate's runs. values: (n,), ordered by seed. failed: (n,), whether a run diverged or stayed at chance.
     censored: (n,), whether a run never reached the target, so that its value is only a lower bound; empty if none.
+    of_each: for each run the test examples' numbers, (n_examples,), whose mean its value is; empty if unknown.
     """
 
     values: Sequence[float]
     failed: Sequence[bool]
     censored: Sequence[bool] = ()
+    of_each: Sequence[np.ndarray] = ()
 
 
 @dataclass(frozen=True)
@@ -50,10 +58,14 @@ class Verdict:
 
     verdict: better, worse, equivalent or undecided. mean, std, baseline_mean: over n_seeds (for a cost, over as many
     repetitions). difference, ci_low, ci_high and minimum_detectable_effect: candidate − baseline, or for ratios the
-    relative change (−0.03 is 3 % less). confidence: of the interval. p_corrected: corrected for all comparisons and
-    looks. seeds_to_decide: how many seeds in all should decide it; None if it is decided, if a million would not be
-    enough, or if runs that never reached a target stand in the way. p_failed: McNemar's p-value of n_failed against
-    n_failed_baseline. warning: empty, or what to know before believing the verdict.
+    relative change (−0.03 is 3 % less). ci_low, ci_high: on these test examples, where seeds alone are chance.
+    population_ci_low, population_ci_high: on examples like these, where the test examples are chance, too; NaN if the
+    metric is not one of test examples, or if their numbers were not kept. confidence: of both. p_corrected: corrected
+    for all comparisons and looks. seeds_to_decide: how many seeds in all should decide it; None if it is decided, if a
+    million would not be enough, if runs that never reached a target stand in the way, or too few_examples: the two are
+    equivalent on these test examples, and so many are too few to say it of others, with whatever number of seeds.
+    p_failed: McNemar's p-value of n_failed against n_failed_baseline. warning: empty, or what to know before believing
+    the verdict.
     """
 
     metric: Metric
@@ -64,6 +76,8 @@ class Verdict:
     difference: float
     ci_low: float
     ci_high: float
+    population_ci_low: float
+    population_ci_high: float
     confidence: float
     p_value: float
     p_corrected: float
@@ -72,6 +86,7 @@ class Verdict:
     margin: float
     minimum_detectable_effect: float
     seeds_to_decide: int | None
+    few_examples: bool
     n_failed: int
     n_failed_baseline: int
     p_failed: float
@@ -80,6 +95,11 @@ class Verdict:
     @property
     def decided(self) -> bool:
         return self.verdict != UNDECIDED
+
+    @property
+    def settled(self) -> bool:
+        """Whether no more seeds are worth training for this verdict."""
+        return self.decided or self.few_examples
 
 
 def level_of(rules: Rules) -> float:
@@ -113,36 +133,60 @@ def judge(metric: Metric, candidate: Arm, baseline: Arm, rules: Rules, margin: f
     d = paired_difference(x, y, level)
     wide = math.log1p(margin) if metric.ratio else margin
     least = fewest_for_sign_flips(level)  # with fewer seeds there is no verdict: three may agree closely by luck
-    contradiction = ""
+    contradiction, few_examples = "", False
+    of_others = None if unusable else _of_others(metric, candidate, baseline, level)
     if d.n < 2:
         verdict, p_sign_flip, seeds = UNDECIDED, math.nan, None
     else:
         p_sign_flip = sign_flip_p_value([p - q for p, q in zip(x, y, strict=True)])
         flips = p_sign_flip <= max(level, smallest_sign_flip_p(d.n))
         differs, inside = d.ci_low > 0 or d.ci_high < 0, -wide < d.ci_low and d.ci_high < wide
-        verdict = _decide(differs, inside, flips, (d.mean > 0) == metric.higher_is_better)
+        alike = inside and (of_others is None or (-wide < of_others.ci_low and of_others.ci_high < wide))
+        verdict = _decide(differs, inside, alike, flips, (d.mean > 0) == metric.higher_is_better)
         nothing = all(candidate.failed) and all(baseline.failed)
         verdict = UNDECIDED if nothing or d.n < least else verdict
         if d.n >= least and not nothing:
             contradiction = _contradiction(differs, inside, flips, p_sign_flip, level)
         seeds = None
         if verdict == UNDECIDED and not nothing:
-            seeds = seeds_to_decide(d.mean, d.std, d.n, wide, level)
+            error = 0.0 if of_others is None else of_others.examples_error
+            few_examples = d.n >= least and inside and not differs and not flips and not alike
+            few_examples = few_examples and abs(d.mean) + normal_half_width(error, level) >= wide
+            seeds = None if few_examples else seeds_to_decide(d.mean, d.std, d.n, wide, level, error)
     failures = _failures(n_failed, n_failed_baseline, p_failed, len(a), level)
     shown = _relative_change if metric.ratio else float
     found = Verdict(
         metric=metric, verdict=verdict, mean=mean(a), std=std(a), baseline_mean=mean(b),
-        difference=shown(d.mean), ci_low=shown(d.ci_low), ci_high=shown(d.ci_high), confidence=1 - level,
+        difference=shown(d.mean), ci_low=shown(d.ci_low), ci_high=shown(d.ci_high),
+        population_ci_low=math.nan if of_others is None else shown(min(d.ci_low, of_others.ci_low)),
+        population_ci_high=math.nan if of_others is None else shown(max(d.ci_high, of_others.ci_high)),
+        confidence=1 - level,
         p_value=d.p_value, p_corrected=corrected_p(d.p_value, rules),
         p_sign_flip=p_sign_flip, n_seeds=len(a), margin=margin,
         minimum_detectable_effect=shown(minimum_detectable_effect(d.std, d.n, level)),
-        seeds_to_decide=seeds, n_failed=n_failed, n_failed_baseline=n_failed_baseline, p_failed=p_failed,
+        seeds_to_decide=seeds, few_examples=few_examples,
+        n_failed=n_failed, n_failed_baseline=n_failed_baseline, p_failed=p_failed,
         warning="; ".join(filter(None, [unusable, contradiction, failures])),
     )  # fmt: skip
     n_censored, n_censored_baseline = sum(candidate.censored), sum(baseline.censored)
     if n_censored or n_censored_baseline:
         return _with_bounds(found, n_censored, n_censored_baseline, failures)
     return found
+
+
+def _of_others(metric: Metric, candidate: Arm, baseline: Arm, level: float) -> PopulationDifference | None:
+    """The difference on examples like these; None if it is not known."""
+    if len(candidate.values) < 2 or not candidate.of_each or not baseline.of_each:
+        return None
+    a, b = np.stack(candidate.of_each), np.stack(baseline.of_each)
+    if a.shape != b.shape or not (np.isfinite(a).all() and np.isfinite(b).all()):
+        return None
+    if metric.ratio:  # a logarithm's influence is the relative deviation
+        a, b = (np.log(v)[:, None] + each / v[:, None] - 1 for v, each in (
+            (np.array(arm.values, dtype=float), each) for arm, each in ((candidate, a), (baseline, b))
+        ))  # fmt: skip
+    found = population_difference(a, b, level)
+    return found if math.isfinite(found.std_error) else None
 
 
 def _with_bounds(found: Verdict, n_censored: int, n_censored_baseline: int, failures: str) -> Verdict:
@@ -207,14 +251,15 @@ def _contradiction(differs: bool, inside: bool, flips: bool, p_sign_flip: float,
     )
 
 
-def _decide(differs: bool, inside: bool, flips: bool, good: bool) -> str:
-    """The verdict. differs: whether the interval excludes 0. inside: whether it lies within the margin. flips: whether
-    the sign-flip test finds a difference. good: whether the difference is in the metric's direction.
+def _decide(differs: bool, inside: bool, alike: bool, flips: bool, good: bool) -> str:
+    """The verdict. differs: whether the interval excludes 0. inside: whether it lies within the margin. alike: whether
+    that on examples like these does, too. flips: whether the sign-flip test finds a difference. good: whether the
+    difference is in the metric's direction.
     """
     if differs != flips:
         return UNDECIDED
     if not differs:
-        return EQUIVALENT if inside else UNDECIDED
+        return EQUIVALENT if alike else UNDECIDED
     return (BETTER if good else WORSE) + (BY_LESS if inside else "")
 
 

@@ -9,12 +9,24 @@ from typing import Any
 
 from actsearch.activations.spec import parse_net
 from actsearch.measure.properties import properties_of
-from actsearch.question.options import COST
+from actsearch.question.options import COST, SPEED
 from actsearch.report.files import write_text
 from actsearch.report.plots import Plot
 from actsearch.report.properties import TEXT, Table, property_tables
 from actsearch.report.result import Result
-from actsearch.report.sentence import MOST_NAMED, confidence, margin, p_value, percent, points, size, span, unit, value
+from actsearch.report.sentence import (
+    MOST_NAMED,
+    confidence,
+    margin,
+    p_value,
+    percent,
+    points,
+    population,
+    size,
+    span,
+    unit,
+    value,
+)
 from actsearch.report.tables import finalist_table, latex_table, markdown_table
 
 TEMPLATE = Path(__file__).with_name("page.html.j2")
@@ -94,8 +106,9 @@ def _table_caption(result: Result) -> str:
     text = (
         f"Differences to {base}, paired by seed. The {confidence(v)} intervals and the p-values are corrected for "
         f"{rules.words}. Better or worse: the interval excludes 0, and an exact sign-flip test agrees. "
-        f"Equivalent: the interval lies within ±{margin(v)}."
+        f"Equivalent: the interval lies within ±{margin(v)}"
     )
+    text += ", and that on examples like these, too." if any(map(population, verdicts)) else "."
     text += " Failed: runs that diverged or stayed at chance, and the 95 % upper bound of their rate."
     if any(not math.isnan(c.saved_mib) for c in result.comparisons):
         text += " Memory kept: what a training step keeps for its backward pass."
@@ -167,7 +180,6 @@ def limits(result: Result) -> list[str]:
     """What these verdicts do not show: sentences for a sceptical reader."""
     out = []
     verdicts = [c.verdict for c in result.comparisons if c.verdict is not None]
-    base = next(c for c in result.comparisons if c.is_baseline)
     out.append(
         "A verdict holds for this model, these data and this recipe. Another size, schedule or budget may change it."
     )
@@ -178,13 +190,17 @@ def limits(result: Result) -> list[str]:
         )
     if result.refused:
         out.append(f"Functions that were rejected before training, listed in refused.csv: {result.refusals}.")
-    if result.n_test is not None:
-        text = f"The {result.n_test:,} test examples are a sample too, and more seeds do not reduce its sampling error"
-        if result.options.own.name == "accuracy" and 0 < base.test_metric < 1:
-            error = math.sqrt(base.test_metric * (1 - base.test_metric) / result.n_test)
-            text += f": it gives a single accuracy a standard error of {100 * error:.2f} points"
-            text += "; that of a difference between nets that mostly agree is smaller"
-        out.append(f"{text}.")
+    if result.n_test is not None and result.options.metric not in (*SPEED, *COST):
+        text = f"The {result.n_test:,} test examples are a sample, too, and more seeds do not reduce its error. "
+        if any(population(v) for v in verdicts):
+            text += (
+                "Better and worse hold for these examples, where seeds alone are chance; the interval on examples like "
+                "these contains the chance of their choice as well, and equivalent is said only if both intervals lie "
+                "within the margin."
+            )
+        else:
+            text += "How far they stand for examples like these is not known here: verdicts hold for these examples."
+        out.append(text)
     if result.earlier_looks:
         out.append(second_look(result))
     elif any(not v.decided for v in verdicts) and not result.options.until_decided:

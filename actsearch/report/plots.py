@@ -178,6 +178,9 @@ def forest(result: Result) -> tuple[Figure, str] | None:
             known, ("#666666", "D")
         )
         filled = known in (BETTER, WORSE, EQUIVALENT)
+        if not math.isnan(v.population_ci_low):
+            ends = [shown * v.population_ci_low, shown * v.population_ci_high]
+            axes.plot(ends, [y, y], color=colour, linewidth=1, marker="|", markersize=7)
         if not math.isnan(v.ci_low):
             axes.plot([shown * v.ci_low, shown * v.ci_high], [y, y], color=colour, linewidth=2, solid_capstyle="butt")
         axes.plot(
@@ -206,8 +209,10 @@ def forest(result: Result) -> tuple[Figure, str] | None:
     figure.legend(*axes.get_legend_handles_labels(), loc="outside upper right", fontsize=9)
     level = f"{100 * rows[0][1].confidence:.4g} %"
     more = f" The first {MOST_ROWS} of {n_all} are shown." if n_all > MOST_ROWS else ""
+    thin = any(not math.isnan(v.population_ci_low) for _, v in rows)
+    others = " Thin, with ends: on examples like these, where the test examples are chance, too." if thin else ""
     return figure, (
-        f"Each line is the {level} interval of the mean paired difference; it is corrected for all comparisons. "
+        f"Each line is the {level} interval of the mean paired difference, corrected for all comparisons.{others} "
         "Circle: better. Triangle: worse. Square: equivalent. Empty diamond: undecided. "
         f"Differences within the grey band are too small to matter.{more}"
     )

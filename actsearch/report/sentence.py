@@ -67,12 +67,19 @@ def evidence(verdict: Verdict) -> str:
     if math.isnan(verdict.ci_low):
         return "Their values allow no comparison: see the note."
     pairs = "paired repetitions" if verdict.metric.name in COST else "paired seeds"
+    others = f" on these examples ({population(verdict)} on examples like these)" if population(verdict) else ""
     text = (
-        f"Difference {size(verdict)}, {interval(verdict)}, {p_words(verdict.p_corrected)} after correction, "
+        f"Difference {size(verdict)}, {interval(verdict)}{others}, {p_words(verdict.p_corrected)} after correction, "
         f"{verdict.n_seeds} {pairs}."
     )
     if verdict.decided:
-        return text
+        open_ = verdict.verdict != EQUIVALENT and verdict.population_ci_low <= 0 <= verdict.population_ci_high
+        return text + (" On other examples like these it may be otherwise: that interval includes 0." if open_ else "")
+    if verdict.few_examples:
+        return text + (
+            " On these examples the two are equivalent, but the test set is too small to say so of examples like "
+            "these: more examples would decide it, more seeds would not."
+        )
     least = fewest_for_sign_flips(1 - verdict.confidence)
     if verdict.n_seeds < least:
         text += f" That is too few for any verdict at this level: at least {least} are needed."
@@ -146,6 +153,14 @@ def interval(verdict: Verdict) -> str:
         return "no interval"
     low, high = points(verdict.metric, verdict.ci_low), points(verdict.metric, verdict.ci_high)
     return f"{confidence(verdict)} interval {low} to {high}"
+
+
+def population(verdict: Verdict) -> str:
+    """The interval on examples like these; empty if it is not known."""
+    if math.isnan(verdict.population_ci_low):
+        return ""
+    low, high = verdict.population_ci_low, verdict.population_ci_high
+    return f"{points(verdict.metric, low)} to {points(verdict.metric, high)}"
 
 
 def confidence(verdict: Verdict) -> str:

@@ -8,42 +8,44 @@ from collections.abc import Sequence
 from actsearch.judge.comparison import Comparison
 from actsearch.question.metrics import Metric
 from actsearch.question.options import Confirmation
-from actsearch.report.sentence import confidence, mebibytes, microseconds, p_value, points, unit, value
+from actsearch.report.sentence import confidence, mebibytes, microseconds, p_value, points, population, unit, value
 
 Row = list[str]
+COST_HEADS = ("training step", "forward pass", "memory kept")
 
 
 def finalist_table(comparisons: Sequence[Comparison], options: Confirmation) -> tuple[Row, list[Row]]:
-    """Headings and rows, best first: rank, activation, mean ± sd, difference, interval, p, verdict, cost."""
+    """Headings and rows, best first: rank, activation, mean, difference, intervals, p, verdict, seeds, recipe, cost."""
     metric, own = options.primary, options.metrics[f"test_{options.own.name}"]
     level = next((confidence(c.verdict) for c in comparisons if c.verdict is not None), "")
     recipe = list(dict.fromkeys(key for c in comparisons for key in c.recipe))
     costly = any(not math.isnan(c.training_step_us) for c in comparisons)
     failed = any(c.n_failed for c in comparisons)
-    heads = ["rank", "activation", *recipe, f"{metric.words} ± sd"]
+    heads = ["rank", "activation", f"{metric.words} ± sd"]
     heads += [] if metric == own else [f"{own.words} ± sd"]
     difference = f"difference ({unit(metric)})" if unit(metric) else "difference"
-    heads += [difference, f"{level} interval".strip(), "p, corrected"]
+    known = any(population(c.verdict) for c in comparisons if c.verdict is not None)
+    heads += [difference, f"{level} interval".strip(), *(["on examples like these"] if known else []), "p, corrected"]
     heads += ["verdict", "seeds", "failed (at most)", *([f"{metric.words} without them"] if failed else [])]
-    heads += ["training step", "forward pass", "memory kept"] if costly else []
+    heads += [*recipe, *(COST_HEADS if costly else ())]
     rows = []
     for rank, c in enumerate(comparisons, start=1):
         v = c.verdict
-        row = [str(rank), c.activation, *[str(c.recipe.get(key, "")) for key in recipe]]
+        row = [str(rank), c.activation]
         row.append(_with_sd(metric, c.mean, c.std))
         if metric != own:
             row.append(_with_sd(own, c.test_metric, c.test_metric_std))
         if v is None:
-            row += ["baseline", "", "", "baseline"]
-        elif math.isnan(v.ci_low):
-            row += [points(metric, v.difference), "", "", v.verdict]
+            row += ["baseline", "", *([""] if known else []), "", "baseline"]
         else:
-            bounds = f"{points(metric, v.ci_low)} to {points(metric, v.ci_high)}"
-            row += [points(metric, v.difference), bounds, p_value(v.p_corrected), v.verdict]
+            unclear = math.isnan(v.ci_low)
+            bounds = "" if unclear else f"{points(metric, v.ci_low)} to {points(metric, v.ci_high)}"
+            row += [points(metric, v.difference), bounds, *([population(v)] if known else [])]
+            row += ["" if unclear else p_value(v.p_corrected), v.verdict]
         row.append(str(c.n_seeds))
         row.append(f"{c.n_failed} ({100 * c.failure_bound:.0f} %)")
         others = "" if math.isnan(c.mean_of_others) else value(metric, c.mean_of_others)
-        row += [others] if failed else []
+        row += [*([others] if failed else []), *[str(c.recipe.get(key, "")) for key in recipe]]
         row += [microseconds(c.training_step_us), microseconds(c.latency_us), mebibytes(c.saved_mib)] if costly else []
         rows.append(row)
     return heads, rows

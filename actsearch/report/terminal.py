@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import textwrap
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeVar
@@ -27,9 +28,8 @@ from actsearch.question.metrics import Direction, Metric
 from actsearch.question.options import Confirmation
 from actsearch.records import Event, GenerationFinished, GenerationStarted, RungReached, TrialRecord
 from actsearch.report.sentence import value
-from actsearch.report.tables import finalist_table
+from actsearch.report.tables import COST_HEADS, finalist_table
 
-WIDE = 152  # characters across that the complete finalists' table takes
 LINE_SECONDS = 5.0  # from one plain line of progress to the next
 T = TypeVar("T")
 
@@ -185,16 +185,27 @@ class Terminal:
         corrected = f", intervals and p corrected for {rules.words}" if rules.corrects else ""
         self.console.print(f"\nFinalists: {test_name}, fresh seeds, paired with {base.activation}{corrected}")
         heads, rows = finalist_table(comparisons, options)
-        if self.console.width < WIDE:  # drop the last columns, the costs, which the report has
-            n = next((i for i, head in enumerate(heads) if head == "training step"), len(heads))
-            heads, rows = heads[:n], [row[:n] for row in rows]
+        titles = list(heads)
+        if not self._fits([_width([head, *cells]) for head, *cells in zip(heads, *rows, strict=True)]):
+            columns = [(_width([*head.split(), *cells]), head) for head, *cells in zip(heads, *rows, strict=True)]
+            titles = ["\n".join(textwrap.wrap(head, width)) for width, head in columns]
+        widths = [_width(cells) for cells in zip(titles, *rows, strict=True)]
+        while not self._fits(widths) and heads[len(widths) - 1] in COST_HEADS:
+            widths.pop()  # the last columns are costs, which the report has
         table = Table(box=None, pad_edge=False, header_style="bold")
-        for name in heads:
-            words = name in ("activation", "verdict")
-            table.add_column(name, justify="left" if words else "right", no_wrap=name == "activation", overflow="fold")
+        for head, title in zip(heads[: len(widths)], titles, strict=False):
+            words = head in ("activation", "verdict")
+            table.add_column(title, justify="left" if words else "right", no_wrap=head == "activation", overflow="fold")
         for row in rows:
-            table.add_row(*map(escape, row))
+            table.add_row(*map(escape, row[: len(widths)]))
         self.console.print(table)
+
+    def _fits(self, widths: Sequence[int]) -> bool:
+        return sum(widths) + 2 * (len(widths) - 1) <= self.console.width
+
+
+def _width(cells: Sequence[str]) -> int:
+    return max(cell_len(line) for cell in cells for line in cell.split("\n"))
 
 
 def _sd(own: Metric, value: object) -> str:

@@ -15,6 +15,7 @@ from actsearch.contents import digest_of
 from actsearch.data.source import Data
 from actsearch.judge.comparison import primary_verdicts
 from actsearch.judge.statistics import mean
+from actsearch.packed import pack
 from actsearch.question.metrics import Direction
 from actsearch.question.options import FRESH_SEED, Confirmation
 from actsearch.question.recipe import Recipe
@@ -103,14 +104,14 @@ def confirm(
         kept.note_test(len(y), digest_of(x, y))
     flight = [(Entrant(candidate, rate), seed) for candidate, rate, seed in kept.in_flight]
     if not all(entrant.empty(recipe, seed).key in done for entrant, seed in flight):
-        yield from _train(kept, done, flight, trainer, data, recipe)
+        yield from _train(kept, done, flight, trainer, data, recipe, options.metric)
     while True:
         evidence, wanted = standing(replace(known, runs=list(done.values())), candidates, recipe, options)
         if not wanted:
             return evidence
         at_once = SEEDS_AT_ONCE * len(candidates) * len(options.rates)
         for start in range(0, len(wanted), at_once):
-            yield from _train(kept, done, wanted[start : start + at_once], trainer, data, recipe)
+            yield from _train(kept, done, wanted[start : start + at_once], trainer, data, recipe, options.metric)
 
 
 def standing(
@@ -144,7 +145,7 @@ def standing(
         if n == options.seeds_at_looks[-1]:
             break
         verdicts = primary_verdicts(usable, options)
-        undecided = {who for who, verdict in verdicts.items() if not verdict.decided}
+        undecided = {who for who, verdict in verdicts.items() if not verdict.settled}
         live = [
             e for e in entrants if (e.tuned.activation, e.rate) in undecided or (e.tuned.specs == home and undecided)
         ]
@@ -160,8 +161,12 @@ def _train(
     trainer: Trainer,
     data: Data,
     recipe: Recipe,
+    metric: str,
 ) -> Generator[Event, None, None]:
-    """Trains these runs together, scores them on the test set, and keeps those that are new."""
+    """Trains these runs together, scores them on the test set, and keeps those that are new.
+
+    metric: the one that the verdict is about. If it is the test loss, this is kept of each example, else the score.
+    """
     candidates = [entrant.candidate(recipe) for entrant, _ in part]
     kept.in_flight = [(entrant.tuned, entrant.rate, seed) for entrant, seed in part]
     names = {i: f"{c}, seed {s}" for i, (c, (_, s)) in enumerate(zip(candidates, part, strict=True))}
@@ -184,11 +189,15 @@ def _train(
         yield RungReached("finalists", rung.step, {}, len(part) * (rung.step - before))
         before = rung.step
     x, y = data.test()
-    test_metric, test_loss = batch.score(x, y)
+    name = metric if metric == "test_loss" else f"test_{data.goal.metric.name}"
+    scored = batch.score(x, y, "loss" if name == "test_loss" or data.goal.score is None else "score")
     if kept.n_test is None:
         kept.note_test(len(y), digest_of(x, y))
     for i, run in enumerate(runs):
-        run.test_metric, run.test_loss = test_metric[i].item(), test_loss[i].item()
+        run.test_metric, run.test_loss, of_each = scored[i]
+        if of_each is not None:
+            in_metric = name != "test_loss" and data.goal.score is None
+            run.of_each[name] = pack(data.goal.in_metric(of_each) if in_metric else of_each)
         run.collapsed = not run.diverged and data.goal.is_guessing(run.test_metric, y)
         if run.key not in done:
             kept.add(run, run.test_metric)

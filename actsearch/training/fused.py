@@ -20,11 +20,12 @@ import torch.fx
 from torch import Tensor
 
 from actsearch.activations.spec import Learned
+from actsearch.data.goal import What
 from actsearch.data.inputs import Inputs, tensors
 from actsearch.training.diagnostics import Diagnostics, collect, probe_rungs, probe_size, statistics_of
 from actsearch.training.layer import Binding, Layer, LayerCall, Segment, Value
 from actsearch.training.layers import Activations, Add, Flatten, learned_size, spec_at
-from actsearch.training.reference import NOISE, WEIGHTS, Evaluation, Run, batch_order, stream
+from actsearch.training.reference import NOISE, WEIGHTS, Evaluation, Run, Scored, batch_order, guessed, stream
 from actsearch.training.rows import ALIGN, Rows
 from actsearch.training.update import Update
 
@@ -292,38 +293,48 @@ class Fused:
                     self.last[index] = Evaluation(stop, *self.source.goal.guess, math.nan, diverged=True)
         yield from self.last.items()
 
-    def score(self, x: Inputs, y: Tensor) -> Iterator[tuple[int, tuple[float, float]]]:
-        """Yields (index, (metric, loss)) of every run's net on the test set; of a diverged run, the goal's guess."""
-        scores: dict[int, tuple[float, float]] = {}
+    def score(self, x: Inputs, y: Tensor, what: What | None = None) -> Iterator[tuple[int, Scored]]:
+        """Yields (index, Scored) of every run's net on the test set; of a diverged run, the goal's guess."""
+        scores: dict[int, Scored] = {}
         if self.runs:
             data = self.source.data
             seeds = self.seeds if data.resample and data.scaled else self.seeds[:1]
             inputs = torch.stack([self.source.of(tensors(data.inputs(x, seed))[0]) for seed in seeds])
             answers = self.source.answers(y)
             with torch.no_grad():
-                self._add_up(inputs, answers.expand(len(seeds), *answers.shape))
+                parts = self._add_up(inputs, answers.expand(len(seeds), *answers.shape), what)
+            of_each = [None] * len(self.runs) if what is None else list(torch.cat(parts, 1).cpu().numpy())
             metric, losses = self._scores(len(y))
-            scores = dict(zip(self.indices, zip(metric, losses, strict=True), strict=True))
+            scores = dict(zip(self.indices, map(Scored, metric, losses, of_each), strict=True))
         for index, at in self.last.items():
-            yield index, self.source.goal.guess if at.diverged else scores[index]
+            yield index, guessed(self.source.goal, len(y), what) if at.diverged else scores[index]
 
     def _validate(self) -> None:
         self._add_up(self.x_val, self.y_val)
 
-    def _add_up(self, x: Tensor, y: Tensor) -> None:
-        """Adds up losses and scores of n examples in `sums`. x: (1 or seeds, n, features), y: (1 or seeds, n, …)."""
+    def _add_up(self, x: Tensor, y: Tensor, what: What | None = None) -> list[Tensor]:
+        """Adds up losses and scores of n examples in `sums`. x: (1 or seeds, n, features), y: (1 or seeds, n, …).
+
+        Returns what is asked for of each example, in parts (K, at most a batch).
+        """
         n, batch, goal = x.shape[1], self.recipe.batch_size, self.source.goal
         rows = self.seed_of if len(x) > 1 else torch.zeros_like(self.seed_of)
         losses, scores = self.sums.zero_()
+        parts: list[Tensor] = []
         for start in range(0, n, batch):
             size = min(batch, n - start)
             self._show(x[:, start : start + size])
             ys = y[:, start : start + size].index_select(0, rows)
             self._forward(training=False)
             outputs = self.outputs[:, :, :size]
-            losses += self.source.loss.total(outputs, ys)
+            found = {"loss": self.source.loss.of_each(outputs, ys)}
+            losses += found["loss"].sum(1)
             if goal.score is not None:
-                scores += goal.score(outputs.mT, ys).sum(1)
+                found["score"] = goal.score(outputs.mT, ys)
+                scores += found["score"].sum(1)
+            if what is not None:
+                parts.append(found[what])
+        return parts
 
     def _scores(self, n: int) -> tuple[list[float], list[float]]:
         """The metric and the mean loss of each run, from the `sums` over n examples."""

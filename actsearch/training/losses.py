@@ -33,8 +33,8 @@ class ClosedForm(Protocol):
         ...
 
     @staticmethod
-    def total(outputs: Tensor, y: Tensor) -> Tensor:
-        """Each run's loss, summed over the batch, (K,). y: (K, B, …), as in the data set."""
+    def of_each(outputs: Tensor, y: Tensor) -> Tensor:
+        """The loss of each example for each run, (K, B). y: (K, B, …), as in the data set."""
         ...
 
 
@@ -50,8 +50,8 @@ class CrossEntropy:
         return -(log_p * targets).sum((1, 2))
 
     @staticmethod
-    def total(outputs: Tensor, y: Tensor) -> Tensor:
-        return -torch.log_softmax(outputs, 1).gather(1, y[:, None]).sum((1, 2))
+    def of_each(outputs: Tensor, y: Tensor) -> Tensor:
+        return -torch.log_softmax(outputs, 1).gather(1, y[:, None])[:, 0]
 
 
 class SquaredError:
@@ -67,8 +67,8 @@ class SquaredError:
         return total
 
     @staticmethod
-    def total(outputs: Tensor, y: Tensor) -> Tensor:
-        return (outputs - y.mT).square().sum((1, 2)).div_(outputs.shape[1])
+    def of_each(outputs: Tensor, y: Tensor) -> Tensor:
+        return (outputs - y.mT).square().mean(1)
 
 
 CLOSED_FORMS: dict[Callable[[Tensor, Tensor], Tensor], type[ClosedForm]] = {

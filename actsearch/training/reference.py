@@ -8,13 +8,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from actsearch.activations.spec import Spec
-from actsearch.data.goal import Goal
+from actsearch.data.goal import Goal, What
 from actsearch.data.inputs import Inputs, count, examples
 from actsearch.data.source import Split
 from actsearch.errors import ActSearchError
@@ -54,6 +55,14 @@ class Evaluation:
     train_loss: float
     diverged: bool = False
     diagnostics: Diagnostics | None = None
+
+
+class Scored(NamedTuple):
+    """A net's metric and mean loss on some examples. of_each: (n,), the score or the loss of each, if it was kept."""
+
+    metric: float
+    loss: float
+    of_each: np.ndarray | None = None
 
 
 def stream(seed: int, which: int) -> int:
@@ -116,17 +125,18 @@ def train(net: nn.Module, split: Split, run: Run, device: torch.device) -> Itera
 
 
 def _evaluation(net: nn.Module, split: Split, step: int, train_loss: float) -> Evaluation:
-    metric, val_loss = score(net, split.x_val, split.y_val, split.goal)
+    metric, val_loss, _ = score(net, split.x_val, split.y_val, split.goal)
     if math.isfinite(train_loss) and math.isfinite(val_loss):
         return Evaluation(step, metric, val_loss, train_loss)
     return Evaluation(step, *split.goal.guess, train_loss=math.nan, diverged=True)
 
 
-def score(net: nn.Module, x: Inputs, y: Tensor, goal: Goal) -> tuple[float, float]:
-    """(metric, mean loss) of a net on x: (n, …) and y: (n, …). Sets the net to eval mode."""
+def score(net: nn.Module, x: Inputs, y: Tensor, goal: Goal, what: What | None = None) -> Scored:
+    """Scores a net on x: (n, …) and y: (n, …). Sets it to eval mode. what: what is kept of each example."""
     net.eval()
     scores = torch.zeros((), device=y.device)
     losses = torch.zeros((), device=y.device)
+    parts: list[Tensor | None] = []
     with torch.no_grad():
         for start in range(0, len(y), EVAL_BATCH):
             part = slice(start, start + EVAL_BATCH)
@@ -134,8 +144,18 @@ def score(net: nn.Module, x: Inputs, y: Tensor, goal: Goal) -> tuple[float, floa
             losses += goal.loss(outputs, ys) * len(ys)
             if goal.score is not None:
                 scores += goal.score(outputs, ys).sum()
+            if what is not None:
+                parts.append(goal.of_each(outputs, ys, what))
     mean_loss = losses.item() / len(y)
-    return goal.value(mean_loss, scores.item() / len(y)), mean_loss
+    known = [part for part in parts if part is not None]
+    of_each = torch.cat(known).cpu().numpy() if known and len(known) == len(parts) else None
+    return Scored(goal.value(mean_loss, scores.item() / len(y)), mean_loss, of_each)
+
+
+def guessed(goal: Goal, n: int, what: What | None) -> Scored:
+    """What a run that diverged is given for n examples: the goal's guess."""
+    metric, loss = goal.guess
+    return Scored(metric, loss, None if what is None else np.full(n, metric if what == "score" else loss))
 
 
 class Noise:

@@ -21,7 +21,7 @@ import cloudpickle
 import torch
 from torch import Tensor
 
-from actsearch.data.goal import Goal, no_ratio
+from actsearch.data.goal import Goal, What, no_ratio
 from actsearch.data.inputs import Inputs
 from actsearch.data.source import Data
 from actsearch.errors import ActSearchError, one_line
@@ -30,7 +30,7 @@ from actsearch.module_values import ModuleValue
 from actsearch.processes import Processes, core_count
 from actsearch.training.diagnostics import Diagnostics
 from actsearch.training.plan import FAULT, SERIAL, Plan, candidates, fastest
-from actsearch.training.reference import Evaluation, Run
+from actsearch.training.reference import Evaluation, Run, Scored
 from actsearch.training.worker import Worker
 
 
@@ -137,9 +137,9 @@ class Trainer:
         """Trains all runs but those stopped to their next rung and yields (index, evaluation), in any order."""
         return self._each("advance", stopped)
 
-    def score(self, x: Inputs, y: Tensor) -> Iterator[tuple[int, tuple[float, float]]]:
-        """Yields (index, (metric, loss)) of each run's net on the test set x, y, in any order."""
-        return self._each("score", x, y)
+    def score(self, x: Inputs, y: Tensor, what: What | None = None) -> Iterator[tuple[int, Scored]]:
+        """Yields (index, Scored) of each run's net on the test set x, y, in any order."""
+        return self._each("score", x, y, what)
 
     def _each(self, command: str, *arguments: Any) -> Iterator[tuple[int, Any]]:
         if self._processes is None:
@@ -221,13 +221,13 @@ class TrainingBatch:
         """Stops these runs, given by their indices. The others are not affected."""
         self.stopped |= set(indices)
 
-    def score(self, x: Inputs, y: Tensor) -> tuple[Tensor, Tensor]:
-        """Metric and loss on the test set x, y, each (K,), of the nets after the last rung; NaN for stopped runs."""
-        values = torch.full((2, len(self.runs)), math.nan, dtype=torch.float64)
-        for index, scored in self.trainer.score(x, y):
-            if index not in self.stopped:
-                values[:, index] = torch.tensor(scored, dtype=torch.float64)
-        return values[0], values[1]
+    def score(self, x: Inputs, y: Tensor, what: What | None = None) -> list[Scored]:
+        """The metric and the loss of each run's net on the test set x, y after the last rung; NaN for stopped runs.
+
+        what: that is kept of each example besides.
+        """
+        scored = {index: found for index, found in self.trainer.score(x, y, what) if index not in self.stopped}
+        return [scored.get(index, Scored(math.nan, math.nan)) for index in range(len(self.runs))]
 
 
 def tune_plan(trainer: Trainer, model: Model, runs: Sequence[Run]) -> Plan:

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from actsearch.activations.spec import print_net
+from actsearch.data.goal import What
 from actsearch.data.inputs import Inputs, each, to
 from actsearch.data.source import Data, Split
 from actsearch.models.model import Model
@@ -30,7 +31,7 @@ from actsearch.output import open_standard_streams
 from actsearch.training.fused import Fused
 from actsearch.training.optimizers import use_precision, without_dynamo
 from actsearch.training.plan import SERIAL, Plan, is_out_of_memory
-from actsearch.training.reference import WEIGHTS, Evaluation, Run, score, stream, train
+from actsearch.training.reference import WEIGHTS, Evaluation, Run, Scored, guessed, score, stream, train
 from actsearch.training.rows import Rows
 from actsearch.training.self_check import self_check
 from actsearch.training.trace import trace_layers
@@ -74,18 +75,18 @@ class Serial:
             self._last[index] = next(run, None) or self._last[index]
             yield index, self._last[index]
 
-    def score(self, x: Inputs, y: Tensor) -> Iterator[tuple[int, tuple[float, float]]]:
-        """Yields (index, (metric, loss)) of every run's net on the test set; of a diverged run, the goal's guess."""
+    def score(self, x: Inputs, y: Tensor, what: What | None = None) -> Iterator[tuple[int, Scored]]:
+        """Yields (index, Scored) of every run's net on the test set; of a diverged run, the goal's guess."""
         y = y.to(self.device)
         laid: dict[int, Inputs] = {}
         for index, net in self._nets.items():
             if self._last[index].diverged:
-                yield index, self.goal.guess
+                yield index, guessed(self.goal, len(y), what)
                 continue
             seed = self._splits[index] if self.data.scaled else 0  # else all seeds have the same inputs
             if seed not in laid:
                 laid[seed] = self._laid(to(self.data.inputs(x, seed), self.device))
-            yield index, score(net, laid[seed], y, self.goal)
+            yield index, score(net, laid[seed], y, self.goal, what)
 
 
 class Worker:
@@ -187,13 +188,13 @@ class Worker:
     def current_plan(self) -> list[tuple[str, Plan]]:
         return [("plan", self.plan)]
 
-    def score(self, x: Inputs, y: Tensor) -> Iterator[tuple[int, tuple[float, float]]]:
+    def score(self, x: Inputs, y: Tensor, what: What | None = None) -> Iterator[tuple[int, Scored]]:
         for part in self._parts:
-            yield from part.score(x, y)
+            yield from part.score(x, y, what)
 
 
 def serve(connection: Connection, worker: Worker) -> None:
-    """Answers the messages ("start", runs, plan), ("advance", stopped), ("score", x, y) until the leader is gone."""
+    """Answers messages, such as ("start", runs, plan), ("advance", stopped), until the leader is gone."""
     while True:
         try:
             message = connection.recv_bytes()

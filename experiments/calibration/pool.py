@@ -49,9 +49,9 @@ def main() -> None:
             seeds = range(start, start + 2 * AT_ONCE)
             batch = TrainingBatch(trainer, [Run(relu, recipe, seed) for seed in seeds])
             *_, last = batch
-            accuracy, loss = batch.score(*data.test())
+            accuracy, loss, _ = zip(*batch.score(*data.test()), strict=True)
             for i in range(0, len(seeds), 2):
-                pair = [f"{v[j].item():.6g}" for v in (last.val_metric, accuracy, loss) for j in (i, i + 1)]
+                pair = [f"{float(v[j]):.6g}" for v in (last.val_metric, accuracy, loss) for j in (i, i + 1)]
                 rows.append([seeds[i] // 2, *pair])
             print(f"{len(rows)} of {PAIRS} pairs", flush=True)
     if SMOKE:
