@@ -133,7 +133,14 @@ def test_training_and_verdicts_know_no_optuna():
 def test_verdicts_know_neither_training_nor_storage(arrows):
     for module, targets in arrows.items():
         if room_of(module) == "judge":
-            assert {room_of(target) for target in targets} <= {"errors", "packed", "activations", "question", "records", "judge"}
+            assert {room_of(target) for target in targets} <= {
+                "errors",
+                "packed",
+                "activations",
+                "question",
+                "records",
+                "judge",
+            }
 
 
 def test_a_question_is_plain_values():
