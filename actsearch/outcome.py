@@ -92,7 +92,8 @@ def asked(job: Job) -> dict[str, Any]:
     options = job.confirm
     found = {"confirm.finalists": options.finalists, "confirm.baseline": options.baseline}
     tuned = {axis.key: list(axis.values) for axis in job.axes}
-    return {**found, "confirm.tune": tuned or "none", "confirm.metric": options.metric if tuned else "any"}
+    found |= {"confirm.tune": tuned or "none", "confirm.metric": options.metric if tuned else "any"}
+    return found | {"confirm.equal": options.equal}
 
 
 def tuning_row(job: Job) -> str:
@@ -168,12 +169,13 @@ def about(job: Job, store: Store, notes: Notes) -> dict[str, str]:
 
 
 def model_rows(job: Job) -> dict[str, str]:
-    r = job.recipe
+    r, home = job.recipe, job.confirm.baseline
+    equal = f"; finalists train as long as {home} takes for them" if job.confirm.equal == "time" else ""
     return {
         "model": f"{job.model.name}, {job.model.n_parameters:,} parameters, {plural(job.model.n_slots, 'activation')}; "
         f"initial weights: {INITIAL[r.init]}",
         "data": str(job.data),
-        "recipe": f"{r.optimizer}, lr {r.lr:g}, {r.schedule}, {r.steps} steps of {r.batch_size}",
+        "recipe": f"{r.optimizer}, lr {r.lr:g}, {r.schedule}, {r.steps} steps of {r.batch_size}{equal}",
         "search space": str(job.space),
     }
 

@@ -9,11 +9,12 @@ import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from statistics import geometric_mean
 from typing import TypeVar
 
 import torch
 
-from actsearch.activations.spec import parse_net
+from actsearch.activations.spec import parse_net, print_net
 from actsearch.clock import Clock
 from actsearch.contents import digest_of
 from actsearch.errors import ActSearchError, one_line
@@ -251,13 +252,27 @@ def settle_finalists(session: Session) -> Tuned:
         chosen = stage.choose_finalists(
             store.records(), int(job.confirm.finalists), job.confirm.baseline, job.directions[0]
         )
-    tuned = Tuned(chosen)
+    steps = equal_steps(session, chosen) if job.confirm.equal == "time" else {}
+    tuned = Tuned([replace(c, recipe=(*c.recipe, ("steps", steps[c.activation]))) for c in chosen] if steps else chosen)
     if job.axes:
         tuned = session.follow(
-            tune_recipes(store.tuning, chosen, trainer, job.axes, job.recipe, job.confirm, job.study.seeds)
+            tune_recipes(store.tuning, chosen, trainer, job.axes, job.recipe, job.confirm, job.study.seeds, steps)
         )
     store.note_finalists(tuned.candidates, asked(job), tuned_in_words(tuned, job))
     return tuned
+
+
+def equal_steps(session: Session, chosen: Sequence[Candidate]) -> dict[str, int]:
+    """For how many steps each trains to be trained as long as the baseline is, by activation. Measured once."""
+    store, job = session.store, session.job
+    known = store.equal_steps
+    if any(c.activation not in known for c in chosen):
+        settle_costs(session, chosen)
+        us = {name: geometric_mean(cost.training_step_us) for name, cost in store.costs_of(chosen).items()}
+        home = us[print_net(parse_net(job.confirm.baseline))]
+        known = {name: max(1, round(job.recipe.steps * home / step_us)) for name, step_us in us.items()} | known
+        store.equal_steps = known
+    return {c.activation: known[c.activation] for c in chosen}
 
 
 def confirm(session: Session, tuned: Tuned) -> Evidence:
@@ -287,9 +302,9 @@ def import_for_the_end() -> None:
 
 
 def settle_costs(session: Session, chosen: Sequence[Candidate]) -> None:
-    """Measures what the finalists cost, together, and keeps it in the study; once for the same finalists."""
+    """Measures what the finalists cost, together, and keeps it in the study; once for the same activations."""
     job, store, trainer = session.job, session.store, session.trainer
-    if store.notes().costs:
+    if store.costs_of(chosen):
         return
     trainer.rest()  # what is measured here needs the memory
     split = job.data.split(0)

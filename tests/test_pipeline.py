@@ -9,6 +9,7 @@ import pytest
 from fake_trainer import FakeTrainer, Killed, confirmation
 
 from actsearch import pipeline
+from actsearch.activations.spec import parse_net, print_net
 from actsearch.data.source import Data
 from actsearch.errors import ActSearchError
 from actsearch.job import Job
@@ -17,6 +18,7 @@ from actsearch.models.model import Model
 from actsearch.question.metrics import ACCURACY
 from actsearch.question.options import StudyOptions
 from actsearch.question.recipe import Recipe
+from actsearch.records import Candidate, Cost
 from actsearch.report.terminal import Terminal
 from actsearch.space.space import SearchSpace
 from actsearch.study.samplers import SamplerFactory
@@ -368,3 +370,66 @@ def test_what_a_grammar_gave_that_was_of_no_use_is_told(fake, no_pictures, blobs
     result.report(Terminal())
     assert f"rejected before training, listed in refused.csv: {len(rows) - 1} (" in capsys.readouterr().out
     assert "refused.csv" in (tmp_path / "report.html").read_text()
+
+
+# --- equal time -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("tune", ["none", {"lr": [0.01, 0.03]}])
+def test_finalists_that_train_equally_long_have_the_steps_that_their_time_allows(
+    fake, blobs, tmp_path, monkeypatch, tune
+):
+    """gelu takes twice as long as relu, tanh two thirds: 10, 30 and 20 steps."""
+    us = {"relu": 100.0, "gelu": 200.0, "tanh": 66.67}
+    measured = []
+
+    def costs(nets, *_):
+        measured.append(len(nets))
+        return [Cost([us[name]] * 3, [1.0] * 3, 1.0) for name in ("gelu", "tanh", "relu")[-len(nets) :]]
+
+    monkeypatch.setattr(pipeline, "net_costs", costs)
+    monkeypatch.setattr(
+        pipeline.stage, "choose_finalists",
+        lambda *_: [Candidate(parse_net(name)) for name in ("gelu", "tanh", "relu")],
+    )  # fmt: skip
+    asked = job(tmp_path, blobs, confirm=confirmation(finalists=2, seeds=7, equal="time", tune=tune))
+    result = pipeline.run(asked, Terminal(quiet=True))
+    steps = {"relu": 20, "gelu": 10, "tanh": 30}
+    assert {c.activation: c.recipe["steps"] for c in result.comparisons} == steps
+    assert all(run.curves.steps[-1] == steps[run.activation] for run in result.runs)
+    if tune != "none":  # they are tuned with the steps that they get
+        assert {c.recipe["lr"] for c in result.comparisons} <= {0.01, 0.03}
+        assert {(print_net(r.specs), r.recipe.steps) for r in fake if r.recipe.lr == 0.03} == set(steps.items())
+    assert measured == [3]
+    assert "train as long as relu" in result.about["recipe"]
+    # the same again, after a kill and as a report: nothing is measured anew, the digits are the same
+    n = len(fake)
+    monkeypatch.setattr(pipeline, "net_costs", None)
+    assert pipeline.run(asked, Terminal(quiet=True)).comparisons == result.comparisons
+    assert len(fake) == n
+    assert pipeline.report(asked, Terminal(quiet=True)).comparisons == result.comparisons
+    with pytest.raises(ActSearchError, match=r"confirm\.equal=time"):
+        pipeline.report(replace(asked, confirm=replace(asked.confirm, equal="steps")), Terminal(quiet=True))
+
+
+def test_a_kill_between_finalists_of_other_steps_changes_nothing(fake, blobs, tmp_path, monkeypatch):
+    us = [[200.0] * 3, [100.0] * 3]  # of the finalist and of the baseline
+    monkeypatch.setattr(pipeline, "net_costs", lambda nets, *_: [Cost(step_us, [1.0] * 3, 1.0) for step_us in us])
+    options = confirmation(finalists=1, seeds=12, equal="time", tune="none")
+    whole = pipeline.run(job(tmp_path / "whole", blobs, confirm=options), Terminal(quiet=True))
+    started = [(print_net(r.specs), r.seed) for r in fake if r.seed >= 1000]
+    for die_at in range(5, 11):  # the search takes four rungs, the finalists six
+        cut = job(tmp_path / f"cut{die_at}", blobs, confirm=options)
+        runs = []
+        with monkeypatch.context() as dying:
+            dying.setattr(pipeline, "Trainer", lambda *a, n=die_at, **k: FakeTrainer(die_at=n))
+            with pytest.raises(Killed):
+                pipeline.run(cut, Terminal(quiet=True))
+        monkeypatch.setattr(pipeline, "Trainer", lambda *a, runs=runs, **k: FakeTrainer(on_start=runs.append))
+        result = pipeline.run(cut, Terminal(quiet=True))
+        assert result.comparisons == whole.comparisons
+        # what was in flight is trained again in the same company, and so is the rest
+        batches = [[(print_net(r.specs), r.seed) for r in batch if r.seed >= 1000] for batch in runs]
+        for batch in filter(None, batches):
+            at = started.index(batch[0])
+            assert started[at : at + len(batch)] == batch

@@ -82,7 +82,8 @@ class ConfirmOptions:
     finalists: how many, or `all`: nothing is searched, and every candidate of the space is compared. seeds: how many
     fresh seeds each finalist gets. baseline: the spec that all are compared with. tune: the recipe values that are
     settled for each finalist and the baseline before they are compared, by key as in a search space; auto: learning
-    rate × weight decay; none: nothing, one recipe for all. metric: the one that the verdict is about. margin: by
+    rate × weight decay; none: nothing, one recipe for all. equal: what finalists get alike, steps or measured training
+    time: as long as the baseline takes for recipe.steps. metric: the one that the verdict is about. margin: by
     metric, the difference that does not matter; metrics that a data set does not have are ignored. alpha: the chance of
     any false better or worse. until_decided: whether seeds are added while a verdict is undecided. looks: the numbers
     of seeds after which verdicts are then taken.
@@ -92,6 +93,7 @@ class ConfirmOptions:
     seeds: int = 20
     baseline: str = "relu"
     tune: Any = "auto"
+    equal: str = "steps"
     metric: str = OWN_TEST
     margin: dict[str, float] = field(default_factory=lambda: {name: m.margin for name, m in KNOWN.items()})
     alpha: float = 0.05
@@ -110,6 +112,8 @@ class ConfirmOptions:
             raise ActSearchError(
                 f"confirm.tune={self.tune}: write auto, none, or values by key, e.g. {{lr: [0.01, 0.03]}}."
             )
+        if self.equal not in ("steps", "time"):
+            raise unknown("word in confirm.equal:", self.equal, ("steps", "time"))
         if not 1e-6 <= self.alpha < 0.5:
             raise ActSearchError(f"confirm.alpha={self.alpha:g}: write a chance from 0.000001 to 0.5, e.g. 0.05.")
         good = self.looks and self.looks[0] > 1 and self.looks[-1] <= MOST_SEEDS

@@ -110,8 +110,17 @@ def confirm(
         if not wanted:
             return evidence
         at_once = SEEDS_AT_ONCE * len(candidates) * len(options.rates)
-        for start in range(0, len(wanted), at_once):
-            yield from _train(kept, done, wanted[start : start + at_once], trainer, data, recipe, options.metric)
+        for part in _of_equal_steps(wanted, recipe):
+            for start in range(0, len(part), at_once):
+                yield from _train(kept, done, part[start : start + at_once], trainer, data, recipe, options.metric)
+
+
+def _of_equal_steps(wanted: Sequence[tuple[Entrant, int]], recipe: Recipe) -> list[list[tuple[Entrant, int]]]:
+    """The runs in parts that may be trained together."""
+    parts: dict[int, list[tuple[Entrant, int]]] = {}
+    for entrant, seed in wanted:
+        parts.setdefault(entrant.candidate(recipe).recipe_for(recipe).steps, []).append((entrant, seed))
+    return list(parts.values())
 
 
 def standing(

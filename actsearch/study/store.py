@@ -170,9 +170,6 @@ class Store:
     def notes(self) -> Notes:
         kept = self.search.user_attrs
         finalists = [_candidate(*pair) for pair in kept.get("finalists", [])]
-        costs = kept.get("costs", [])
-        if [key for key, _ in costs] != [list(c.key) for c in finalists]:  # these are the costs of other finalists
-            costs = []
         return Notes(
             plans={k.removeprefix("plan_"): Plan.from_json(v) for k, v in kept.items() if k.startswith("plan_")},
             environments=kept.get("environments", []),
@@ -180,8 +177,22 @@ class Store:
             asked=kept.get("finalists_asked", {}),
             tuned=kept.get("finalists_tuned", []),
             target=kept.get("target_accuracy"),
-            costs={key[0]: Cost(**cost) for key, cost in costs},
+            costs=self.costs_of(finalists),
         )
+
+    def costs_of(self, finalists: Sequence[Candidate]) -> dict[str, Cost]:
+        """What was measured of these finalists together, by activation; empty if they were not."""
+        costs = {key[0]: Cost(**cost) for key, cost in self.search.user_attrs.get("costs", [])}
+        return costs if list(costs) == [c.activation for c in finalists] else {}
+
+    @property
+    def equal_steps(self) -> dict[str, int]:
+        """For how many steps finalists train to be trained equally long, by activation."""
+        return self.search.user_attrs.get("equal_steps", {})
+
+    @equal_steps.setter
+    def equal_steps(self, steps: Mapping[str, int]) -> None:
+        self.search.set_user_attr("equal_steps", dict(steps))
 
     def note_plan(self, device: str, plan: Plan) -> None:
         self.search.set_user_attr(f"plan_{device}", plan.to_json())

@@ -11,6 +11,7 @@ import itertools
 import math
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import Any
 
 from actsearch.activations.spec import Spec, parse_net, print_net
@@ -131,23 +132,27 @@ def tune_recipes(
     recipe: Recipe,
     options: Confirmation,
     seeds: int,
+    steps: Mapping[str, int] = MappingProxyType({}),
 ) -> Generator[Event, None, Tuned]:
     """Tries the grid for every finalist and the baseline, on the search's seeds and validation examples.
 
     The best few are tried on further seeds: on few, one that collapses now and then may look best. Where the best value
     lies at an end of the grid, the grid goes on beyond it for this candidate. What the store has is not trained again.
+    steps: for how many steps each trains, by activation, where not all train for recipe.steps.
     """
+    axes_for = lambda specs: [*axes, *(Axis("steps", (n,)) for n in [steps.get(print_net(specs))] if n)]  # noqa: E731
     specs, reference = list(dict.fromkeys(candidate.specs for candidate in candidates)), None
     target = math.nan
     if options.metric in TO_TARGET:
-        grid = _Grid(tuning, parse_net(options.baseline), axes, recipe)
+        home = parse_net(options.baseline)
+        grid = _Grid(tuning, home, axes_for(home), recipe)
         found = yield from grid.settle(trainer, by_final_metric(options.own), seeds)
         reference = mean(found.curves.val_metric[-1])
         target = TARGET * reference
     cost = cost_by(options, target)
     chosen, n_recipes, at_edge = [], [], {}
     for these in specs:
-        grid = _Grid(tuning, these, axes, recipe)
+        grid = _Grid(tuning, these, axes_for(these), recipe)
         best = yield from grid.settle(trainer, cost, seeds)
         chosen.append(Candidate(these, tuple(best.recipe.items())))
         n_recipes.append(len(grid.points()))
