@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import json
 import shlex
 import sys
 from collections.abc import Iterator, Sequence
@@ -16,6 +17,7 @@ from actsearch.activations.spec import parse_net
 from actsearch.errors import ActSearchError, hide_passwords
 from actsearch.job import Job
 from actsearch.judge.comparison import Comparison, compare_finalists
+from actsearch.question.options import FRESH_SEED
 from actsearch.question.recipe import INITS
 from actsearch.records import Evidence
 from actsearch.report.files import leaderboard_rows
@@ -61,11 +63,24 @@ def stored(job: Job) -> Iterator[tuple[Store, Result | None]]:
 
 def finished(job: Job, store: Store) -> Evidence | None:
     """The evidence of a study whose finalists are all trained and measured; None if something is missing."""
-    notes = store.notes()
-    known = Evidence(store.finalists.all(), notes.target, notes.costs)
+    notes, first = store.notes(), first_seed(job, store)
+    if first is None:
+        return None
+    known = Evidence(store.finalists.all(), notes.target, notes.costs, first)
     evidence, wanted = standing(known, notes.finalists, job.recipe, job.confirm)
     searched = len(store.records()) >= job.n_trials and not store.in_flight
     return evidence if searched and notes.finalists and notes.costs and not wanted else None
+
+
+def first_seed(job: Job, store: Store) -> int | None:
+    """The finalists' first seed; None if fresh ones are wanted for a look that was not begun."""
+    return store.first_seed(look_in_words(job)) if job.confirm.fresh else FRESH_SEED
+
+
+def look_in_words(job: Job) -> str:
+    """What is asked in a look for which fresh seeds are wanted: asked again, it is the same look."""
+    n_trials = {} if job.compares_all else {"study.n_trials": job.n_trials}
+    return json.dumps({**asked(job), **n_trials, "seeds": job.confirm.seeds_at_looks, "metric": job.confirm.metric})
 
 
 def found_again(job: Job, store: Store) -> str | None:
@@ -147,7 +162,9 @@ def look_of(job: Job, store: Store, comparisons: Sequence[Comparison]) -> Look:
     """The look at the test set that somebody takes who sees these verdicts."""
     options = job.confirm
     n, margin = span(options.seeds_at_looks), f"{options.margin[options.metric]:g}"
-    words = f"{options.metric} against {options.baseline}, {n} seeds, alpha {options.alpha:g}, margin {margin}"
+    first = first_seed(job, store)
+    fresh = "" if first == FRESH_SEED else f" from {first} on"
+    words = f"{options.metric} against {options.baseline}, {n} seeds{fresh}, alpha {options.alpha:g}, margin {margin}"
     finalists = tuple(sorted(f"{c.activation} {c.recipe}" if c.recipe else c.activation for c in comparisons))
     test = store.finalists.test_contents
     return Look(job.data.name, job.model.name, test, job.name, words, finalists, f"{datetime.date.today():%Y-%m-%d}")

@@ -28,7 +28,9 @@ from actsearch.measure.timing import one_thread
 from actsearch.outcome import (
     asked,
     deliver_end,
+    first_seed,
     found_again,
+    look_in_words,
     look_of,
     make_result,
     model_rows,
@@ -289,8 +291,11 @@ def confirm(session: Session, tuned: Tuned) -> Evidence:
         store.note_target(TARGET * accuracy)
     if job.confirm.metric == "time_to_accuracy_s":
         settle_costs(session, chosen)  # now: with until_decided they decide
-    notes = store.notes()
-    known = Evidence(target=notes.target, costs=notes.costs)
+    if job.confirm.fresh:
+        store.begin_look(look_in_words(job))
+    notes, first = store.notes(), first_seed(job, store)
+    assert first is not None
+    known = Evidence(target=notes.target, costs=notes.costs, first_seed=first)
     return session.follow(stage.confirm(store.finalists, chosen, trainer, job.data, job.recipe, job.confirm, known))
 
 

@@ -12,6 +12,7 @@ from typing import Any
 from actsearch.activations.fingerprint import net_fingerprint
 from actsearch.activations.spec import Spec, number, print_net
 from actsearch.question.metrics import Direction
+from actsearch.question.options import FRESH_SEED
 from actsearch.question.recipe import Recipe
 
 RunKey = tuple[str, str, int]
@@ -209,12 +210,13 @@ class Evidence:
     """What verdicts are made from.
 
     runs: the finalists' runs. target: the accuracy up to which steps are counted; None if they are not counted. costs:
-    by activation; empty if they were not measured.
+    by activation; empty if they were not measured. first_seed: the smallest of the runs' seeds.
     """
 
     runs: Sequence[FinalistRun] = ()
     target: float | None = None
     costs: Mapping[str, Cost] = field(default_factory=dict)
+    first_seed: int = FRESH_SEED
 
 
 NOTHING = Evidence()

@@ -433,3 +433,31 @@ def test_a_kill_between_finalists_of_other_steps_changes_nothing(fake, blobs, tm
         for batch in filter(None, batches):
             at = started.index(batch[0])
             assert started[at : at + len(batch)] == batch
+
+
+# --- fresh seeds ----------------------------------------------------------------------------------
+
+
+def test_a_further_look_has_fresh_seeds_if_it_is_asked_for(fake, blobs, tmp_path, monkeypatch):
+    def seeds(asked):
+        return sorted({r.seed for r in pipeline.run(asked, Terminal(quiet=True)).runs})
+
+    first = job(tmp_path, blobs, confirm=confirmation(finalists=1, seeds=3))
+    assert seeds(first) == [1000, 1001, 1002]
+    more = replace(first, confirm=confirmation(finalists=1, seeds=4))
+    assert seeds(more) == [1000, 1001, 1002, 1003]  # the same and one more
+    fresh = replace(first, confirm=confirmation(finalists=1, seeds=4, fresh=True))
+    with pytest.raises(ActSearchError, match="not finished"):
+        pipeline.report(fresh, Terminal(quiet=True))
+    with monkeypatch.context() as dying:
+        dying.setattr(pipeline, "Trainer", lambda *a, **k: FakeTrainer(die_at=2))
+        with pytest.raises(Killed):
+            pipeline.run(fresh, Terminal(quiet=True))
+    assert seeds(fresh) == [1004, 1005, 1006, 1007]
+    assert seeds(fresh) == [1004, 1005, 1006, 1007]  # the same question
+    assert {r.seed for r in pipeline.report(fresh, Terminal(quiet=True)).runs} == {1004, 1005, 1006, 1007}
+    larger = replace(first, confirm=confirmation(finalists=1, seeds=2, fresh=True, alpha=0.01))
+    assert seeds(larger) == [1008, 1009]
+    assert seeds(first) == [1000, 1001, 1002]
+    looks = pipeline.run(fresh, Terminal(quiet=True)).earlier_looks
+    assert any("4 seeds," in look for look in looks) and any("2 seeds from 1008 on," in look for look in looks)

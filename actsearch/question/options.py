@@ -85,8 +85,9 @@ class ConfirmOptions:
     rate × weight decay; none: nothing, one recipe for all. equal: what finalists get alike, steps or measured training
     time: as long as the baseline takes for recipe.steps. metric: the one that the verdict is about. margin: by
     metric, the difference that does not matter; metrics that a data set does not have are ignored. alpha: the chance of
-    any false better or worse. until_decided: whether seeds are added while a verdict is undecided. looks: the numbers
-    of seeds after which verdicts are then taken.
+    any false better or worse. fresh: whether the finalists' seeds are others than those of all verdicts before.
+    until_decided: whether seeds are added while a verdict is undecided. looks: the numbers of seeds after which
+    verdicts are then taken.
     """
 
     finalists: int | str = 3
@@ -97,6 +98,7 @@ class ConfirmOptions:
     metric: str = OWN_TEST
     margin: dict[str, float] = field(default_factory=lambda: {name: m.margin for name, m in KNOWN.items()})
     alpha: float = 0.05
+    fresh: bool = False
     until_decided: bool = False
     looks: list[int] = field(default_factory=lambda: list(LOOKS))
 

@@ -172,7 +172,8 @@ def second_look(result: Result) -> str:
     )  # fmt: skip
     return (
         f"{seen}: {'; '.join(last)}. Each further look is a further chance to err, for which nothing is corrected. "
-        "A new study with confirm.until_decided=true from the start corrects for its looks."
+        "confirm.fresh=true takes seeds that no verdict of this study saw; a new study with confirm.until_decided=true "
+        "from the start corrects for its looks."
     )
 
 

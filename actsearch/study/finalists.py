@@ -17,7 +17,7 @@ from actsearch.judge.comparison import primary_verdicts
 from actsearch.judge.statistics import mean
 from actsearch.packed import pack
 from actsearch.question.metrics import Direction
-from actsearch.question.options import FRESH_SEED, Confirmation
+from actsearch.question.options import Confirmation
 from actsearch.question.recipe import Recipe
 from actsearch.records import (
     NOTHING,
@@ -139,7 +139,7 @@ def standing(
         n_of |= dict.fromkeys(live, n)
         wanted = [
             (entrant, seed)
-            for seed in range(FRESH_SEED, FRESH_SEED + n)
+            for seed in range(evidence.first_seed, evidence.first_seed + n)
             for entrant in live
             if entrant.empty(recipe, seed).key not in done
         ]
@@ -148,7 +148,7 @@ def standing(
         runs = [
             replace(done[entrant.empty(recipe, seed).key], rate=entrant.rate)
             for entrant in entrants
-            for seed in range(FRESH_SEED, FRESH_SEED + n_of[entrant])
+            for seed in range(evidence.first_seed, evidence.first_seed + n_of[entrant])
         ]
         usable = replace(evidence, runs=runs)
         if n == options.seeds_at_looks[-1]:

@@ -20,6 +20,7 @@ from actsearch.activations.spec import parse_net
 from actsearch.errors import ActSearchError, hide_passwords
 from actsearch.question.identity import flatten
 from actsearch.question.metrics import Direction
+from actsearch.question.options import FRESH_SEED
 from actsearch.records import Candidate, Cost, FinalistRun, TrialRecord
 from actsearch.study.ledger import Ledger
 from actsearch.training.plan import Plan
@@ -184,6 +185,17 @@ class Store:
         """What was measured of these finalists together, by activation; empty if they were not."""
         costs = {key[0]: Cost(**cost) for key, cost in self.search.user_attrs.get("costs", [])}
         return costs if list(costs) == [c.activation for c in finalists] else {}
+
+    def first_seed(self, look: str) -> int | None:
+        """The first seed of a look for which fresh ones were wanted; None if it was not begun. look: what is asked."""
+        return self.search.user_attrs.get("fresh_seeds", {}).get(look)
+
+    def begin_look(self, look: str) -> None:
+        """Gives a look the seeds behind all that were trained, unless it has them already."""
+        known = self.search.user_attrs.get("fresh_seeds", {})
+        if look not in known:
+            first = max([FRESH_SEED - 1, *(run.seed for run in self.finalists.all())]) + 1
+            self.search.set_user_attr("fresh_seeds", {**known, look: first})
 
     @property
     def equal_steps(self) -> dict[str, int]:
