@@ -126,7 +126,9 @@ def tuned_in_words(tuned: Tuned, job: Job) -> list[str]:
     """How the finalists were tuned, and a sentence for each of them whose best values lie at an end of the grid."""
     beyond = "at the edge of what was tried: a better one may lie beyond."
     edges = [f"The best {' and '.join(values)} for {name} is {beyond}" for name, values in tuned.at_edge.items()]
-    return [tuning_row(job), *edges]
+    most = max(tuned.n_recipes, default=0)
+    grown = f"; up to {most} recipes where the best lay at an edge" if most > n_points(job.axes) else ""
+    return [tuning_row(job) + grown, *edges]
 
 
 def make_result(job: Job, store: Store, evidence: Evidence) -> Result:

@@ -395,3 +395,19 @@ def test_a_difference_that_other_examples_may_not_have_is_said():
     assert "On other examples like these it may be otherwise: that interval includes 0." in said
     said = sentence(compared(told_apart(20_000, 0.06)), "t", confirmation())
     assert said.startswith("gelu is better than relu") and "otherwise" not in said
+
+
+# --- failures -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("who", ["gelu", "relu"])
+def test_a_claim_about_means_with_failed_runs_is_marked(who):
+    failing = [run("gelu", 1010, 0.1, diverged=who == "gelu"), run("relu", 1010, 0.1, diverged=who == "relu")]
+    found = compared([*runs("gelu", [v + 0.2 for v in TEN]), *BASE, *failing])
+    assert ", failed runs counted at chance level." in sentence(found, "t", confirmation())
+    heads, rows = finalist_table(found, confirmation())
+    column = heads.index("verdict")
+    assert [row[column] for row in rows] == ["better *", "baseline"]
+    plain = compared([*runs("gelu", [v + 0.2 for v in TEN]), *BASE])
+    assert [row[heads.index("verdict")] for row in finalist_table(plain, confirmation())[1]] == ["better", "baseline"]
+    assert "chance level" not in sentence(plain, "t", confirmation())

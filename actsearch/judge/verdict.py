@@ -97,6 +97,11 @@ class Verdict:
         return self.verdict != UNDECIDED
 
     @property
+    def counts_failures(self) -> bool:
+        """Whether runs of either failed: the claim is then about means in which they count at chance level."""
+        return self.n_failed > 0 or self.n_failed_baseline > 0
+
+    @property
     def settled(self) -> bool:
         """Whether no more seeds are worth training for this verdict."""
         return self.decided or self.few_examples

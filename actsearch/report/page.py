@@ -110,6 +110,8 @@ def _table_caption(result: Result) -> str:
     )
     text += ", and that on examples like these, too." if any(map(population, verdicts)) else "."
     text += " Failed: runs that diverged or stayed at chance, and the 95 % upper bound of their rate."
+    if any(verdict.counts_failures for verdict in verdicts):
+        text += " *: such runs are in one of the two means, counted at chance level."
     if any(not math.isnan(c.saved_mib) for c in result.comparisons):
         text += " Memory kept: what a training step keeps for its backward pass."
     waiting = [

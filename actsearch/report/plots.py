@@ -23,7 +23,7 @@ from actsearch.judge.verdict import BETTER, EQUIVALENT, WORSE, Verdict
 from actsearch.question.metrics import Metric
 from actsearch.records import FinalistRun
 from actsearch.report.result import Result
-from actsearch.report.sentence import factor, margin, points, times, unit
+from actsearch.report.sentence import factor, margin, marked, points, times, unit
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -202,7 +202,7 @@ def forest(result: Result) -> tuple[Figure, str] | None:
     right = axes.secondary_yaxis("right")
     right.set_yticks(
         range(len(rows)),
-        [f"{points(v.metric, v.difference)}  {v.verdict.replace(', ', ',' + chr(10))}" for _, v in rows],
+        [f"{points(v.metric, v.difference)}  {marked(v).replace(', ', ',' + chr(10))}" for _, v in rows],
     )
     right.tick_params(axis="y", length=0)
     right.spines["right"].set_visible(False)
@@ -210,11 +210,12 @@ def forest(result: Result) -> tuple[Figure, str] | None:
     level = f"{100 * rows[0][1].confidence:.4g} %"
     more = f" The first {MOST_ROWS} of {n_all} are shown." if n_all > MOST_ROWS else ""
     thin = any(not math.isnan(v.population_ci_low) for _, v in rows)
+    failed = " *: failed runs are in the means." if any(v.counts_failures for _, v in rows) else ""
     others = " Thin, with ends: on examples like these, where the test examples are chance, too." if thin else ""
     return figure, (
         f"Each line is the {level} interval of the mean paired difference, corrected for all comparisons.{others} "
         "Circle: better. Triangle: worse. Square: equivalent. Empty diamond: undecided. "
-        f"Differences within the grey band are too small to matter.{more}"
+        f"Differences within the grey band are too small to matter.{failed}{more}"
     )
 
 

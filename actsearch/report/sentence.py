@@ -48,6 +48,7 @@ def claim(c: Comparison, base: Comparison, verdict: Verdict, test_name: str) -> 
     metric = verdict.metric
     where = f" on {test_name}" if metric.name.startswith("test_") else ""
     numbers = f"{metric.words} {value(metric, verdict.mean)} against {value(metric, verdict.baseline_mean)}"
+    numbers += ", failed runs counted at chance level" if verdict.counts_failures else ""
     if verdict.verdict == EQUIVALENT:
         lead = f"{c.activation} and {base.activation} are equivalent{where}"
         numbers += f", within ±{margin(verdict)}"
@@ -58,6 +59,11 @@ def claim(c: Comparison, base: Comparison, verdict: Verdict, test_name: str) -> 
         less = f", by less than the margin of {margin(verdict)}" if verdict.verdict.endswith(BY_LESS) else ""
         lead = f"{c.activation} is {word} than {base.activation}{where}{less}"
     return f"{lead}: {numbers}."
+
+
+def marked(verdict: Verdict) -> str:
+    """The verdict, with a star where failed runs are in one of the means."""
+    return f"{verdict.verdict} *" if verdict.counts_failures else verdict.verdict
 
 
 def evidence(verdict: Verdict) -> str:

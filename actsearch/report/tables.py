@@ -8,7 +8,17 @@ from collections.abc import Sequence
 from actsearch.judge.comparison import Comparison
 from actsearch.question.metrics import Metric
 from actsearch.question.options import Confirmation
-from actsearch.report.sentence import confidence, mebibytes, microseconds, p_value, points, population, unit, value
+from actsearch.report.sentence import (
+    confidence,
+    marked,
+    mebibytes,
+    microseconds,
+    p_value,
+    points,
+    population,
+    unit,
+    value,
+)
 
 Row = list[str]
 COST_HEADS = ("training step", "forward pass", "memory kept")
@@ -41,7 +51,7 @@ def finalist_table(comparisons: Sequence[Comparison], options: Confirmation) -> 
             unclear = math.isnan(v.ci_low)
             bounds = "" if unclear else f"{points(metric, v.ci_low)} to {points(metric, v.ci_high)}"
             row += [points(metric, v.difference), bounds, *([population(v)] if known else [])]
-            row += ["" if unclear else p_value(v.p_corrected), v.verdict]
+            row += ["" if unclear else p_value(v.p_corrected), marked(v)]
         row.append(str(c.n_seeds))
         row.append(f"{c.n_failed} ({100 * c.failure_bound:.0f} %)")
         others = "" if math.isnan(c.mean_of_others) else value(metric, c.mean_of_others)
