@@ -17,7 +17,7 @@ from typing import Any
 from actsearch.activations.spec import Spec, parse_net, print_net
 from actsearch.errors import ActSearchError
 from actsearch.judge.comparison import TARGET, steps_to
-from actsearch.judge.statistics import mean
+from actsearch.judge.statistics import mean, std
 from actsearch.question.metrics import Metric
 from actsearch.question.options import FRESH_SEED, TO_TARGET, Confirmation
 from actsearch.question.recipe import Recipe
@@ -34,7 +34,8 @@ DECAYS = (1e-4, 1e-3, 1e-2)  # beside recipe.weight_decay
 ADAMW_DECAYS = (0.1, 0.3, 1.0)  # AdamW subtracts it from the weights, beside the gradient's step, and so it is larger
 STEP = {"lr": 2.0, "weight_decay": 3.0}  # the factor by which the grid goes on where the best lies at its edge
 MOST_STEPS = 4  # beyond each edge
-SHORTLIST, TIMES = 4, 3  # the best 4 are tried on 3 times as many seeds
+SHORTLIST, TIMES = 4, 5  # the best 4 are tried on 5 times as many seeds
+CLEARLY = 2.0  # standard errors of a paired difference
 OF_RANGE = 6  # values of a range that are tried
 MOST_POINTS = 500
 
@@ -136,7 +137,9 @@ def tune_recipes(
 ) -> Generator[Event, None, Tuned]:
     """Tries the grid for every finalist and the baseline, on the search's seeds and validation examples.
 
-    The best few are tried on further seeds: on few, one that collapses now and then may look best. Where the best value
+    The best few are tried on further seeds. Of those that are not clearly worse than the best, the one with the lowest
+    learning rate is taken: a rate at which a net collapses now and then looks best on the seeds where it does not (the
+    rule of one standard error, Breiman et al. 1984). Where the best value
     lies at an end of the grid, the grid goes on beyond it for this candidate. What the store has is not trained again.
     steps: for how many steps each trains, by activation, where not all train for recipe.steps.
     """
@@ -146,15 +149,15 @@ def tune_recipes(
     if options.metric in TO_TARGET:
         home = parse_net(options.baseline)
         grid = _Grid(tuning, home, axes_for(home), recipe)
-        found = yield from grid.settle(trainer, by_final_metric(options.own), seeds)
+        _, found = yield from grid.settle(trainer, by_final_metric(options.own), seeds)
         reference = mean(found.curves.val_metric[-1])
         target = TARGET * reference
     cost = cost_by(options, target)
     chosen, n_recipes, at_edge = [], [], {}
     for these in specs:
         grid = _Grid(tuning, these, axes_for(these), recipe)
-        best = yield from grid.settle(trainer, cost, seeds)
-        chosen.append(Candidate(these, tuple(best.recipe.items())))
+        best, taken = yield from grid.settle(trainer, cost, seeds)
+        chosen.append(Candidate(these, tuple(taken.recipe.items())))
         n_recipes.append(len(grid.points()))
         at_edge |= {best.activation: edges} if (edges := grid.edges(best)) else {}
     return Tuned(chosen, n_recipes, at_edge, reference)
@@ -181,8 +184,10 @@ class _Grid:
         """The best's values that are the smallest or the largest that was tried."""
         return [f"{a.key}={best.recipe[a.key]}" for a in self.axes if a.is_edge(best.recipe[a.key])]
 
-    def settle(self, trainer: Trainer, cost: Cost, seeds: int) -> Generator[Event, None, TrialRecord]:
-        """Trains what is new of the grid, and of what goes on beyond its ends. Returns the best."""
+    def settle(
+        self, trainer: Trainer, cost: Cost, seeds: int
+    ) -> Generator[Event, None, tuple[TrialRecord, TrialRecord]]:
+        """Trains what is new of the grid, and of what goes on beyond its ends. Returns the best, and what is taken."""
         while True:
             yield from self.train(self.points(), range(seeds), trainer)
             # by the first seeds alone, so that the same few are chosen when this is done again
@@ -190,9 +195,10 @@ class _Grid:
             if self._goes_on(self.found[ranked[0].key]):
                 continue
             yield from self.train(ranked[:SHORTLIST], again(seeds), trainer)
-            best = min((self.found[point.key] for point in ranked[:SHORTLIST]), key=cost)
-            if not self._goes_on(best):
-                return best
+            short = sorted((self.found[point.key] for point in ranked[:SHORTLIST]), key=cost)
+            if not self._goes_on(short[0]):
+                as_good = [record for record in short if not clearly_worse(record, short[0], cost)]
+                return short[0], min(as_good, key=lambda record: record.recipe.get("lr", 0.0))
 
     def _goes_on(self, best: TrialRecord) -> bool:
         grown = [axis.beyond(best.recipe[axis.key]) or axis for axis in self.axes]
@@ -247,6 +253,13 @@ def _joined(one: Curves, other: Curves) -> Curves:
     return replace(one, **rows, n_diverged=one.n_diverged + other.n_diverged)
 
 
+def clearly_worse(record: TrialRecord, best: TrialRecord, cost: Cost) -> bool:
+    """Whether a record's runs cost more than the best's, seed by seed, by more than may be chance."""
+    costs = [[cost(one)[0] for one in _by_seed(which)] for which in (record, best)]
+    d = [a - b for a, b in zip(*costs, strict=True)]
+    return mean(d) > (CLEARLY * std(d) / math.sqrt(len(d)) if len(d) > 1 else 0.0)
+
+
 def by_final_metric(own: Metric) -> Cost:
     """Ranks by the mean validation metric after the last step."""
     sign = -1.0 if own.higher_is_better else 1.0
@@ -264,7 +277,7 @@ def cost_by(options: Confirmation, target: float) -> Cost:
     if options.metric == "learning_speed":
         return lambda record: (mean([mean(row) for row in record.curves.val_loss]),)
     if options.metric in TO_TARGET:
-        return lambda record: (mean([steps_to(one, target) for one in _by_seed(record.curves)]), *final(record))
+        return lambda record: (mean([steps_to(one.curves, target) for one in _by_seed(record)]), *final(record))
     return final
 
 
@@ -275,9 +288,12 @@ def criterion(options: Confirmation) -> str:
     return words.get(options.metric, f"validation {options.own.words}")
 
 
-def _by_seed(curves: Curves) -> list[Curves]:
-    n = len(curves.val_metric[-1])
-    return [Curves(steps=curves.steps, val_metric=[[row[i]] for row in curves.val_metric]) for i in range(n)]
+def _by_seed(record: TrialRecord) -> list[TrialRecord]:
+    """A record for each seed."""
+    keys = ("val_metric", "val_loss")
+    rows = [{key: [[row[i]] for row in getattr(record.curves, key)] for key in keys}
+            for i in range(len(record.curves.val_metric[-1]))]  # fmt: skip
+    return [replace(record, curves=Curves(steps=record.curves.steps, **row)) for row in rows]
 
 
 def reference(

@@ -139,7 +139,7 @@ def table() -> None:
                 order = rng.permutation(len(val[activation, RATES[0], DECAYS[0]]))
                 half = len(order) // 2
                 one, other = (
-                    choose(val, activation, np.resize(part, 9), goal) for part in (order[:half], order[half:])
+                    choose(val, activation, np.resize(part, 15), goal) for part in (order[:half], order[half:])
                 )
                 chosen += [one, other]
                 gap = test[one].mean() - test[other].mean()
