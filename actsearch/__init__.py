@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from actsearch.data import Data, Goal, Metric, Source
     from actsearch.errors import ActSearchError
     from actsearch.question.recipe import Recipe
+    from actsearch.results.judged import judge
     from actsearch.swap import find_activations, swap_activations
 
 __version__ = "0.1.0"
@@ -22,11 +23,12 @@ _PLACES = {
     "data": ("Data", "Goal", "Metric", "Source"),
     "errors": ("ActSearchError",),
     "question.recipe": ("Recipe",),
+    "results.judged": ("judge",),
     "swap": ("find_activations", "swap_activations"),
 }
 __all__ = [
     "CATALOG", "ActSearchError", "Data", "Goal", "Metric", "Recipe", "Source", "Spec", "compare", "find_activations",
-    "get_activation", "search", "swap_activations",
+    "get_activation", "judge", "search", "swap_activations",
 ]  # fmt: skip
 
 

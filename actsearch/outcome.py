@@ -16,7 +16,6 @@ import optuna
 from actsearch.activations.spec import parse_net
 from actsearch.errors import ActSearchError, hide_passwords
 from actsearch.job import Job
-from actsearch.judge.comparison import Comparison, compare_finalists
 from actsearch.question.options import FRESH_SEED
 from actsearch.question.recipe import INITS
 from actsearch.records import Evidence
@@ -33,6 +32,7 @@ from actsearch.study.store import Notes, Store
 from actsearch.study.tuning import SHORTLIST, Tuned, again, criterion, n_points
 from actsearch.tracking import Delivery, mlflow_uri
 from actsearch.training.plan import FAULT
+from actsearch.verdicts.comparison import Comparison, compare_finalists
 
 INITIAL = {init: f"drawn for each seed ({init})" for init in INITS} | {"keep": "the net's own (keep)"}
 NAMES = {"lr": "learning rate", "weight_decay": "weight decay"}

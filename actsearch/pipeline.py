@@ -19,9 +19,6 @@ from actsearch.clock import Clock
 from actsearch.contents import digest_of
 from actsearch.errors import ActSearchError, one_line
 from actsearch.job import Job, check
-from actsearch.judge.comparison import TARGET
-from actsearch.judge.statistics import fewest_for_sign_flips
-from actsearch.judge.verdict import level_of
 from actsearch.measure.cost import latency_us, net_costs
 from actsearch.measure.environment import environment
 from actsearch.measure.timing import one_thread
@@ -55,6 +52,9 @@ from actsearch.tracking import Delivery, Tracker
 from actsearch.training.plan import choose_plan
 from actsearch.training.reference import Run
 from actsearch.training.trainer import Trainer, devices_of, find_device, tune_plan
+from actsearch.verdicts.comparison import TARGET
+from actsearch.verdicts.statistics import fewest_for_sign_flips
+from actsearch.verdicts.verdict import level_of
 
 TUNE_STEPS = 50  # of each plan that engine=tune times
 T = TypeVar("T")

@@ -31,11 +31,11 @@ from urllib.request import url2pathname
 from actsearch.activations.spec import parse_net
 from actsearch.data.files import cache_folder
 from actsearch.errors import ActSearchError, one_line
-from actsearch.judge.comparison import Comparison
-from actsearch.judge.statistics import mean
 from actsearch.question.metrics import ACCURACY, Metric
 from actsearch.records import Curves, FinalistRun, TrialRecord
 from actsearch.study.storage import sqlite_path, sqlite_url
+from actsearch.verdicts.comparison import Comparison
+from actsearch.verdicts.statistics import mean
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # must be set before mlflow is imported; README mentions it
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # the default, 7, takes minutes when a server is down

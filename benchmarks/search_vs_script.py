@@ -28,8 +28,8 @@ import actsearch
 from actsearch.activations import Spec
 from actsearch.data.classification import mnist1d
 from actsearch.data.source import Data
-from actsearch.judge.statistics import paired_difference
 from actsearch.question.recipe import Recipe
+from actsearch.verdicts.statistics import paired_difference
 
 SCRIPT = Path(__file__).with_name("ordinary_script.py").resolve()
 WARM = "import hydra, mlflow, optuna, psutil, rich, scipy.stats, sklearn, torch, torchvision"

@@ -9,13 +9,13 @@ from fake_trainer import confirmation
 from scipy import stats
 
 from actsearch.errors import ActSearchError
-from actsearch.judge.comparison import compare_finalists, reaches, steps_to
-from actsearch.judge.verdict import BETTER, UNDECIDED
 from actsearch.question.options import speed_is_told
 from actsearch.question.recipe import Recipe
 from actsearch.records import Cost, Curves, Evidence, FinalistRun, by_candidate
 from actsearch.report.files import verdict_rows
 from actsearch.report.tables import finalist_table
+from actsearch.verdicts.comparison import compare_finalists, reaches, steps_to
+from actsearch.verdicts.verdict import BETTER, UNDECIDED
 
 RECIPE = Recipe(steps=20, eval_every=10, batch_size=15)
 SPEED_RECIPE = Recipe(schedule="constant", steps=100, eval_every=2, batch_size=15)

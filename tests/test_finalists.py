@@ -14,8 +14,6 @@ from actsearch.activations.spec import parse_net
 from actsearch.data.goal import commonest, pixels
 from actsearch.data.source import Data, Source
 from actsearch.errors import ActSearchError
-from actsearch.judge import comparison
-from actsearch.judge.looks import level_at_looks
 from actsearch.models import mlp
 from actsearch.models.model import Model
 from actsearch.packed import pack, unpack
@@ -42,6 +40,8 @@ from actsearch.study.store import Results, open_study
 from actsearch.study.tuning import axes_of, tune_recipes
 from actsearch.training.reference import Run
 from actsearch.training.trainer import Trainer
+from actsearch.verdicts import comparison
+from actsearch.verdicts.looks import level_at_looks
 
 RECIPE = Recipe(steps=20, eval_every=10, batch_size=15)
 

@@ -29,8 +29,9 @@ ROOMS = [
     "records",
     "space",
     "measure",
-    "judge",
+    "verdicts",
     "report",
+    "results",
     "study",
     "tracking",
     "job",
@@ -124,7 +125,18 @@ def test_only_the_ways_in_know_hydra_and_only_tracking_knows_mlflow():
 
 
 def test_training_and_verdicts_know_no_optuna():
-    below = ("activations", "question", "export", "swap", "data", "models", "training", "records", "measure", "judge")
+    below = (
+        "activations",
+        "question",
+        "export",
+        "swap",
+        "data",
+        "models",
+        "training",
+        "records",
+        "measure",
+        "verdicts",
+    )
     for module, path in files().items():
         if room_of(module) in below:
             assert "optuna" not in foreign_imports_of(path), module
@@ -132,14 +144,14 @@ def test_training_and_verdicts_know_no_optuna():
 
 def test_verdicts_know_neither_training_nor_storage(arrows):
     for module, targets in arrows.items():
-        if room_of(module) == "judge":
+        if room_of(module) == "verdicts":
             assert {room_of(target) for target in targets} <= {
                 "errors",
                 "packed",
                 "activations",
                 "question",
                 "records",
-                "judge",
+                "verdicts",
             }
 
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from actsearch.judge.looks import chance_at_looks, level_at_looks
 from actsearch.question.options import LOOKS
+from actsearch.verdicts.looks import chance_at_looks, level_at_looks
 
 
 @pytest.mark.parametrize(

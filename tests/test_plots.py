@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from fake_trainer import confirmation
 
-from actsearch.judge.comparison import compare_finalists
 from actsearch.question.metrics import ACCURACY, PERPLEXITY, PSNR
 from actsearch.records import Cost, Curves, Evidence, FinalistRun, TrialRecord
 from actsearch.report import plots
@@ -20,6 +19,7 @@ from actsearch.report.plots import FIGURES, pareto, write_plots
 from actsearch.report.result import Result
 from actsearch.report.sentence import sentence
 from actsearch.study.finalists import as_records
+from actsearch.verdicts.comparison import compare_finalists
 
 SETS = {
     "few": ["gelu", "leaky_relu(negative_slope=0.02)", "relu"],

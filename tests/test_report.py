@@ -11,7 +11,6 @@ import pytest
 from fake_trainer import confirmation
 from rich.console import Console
 
-from actsearch.judge.comparison import compare_finalists
 from actsearch.packed import pack
 from actsearch.question.metrics import ACCURACY, PERPLEXITY, PSNR
 from actsearch.records import (
@@ -28,6 +27,7 @@ from actsearch.report.files import finalist_rows, leaderboard_rows, verdict_rows
 from actsearch.report.sentence import sentence
 from actsearch.report.tables import finalist_table
 from actsearch.report.terminal import Terminal
+from actsearch.verdicts.comparison import compare_finalists
 
 
 def record(number, activation, accuracies, state="complete", steps=20, same_as=None, recipe=None, diverged=0):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from actsearch.judge.statistics import (
+from actsearch.verdicts.statistics import (
     assurance,
     failure_bound,
     fewest_for_sign_flips,

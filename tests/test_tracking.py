@@ -21,12 +21,12 @@ from mlflow.entities import ViewType
 
 from actsearch import tracking
 from actsearch.errors import ActSearchError
-from actsearch.judge.comparison import compare_finalists
 from actsearch.question.metrics import PERPLEXITY
 from actsearch.records import Curves, Evidence, FinalistRun, TrialRecord
 from actsearch.study.finalists import as_records
 from actsearch.study.storage import sqlite_url
 from actsearch.tracking import Delivery, StudyInfo, Tracker, make_store
+from actsearch.verdicts.comparison import compare_finalists
 
 INFO = StudyInfo("digits-mlp-12345678", "12345678", {"recipe.lr": 0.01, "device": "cpu"}, {"command": "actsearch"})
 

@@ -11,7 +11,6 @@ from test_finalists import RECIPE, candidate, drive, record
 
 from actsearch.activations.spec import print_net
 from actsearch.errors import ActSearchError
-from actsearch.judge.comparison import TARGET
 from actsearch.question.recipe import Recipe
 from actsearch.records import Curves, TrialRecord
 from actsearch.space.space import SearchSpace
@@ -19,6 +18,7 @@ from actsearch.study import tuning
 from actsearch.study.store import Results
 from actsearch.study.tuning import MOST_STEPS, SHORTLIST, TIMES, Axis, axes_of, clearly_worse, cost_by, criterion
 from actsearch.training.reference import Evaluation, Run
+from actsearch.verdicts.comparison import TARGET
 
 FIXED = SearchSpace(["relu"], n_slots=1, base=RECIPE)
 LRS = [0.01, 0.02, 0.04]

@@ -10,8 +10,11 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from actsearch.judge.looks import chance_at_looks, level_at_looks
-from actsearch.judge.statistics import (
+from actsearch.question import metrics
+from actsearch.question.metrics import metrics_of
+from actsearch.question.options import LOOKS, Rules
+from actsearch.verdicts.looks import chance_at_looks, level_at_looks
+from actsearch.verdicts.statistics import (
     assurance,
     minimum_detectable_effect,
     paired_difference,
@@ -19,10 +22,7 @@ from actsearch.judge.statistics import (
     seeds_to_decide,
     sign_flip_p_value,
 )
-from actsearch.judge.verdict import BETTER, BY_LESS, EQUIVALENT, UNDECIDED, WORSE, Arm, judge, level_of
-from actsearch.question import metrics
-from actsearch.question.metrics import metrics_of
-from actsearch.question.options import LOOKS, Rules
+from actsearch.verdicts.verdict import BETTER, BY_LESS, EQUIVALENT, UNDECIDED, WORSE, Arm, judge, level_of
 
 METRICS = metrics_of(metrics.ACCURACY)
 ACCURACY, LOSS = METRICS["test_accuracy"], METRICS["test_loss"]

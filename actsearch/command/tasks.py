@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import sys
 from collections.abc import Sequence
@@ -19,7 +20,7 @@ from actsearch.activations.activation import Param
 from actsearch.config.build import build, target
 from actsearch.config.compose import search_name
 from actsearch.config.shape import Config
-from actsearch.errors import ActSearchError, hide_passwords
+from actsearch.errors import ActSearchError, hide_passwords, unknown
 from actsearch.export import export as export_spec
 from actsearch.job import Job
 from actsearch.measure.activation_cost import activation_costs, first_shape, large_shape, settings
@@ -32,6 +33,7 @@ from actsearch.report import costs as tables
 from actsearch.report.files import make_folder, write_csv
 from actsearch.report.properties import TEXT, property_tables
 from actsearch.report.terminal import Terminal
+from actsearch.results.judged import judge as judge_table
 from actsearch.training.trainer import find_device
 
 
@@ -78,6 +80,35 @@ def deliver(asked: Asked) -> None:
     result = pipeline.deliver(job)
     terminal.line(f"delivered {job.name} to {job.tracking_uri}")
     show(result, job, terminal)
+
+
+def judge(
+    asked: Asked, results: Any = None, by: Any = None, baseline: Any = None, metric: Any = None, pair: Any = "auto",
+    where: Any = None, margin: Any = None, higher_is_better: Any = None, ratio: Any = None, alpha: Any = 0.05,
+    format: Any = "text",
+) -> None:  # fmt: skip
+    """Judges a table of runs that others made; prints the verdicts and writes the report."""
+    if not isinstance(results, str):
+        raise ActSearchError("task.results: which table? Write task.results=runs.csv, or task.results=mlflow:NAME.")
+    if format not in ("text", "json"):
+        raise unknown("word in task.format:", format, ("text", "json"))
+    texts = {"by": by, "baseline": baseline, "metric": metric, "where": where}
+    given = {key: None if value is None else str(value) for key, value in texts.items()}
+    command = shlex.join(["actsearch", *hide_passwords(sys.argv[1:])])
+    result = judge_table(
+        results, **given, pair=pair, margin=margin, higher_is_better=higher_is_better, ratio=ratio, alpha=alpha,
+        tracking=asked.config.tracking.uri, folder=asked.folder, about={"command": command},
+    )  # fmt: skip
+    terminal = Terminal()
+    if format == "json":
+        answer = {"summary": result.summary, "warnings": result.warnings, "verdicts": result.verdicts}
+        terminal.line(json.dumps(answer, indent=2, ensure_ascii=False))
+        return
+    for warning in result.warnings:
+        terminal.warn(warning)
+    result.report(terminal)
+    terminal.line(f"\nreport       {shown(asked.folder)}/report.html")
+    terminal.line(f"results      {shown(asked.folder)}/ (verdict.json, finalists.md, finalists.tex)")
 
 
 def list_activations(asked: Asked) -> None:

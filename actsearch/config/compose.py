@@ -116,8 +116,11 @@ def search_name(config: Config, contents: Mapping[str, str] | None = None) -> st
 
 def name_of(config: Config) -> str:
     """The name of the folder: that of the search; for costs, with a fingerprint of what is asked of them."""
-    name = search_name(config)
     task = str(config.task.get("_target_"))
+    if task.endswith(".judge"):
+        table = re.sub(r"[^\w.-]+", "-", Path(str(config.task.get("results"))).stem)[:50]
+        return f"judged-{table}-{fingerprint(config.task)}"
+    name = search_name(config)
     return f"{name}-cost-{fingerprint(config.task)}" if task.endswith(".cost") else name
 
 

@@ -186,6 +186,11 @@ class Confirmation(ConfirmOptions):
         return metrics_of(self.own)
 
     @property
+    def own_test(self) -> Metric:
+        """The data set's own metric, on the test set."""
+        return self.metrics[f"test_{self.own.name}"]
+
+    @property
     def primary(self) -> Metric:
         """The metric that the verdict is about."""
         return self.metrics[self.metric]

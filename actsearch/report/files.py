@@ -13,10 +13,10 @@ from typing import Any
 from actsearch.activations.spec import number
 from actsearch.errors import ActSearchError, hide_password
 from actsearch.files import whole_file
-from actsearch.judge.comparison import Comparison
-from actsearch.judge.statistics import mean, std
 from actsearch.question.metrics import Metric, directions_of
 from actsearch.records import FinalistRun, TrialRecord, rank_key
+from actsearch.verdicts.comparison import Comparison
+from actsearch.verdicts.statistics import mean, std
 
 
 def leaderboard_rows(records: Sequence[TrialRecord], objectives: Sequence[str], own: Metric) -> list[dict[str, Any]]:

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from actsearch.activations.spec import parse_net
 from actsearch.measure.properties import properties_of
 from actsearch.question.options import COST, SPEED
 from actsearch.report.files import write_text
@@ -28,6 +27,7 @@ from actsearch.report.sentence import (
     value,
 )
 from actsearch.report.tables import finalist_table, latex_table, markdown_table
+from actsearch.verdicts.statistics import mean
 
 TEMPLATE = Path(__file__).with_name("page.html.j2")
 MOST_LOOKS = 3  # that are named
@@ -51,8 +51,10 @@ def _contents(result: Result, plots: Sequence[Plot]) -> dict[str, Any]:
     lead, _, rest = result.summary.partition(". ")
     board_heads, board = _leaderboard(result)
     return {
-        "title": f"Which activation function? {result.about.get('model', result.name).split(',')[0]} on "
+        "title": result.title
+        or f"Which activation function? {result.about.get('model', result.name).split(',')[0]} on "
         f"{result.test_name.removesuffix(chr(39) + 's test set')}",
+        "finalists_title": "Finalists" if result.of_study else "Compared",
         "lead": f"{lead.removesuffix('.')}.",
         "rest": rest,
         "facts": _facts(result),
@@ -87,9 +89,13 @@ def _contents(result: Result, plots: Sequence[Plot]) -> dict[str, Any]:
 
 def _facts(result: Result) -> list[tuple[str, str]]:
     n_finalists = len(result.comparisons) - 1
-    facts = [("candidates tried", str(result.n_tried))]
-    facts.append((f"finalist{'s' if n_finalists != 1 else ''} and the baseline retrained", str(n_finalists)))
-    facts.append(("fresh seeds each", span([c.n_seeds for c in result.comparisons])))
+    if result.of_study:
+        facts = [("candidates tried", str(result.n_tried))]
+        facts.append((f"finalist{'s' if n_finalists != 1 else ''} and the baseline retrained", str(n_finalists)))
+        facts.append(("fresh seeds each", span([c.n_seeds for c in result.comparisons])))
+    else:
+        facts = [("compared with the baseline", str(n_finalists))]
+        facts.append(("runs each", span([c.n_seeds for c in result.comparisons])))
     if result.n_test is not None:
         facts.append(("test examples, scored once", f"{result.n_test:,}"))
     facts.append(("chance of any false better or worse, at most", percent(result.options.alpha).replace(".00", "")))
@@ -103,13 +109,18 @@ def _table_caption(result: Result) -> str:
     v = verdicts[0]
     base = next(c.activation for c in result.comparisons if c.is_baseline)
     rules = result.options.rules(len(verdicts))
+    second = " or ".join(
+        ["an exact sign-flip test"] * any(x.paired for x in verdicts)
+        + ["a permutation test"] * any(not x.paired for x in verdicts)
+    )
     text = (
-        f"Differences to {base}, paired by seed. The {confidence(v)} intervals and the p-values are corrected for "
-        f"{rules.words}. Better or worse: the interval excludes 0, and an exact sign-flip test agrees. "
-        f"Equivalent: the interval lies within ±{margin(v)}"
+        f"Differences to {base}{', paired by seed' if all(x.paired for x in verdicts) else ''}. The {confidence(v)} "
+        f"intervals and the p-values are corrected for {rules.words}. Better or worse: the interval excludes 0, and "
+        f"{second} agrees. Equivalent: the interval lies within ±{margin(v)}"
     )
     text += ", and that on examples like these, too." if any(map(population, verdicts)) else "."
-    text += " Failed: runs that diverged or stayed at chance, and the 95 % upper bound of their rate."
+    if not any(math.isnan(c.failure_bound) for c in result.comparisons):
+        text += " Failed: runs that diverged or stayed at chance, and the 95 % upper bound of their rate."
     if any(verdict.counts_failures for verdict in verdicts):
         text += " *: such runs are in one of the two means, counted at chance level."
     if any(not math.isnan(c.saved_mib) for c in result.comparisons):
@@ -145,8 +156,7 @@ def _secondary(result: Result) -> list[list[str]]:
 
 def _properties(result: Result) -> list[Table]:
     """Tables of the properties of the finalists' activations."""
-    specs = dict.fromkeys(spec for c in result.comparisons for spec in parse_net(c.activation))
-    return property_tables([properties_of(spec) for spec in specs])
+    return property_tables([properties_of(spec) for spec in result.specs]) if result.specs else []
 
 
 def _leaderboard(result: Result) -> tuple[list[str], list[list[str]]]:
@@ -179,13 +189,26 @@ def second_look(result: Result) -> str:
     )
 
 
+def pairing(saved: float) -> str:
+    """What pairing by seed was worth. saved: the share of the runs that it saves."""
+    if saved > 0.05:
+        return f"The same seeds in both arms save {100 * saved:.0f} % of the runs that independent ones would take."
+    return "The same seeds do not make runs alike: pairing saves nothing here."
+
+
 def limits(result: Result) -> list[str]:
     """What these verdicts do not show: sentences for a sceptical reader."""
     out = []
     verdicts = [c.verdict for c in result.comparisons if c.verdict is not None]
     out.append(
         "A verdict holds for this model, these data and this recipe. Another size, schedule or budget may change it."
+        if result.of_study
+        else "A verdict holds for the runs of this table. It does not show how they were made: whether all were tuned "
+        "alike, how the arms and the number of runs were chosen, and whether the test set chose anything. Its interval "
+        "has the chance of seeds alone, not of the test examples."
     )
+    if saved := [v.saved_by_pairs for v in verdicts if not math.isnan(v.saved_by_pairs)]:
+        out.append(pairing(mean(saved)))
     if result.searched:
         out.append(
             f"{result.n_tried} candidates were tried. Those not among the finalists were only ranked, on validation "

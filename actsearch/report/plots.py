@@ -17,13 +17,13 @@ import torch
 
 from actsearch.activations.spec import parse_net, resolve
 from actsearch.files import whole_file
-from actsearch.judge.comparison import Comparison
-from actsearch.judge.statistics import mean, std
-from actsearch.judge.verdict import BETTER, EQUIVALENT, WORSE, Verdict
 from actsearch.question.metrics import Metric
 from actsearch.records import FinalistRun
 from actsearch.report.result import Result
 from actsearch.report.sentence import factor, margin, marked, points, times, unit
+from actsearch.verdicts.comparison import Comparison
+from actsearch.verdicts.statistics import mean, std
+from actsearch.verdicts.verdict import BETTER, EQUIVALENT, WORSE, Verdict
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -265,6 +265,8 @@ def pareto(at: Sequence[tuple[float, float]], higher_is_better: bool = True) -> 
 
 def curves(result: Result) -> tuple[Figure, str] | None:
     """The validation metric and loss over the steps, mean and standard deviation over the fresh seeds."""
+    if not result.runs:
+        return None
     figure = new_figure(8.0, 3.9)
     left, right = figure.subplots(1, 2)
     drawn, own = False, result.options.own
@@ -387,7 +389,7 @@ def shapes(result: Result) -> tuple[Figure, str] | None:
     styles = _styles(result)
     figure = new_figure(8.0, 3.7)
     left, right = figure.subplots(1, 2)
-    for c in _shown(result.comparisons):
+    for c in _shown(result.comparisons) if result.specs else ():
         for spec in parse_net(c.activation):
             if str(spec) in seen or spec.activation.kind != "elementwise" or len(seen) == MOST_LINES:
                 continue

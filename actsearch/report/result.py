@@ -10,12 +10,14 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from actsearch.judge.comparison import Comparison
+from actsearch.activations.spec import Spec, parse_net
+from actsearch.errors import ActSearchError
 from actsearch.question.options import Confirmation
 from actsearch.records import FinalistRun, TrialRecord
 from actsearch.report.files import csv_text, verdict_rows
 from actsearch.report.tables import finalist_table
 from actsearch.report.terminal import Terminal
+from actsearch.verdicts.comparison import Comparison
 
 if TYPE_CHECKING:
     import pandas
@@ -32,7 +34,8 @@ class Result:
     counted; None if they were not. earlier_looks: other verdicts on this test set that were seen before, in words.
     refused: functions of a grammar that were rejected before training, and why. warnings: sentences on the model, the
     data and the training that a reader must know. about: how the result was made, by heading. config_yaml: the whole
-    config. page: the study's table in MLflow, as a path below its server's address.
+    config. page: the study's table in MLflow, as a path below its server's address. title: of the report; if empty, it
+    is made of model and data. of_study: whether the runs are a study's own; if not, only their numbers are known.
     """
 
     name: str
@@ -54,6 +57,8 @@ class Result:
     about: Mapping[str, str] = field(default_factory=dict)
     config_yaml: str = ""
     page: str | None = None
+    title: str = ""
+    of_study: bool = True
 
     def __repr__(self) -> str:
         return f"<Result of {self.name}: {self.summary}>"
@@ -94,11 +99,20 @@ class Result:
         counts = Counter(self.refused.values()).most_common()
         return f"{len(self.refused)} ({', '.join(f'{reason} {n}' for reason, n in counts)})"
 
+    @property
+    def specs(self) -> list[Spec]:
+        """The activations that were compared; empty if other things were."""
+        try:
+            return list(dict.fromkeys(spec for c in self.comparisons for spec in parse_net(c.activation)))
+        except ActSearchError:
+            return []
+
     def report(self, terminal: Terminal | None = None) -> None:
         """Prints the leaderboard, the finalists and the verdict."""
         terminal = terminal or Terminal()
-        terminal.leaderboard(self.rows, self.options.own, self.searched)
+        if self.rows:
+            terminal.leaderboard(self.rows, self.options.own, self.searched)
         if self.refused:
             terminal.line(f"rejected before training, listed in refused.csv: {self.refusals}")
-        terminal.finalists(self.comparisons, self.test_name, self.options)
+        terminal.finalists(self.comparisons, self.test_name, self.options, self.of_study)
         terminal.line(f"\n{self.summary}")

@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from actsearch.judge.comparison import Comparison
-from actsearch.judge.statistics import fewest_for_sign_flips
-from actsearch.judge.verdict import BETTER, BY_LESS, EQUIVALENT, UNDECIDED, WORSE, Verdict
 from actsearch.question.metrics import Metric
 from actsearch.question.options import COST, SPEED, Confirmation
+from actsearch.verdicts.comparison import Comparison
+from actsearch.verdicts.statistics import fewest_for_sign_flips
+from actsearch.verdicts.verdict import BETTER, BY_LESS, EQUIVALENT, UNDECIDED, WORSE, Verdict
 
 MOST_NAMED = 6  # candidates that a sentence can name
 
@@ -72,11 +72,13 @@ def evidence(verdict: Verdict) -> str:
         return "One seed shows no spread, so nothing can be said of chance."
     if math.isnan(verdict.ci_low):
         return "Their values allow no comparison: see the note."
-    pairs = "paired repetitions" if verdict.metric.name in COST else "paired seeds"
+    runs = f"{verdict.n_seeds} paired {'repetitions' if verdict.metric.name in COST else 'seeds'}"
+    if not verdict.paired:
+        runs = f"{verdict.n_seeds} and {verdict.n_baseline} runs, unpaired"
     others = f" on these examples ({population(verdict)} on examples like these)" if population(verdict) else ""
     text = (
         f"Difference {size(verdict)}, {interval(verdict)}{others}, {p_words(verdict.p_corrected)} after correction, "
-        f"{verdict.n_seeds} {pairs}."
+        f"{runs}."
     )
     if verdict.decided:
         open_ = verdict.verdict != EQUIVALENT and verdict.population_ci_low <= 0 <= verdict.population_ci_high
@@ -87,7 +89,7 @@ def evidence(verdict: Verdict) -> str:
             "these: more examples would decide it, more seeds would not."
         )
     least = fewest_for_sign_flips(1 - verdict.confidence)
-    if verdict.n_seeds < least:
+    if verdict.paired and verdict.n_seeds < least:
         text += f" That is too few for any verdict at this level: at least {least} are needed."
     if verdict.seeds_to_decide is not None and verdict.metric.name not in COST:
         text += f" About {verdict.seeds_to_decide} seeds would decide it."

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from actsearch.judge.comparison import Comparison
 from actsearch.question.metrics import Metric
 from actsearch.question.options import Confirmation
 from actsearch.report.sentence import (
@@ -19,6 +18,7 @@ from actsearch.report.sentence import (
     unit,
     value,
 )
+from actsearch.verdicts.comparison import Comparison
 
 Row = list[str]
 COST_HEADS = ("training step", "forward pass", "memory kept")
@@ -26,7 +26,7 @@ COST_HEADS = ("training step", "forward pass", "memory kept")
 
 def finalist_table(comparisons: Sequence[Comparison], options: Confirmation) -> tuple[Row, list[Row]]:
     """Headings and rows, best first: rank, activation, mean, difference, intervals, p, verdict, seeds, recipe, cost."""
-    metric, own = options.primary, options.metrics[f"test_{options.own.name}"]
+    metric, own = options.primary, options.own_test
     level = next((confidence(c.verdict) for c in comparisons if c.verdict is not None), "")
     recipe = list(dict.fromkeys(key for c in comparisons for key in c.recipe))
     costly = any(not math.isnan(c.training_step_us) for c in comparisons)
@@ -36,7 +36,9 @@ def finalist_table(comparisons: Sequence[Comparison], options: Confirmation) -> 
     difference = f"difference ({unit(metric)})" if unit(metric) else "difference"
     known = any(population(c.verdict) for c in comparisons if c.verdict is not None)
     heads += [difference, f"{level} interval".strip(), *(["on examples like these"] if known else []), "p, corrected"]
-    heads += ["verdict", "seeds", "failed (at most)", *([f"{metric.words} without them"] if failed else [])]
+    bounded = not any(math.isnan(c.failure_bound) for c in comparisons)
+    heads += ["verdict", "seeds", *(["failed (at most)"] if bounded else [])]
+    heads += [f"{metric.words} without them"] if failed else []
     heads += [*recipe, *(COST_HEADS if costly else ())]
     rows = []
     for rank, c in enumerate(comparisons, start=1):
@@ -53,7 +55,7 @@ def finalist_table(comparisons: Sequence[Comparison], options: Confirmation) -> 
             row += [points(metric, v.difference), bounds, *([population(v)] if known else [])]
             row += ["" if unclear else p_value(v.p_corrected), marked(v)]
         row.append(str(c.n_seeds))
-        row.append(f"{c.n_failed} ({100 * c.failure_bound:.0f} %)")
+        row += [f"{c.n_failed} ({100 * c.failure_bound:.0f} %)"] if bounded else []
         others = "" if math.isnan(c.mean_of_others) else value(metric, c.mean_of_others)
         row += [*([others] if failed else []), *[str(c.recipe.get(key, "")) for key in recipe]]
         row += [microseconds(c.training_step_us), microseconds(c.latency_us), mebibytes(c.saved_mib)] if costly else []

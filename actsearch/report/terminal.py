@@ -22,13 +22,13 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from actsearch.judge.comparison import Comparison
 from actsearch.output import Output
 from actsearch.question.metrics import Direction, Metric
 from actsearch.question.options import Confirmation
 from actsearch.records import Event, GenerationFinished, GenerationStarted, RungReached, TrialRecord
 from actsearch.report.sentence import value
 from actsearch.report.tables import COST_HEADS, finalist_table
+from actsearch.verdicts.comparison import Comparison
 
 LINE_SECONDS = 5.0  # from one plain line of progress to the next
 T = TypeVar("T")
@@ -179,11 +179,14 @@ class Terminal:
         if len(ranked) > n_show:
             self.console.print(f"… and {len(ranked) - n_show} more in leaderboard.csv")
 
-    def finalists(self, comparisons: Sequence[Comparison], test_name: str, options: Confirmation) -> None:
+    def finalists(
+        self, comparisons: Sequence[Comparison], test_name: str, options: Confirmation, of_study: bool = True
+    ) -> None:
         base = next(c for c in comparisons if c.is_baseline)
         rules = options.rules(len(comparisons) - 1)
         corrected = f", intervals and p corrected for {rules.words}" if rules.corrects else ""
-        self.console.print(f"\nFinalists: {test_name}, fresh seeds, paired with {base.activation}{corrected}")
+        what = f"Finalists: {test_name}, fresh seeds, paired" if of_study else f"{test_name}: compared"
+        self.console.print(f"\n{what} with {base.activation}{corrected}", markup=False)
         heads, rows = finalist_table(comparisons, options)
         titles = list(heads)
         if not self._fits([_width([head, *cells]) for head, *cells in zip(heads, *rows, strict=True)]):

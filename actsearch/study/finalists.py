@@ -13,8 +13,6 @@ from dataclasses import dataclass, replace
 from actsearch.activations.spec import Spec, parse_net, print_net
 from actsearch.contents import digest_of
 from actsearch.data.source import Data
-from actsearch.judge.comparison import primary_verdicts
-from actsearch.judge.statistics import mean
 from actsearch.packed import pack
 from actsearch.question.metrics import Direction
 from actsearch.question.options import Confirmation
@@ -38,6 +36,8 @@ from actsearch.study.store import Results
 from actsearch.training.diagnostics import entry, mean_entries
 from actsearch.training.reference import Run
 from actsearch.training.trainer import Trainer, TrainingBatch
+from actsearch.verdicts.comparison import primary_verdicts
+from actsearch.verdicts.statistics import mean
 
 SEEDS_AT_ONCE = 5  # seeds of all finalists that are trained together, and are lost if the search is killed
 

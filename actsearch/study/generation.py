@@ -10,12 +10,12 @@ from typing import Any, Protocol
 
 import optuna
 
-from actsearch.judge.statistics import mean
 from actsearch.question.recipe import Recipe
 from actsearch.records import Candidate, Curves, Event, RungReached
 from actsearch.training.diagnostics import entry, mean_diagnostics
 from actsearch.training.reference import Run
 from actsearch.training.trainer import Trainer, TrainingBatch
+from actsearch.verdicts.statistics import mean
 
 
 class Numbered(Protocol):

@@ -16,7 +16,6 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from actsearch.errors import ActSearchError
-from actsearch.judge.statistics import mean
 from actsearch.question.options import StudyOptions
 from actsearch.question.recipe import Recipe
 from actsearch.records import (
@@ -35,6 +34,7 @@ from actsearch.study.mirror import Mirror
 from actsearch.study.samplers import SamplerFactory
 from actsearch.study.store import records
 from actsearch.training.trainer import Trainer
+from actsearch.verdicts.statistics import mean
 
 
 def run_trials(

@@ -16,8 +16,6 @@ from typing import Any
 
 from actsearch.activations.spec import Spec, parse_net, print_net
 from actsearch.errors import ActSearchError
-from actsearch.judge.comparison import TARGET, steps_to
-from actsearch.judge.statistics import mean, std
 from actsearch.question.metrics import Metric
 from actsearch.question.options import FRESH_SEED, TO_TARGET, Confirmation
 from actsearch.question.recipe import Recipe
@@ -28,6 +26,8 @@ from actsearch.space.space import SearchSpace
 from actsearch.study.generation import train_curves
 from actsearch.study.store import Results
 from actsearch.training.trainer import Trainer
+from actsearch.verdicts.comparison import TARGET, steps_to
+from actsearch.verdicts.statistics import mean, std
 
 RATES = (0.5, 1.0, 2.0, 4.0)  # multiples of recipe.lr
 DECAYS = (1e-4, 1e-3, 1e-2)  # beside recipe.weight_decay
@@ -290,10 +290,11 @@ def criterion(options: Confirmation) -> str:
 
 def _by_seed(record: TrialRecord) -> list[TrialRecord]:
     """A record for each seed."""
-    keys = ("val_metric", "val_loss")
-    rows = [{key: [[row[i]] for row in getattr(record.curves, key)] for key in keys}
-            for i in range(len(record.curves.val_metric[-1]))]  # fmt: skip
-    return [replace(record, curves=Curves(steps=record.curves.steps, **row)) for row in rows]
+    c = record.curves
+    return [
+        replace(record, curves=Curves(c.steps, [[row[i]] for row in c.val_metric], [[row[i]] for row in c.val_loss]))
+        for i in range(len(c.val_metric[-1]))
+    ]
 
 
 def reference(

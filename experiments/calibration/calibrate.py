@@ -21,14 +21,14 @@ import numpy as np
 from scipy import stats
 
 from actsearch.activations.spec import parse_net
-from actsearch.judge.comparison import compare_finalists
-from actsearch.judge.statistics import minimum_detectable_effect, power_of_paired_t
-from actsearch.judge.verdict import BETTER, BY_LESS, EQUIVALENT, WORSE, Arm, Verdict, judge
 from actsearch.question.metrics import ACCURACY, metrics_of
 from actsearch.question.options import FRESH_SEED, Confirmation, Rules
 from actsearch.question.recipe import Recipe
 from actsearch.records import Candidate, Curves, Evidence, FinalistRun, TrialRecord
 from actsearch.study.finalists import choose_finalists, standing
+from actsearch.verdicts.comparison import compare_finalists
+from actsearch.verdicts.statistics import minimum_detectable_effect, power_of_paired_t
+from actsearch.verdicts.verdict import BETTER, BY_LESS, EQUIVALENT, WORSE, Arm, Verdict, judge
 
 HERE = Path(__file__).parent
 METRICS = metrics_of(ACCURACY)

@@ -14,7 +14,7 @@ import sys
 
 import numpy as np
 
-from actsearch.judge.statistics import population_difference
+from actsearch.verdicts.statistics import population_difference
 
 SMOKE = sys.argv[1:] == ["--smoke"]
 SEEDS = (10, 20, 40, 160)

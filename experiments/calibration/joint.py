@@ -20,7 +20,7 @@ import sys
 import numpy as np
 from scipy import stats
 
-from actsearch.judge.statistics import fewest_for_sign_flips
+from actsearch.verdicts.statistics import fewest_for_sign_flips
 
 SMOKE = sys.argv[1:] == ["--smoke"]
 ALPHA, RULES = 0.05, ("Bonferroni", "joint", "mixed")

@@ -16,8 +16,8 @@ import numpy as np
 from calibrate import POOL, TEST_ACCURACY, spread
 from scipy import stats
 
-from actsearch.judge.looks import level_at_looks
 from actsearch.question.options import LOOKS
+from actsearch.verdicts.looks import level_at_looks
 
 SMOKE = sys.argv[1:] == ["--smoke"]
 STUDIES = 100 if SMOKE else 20_000

@@ -1,7 +1,7 @@
 """What the choice of a recipe adds to chance: equal arms, each tuned by itself, on the noise of real training.
 
 python experiments/calibration/tuned.py pool     # the pool: relu and gelu, 30 recipes, 32 seeds: 25 minutes on 2 cores
-python experiments/calibration/tuned.py          # the table: 1 minute
+python experiments/calibration/tuned.py          # the table: a quarter of a minute
 
 Two arms with the same activation are tuned on different seeds, by the code that tunes finalists, and then compared on
 20 fresh seeds. In a study both are tuned on the same seeds, so this is the worst case.

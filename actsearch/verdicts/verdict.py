@@ -16,23 +16,26 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from actsearch.judge.looks import chance_at_looks, level_at_looks
-from actsearch.judge.statistics import (
+from actsearch.question.metrics import Metric
+from actsearch.question.options import Rules
+from actsearch.verdicts.looks import chance_at_looks, level_at_looks
+from actsearch.verdicts.statistics import (
     PopulationDifference,
+    failures_p_value,
     fewest_for_sign_flips,
-    mcnemar_p_value,
     mean,
     minimum_detectable_effect,
     normal_half_width,
     paired_difference,
+    permutation_p_value,
     population_difference,
     seeds_to_decide,
     sign_flip_p_value,
+    smallest_permutation_p,
     smallest_sign_flip_p,
     std,
+    unpaired_difference,
 )
-from actsearch.question.metrics import Metric
-from actsearch.question.options import Rules
 
 BETTER, WORSE, EQUIVALENT, UNDECIDED = "better", "worse", "equivalent", "undecided"
 BY_LESS = ", by less than the margin"
@@ -66,6 +69,10 @@ class Verdict:
     equivalent on these test examples, and so many are too few to say it of others, with whatever number of seeds.
     p_failed: McNemar's p-value of n_failed against n_failed_baseline. warning: empty, or what to know before believing
     the verdict.
+
+    paired: whether run i of both has the same seed. If not, the interval is Welch's and p_sign_flip is the p-value of a
+    permutation test. n_baseline: the baseline's number of runs. saved_by_pairs: the share of runs that pairing saves,
+    1 − the variance of differences / the sum of both variances; below 0 if seeds do harm; NaN if it is not known.
     """
 
     metric: Metric
@@ -91,6 +98,9 @@ class Verdict:
     n_failed_baseline: int
     p_failed: float
     warning: str
+    paired: bool
+    n_baseline: int
+    saved_by_pairs: float
 
     @property
     def decided(self) -> bool:
@@ -119,15 +129,17 @@ def corrected_p(p_value: float, rules: Rules) -> float:
     return at_looks if math.isnan(at_looks) else min(1.0, rules.comparisons * at_looks)
 
 
-def judge(metric: Metric, candidate: Arm, baseline: Arm, rules: Rules, margin: float | None = None) -> Verdict:
-    """The verdict on one candidate. candidate, baseline: the same seeds at the same indices.
+def judge(
+    metric: Metric, candidate: Arm, baseline: Arm, rules: Rules, margin: float | None = None, paired: bool = True
+) -> Verdict:
+    """The verdict on one candidate. candidate, baseline: the same seeds at the same indices, unless paired is false.
 
-    margin: if None, the metric's own. Raises ValueError if the arms are empty or of different lengths.
+    margin: if None, the metric's own. Raises ValueError if an arm is empty, or if paired ones have different lengths.
     """
     margin, level = metric.margin if margin is None else margin, level_of(rules)
     a, b = [float(v) for v in candidate.values], [float(v) for v in baseline.values]
     n_failed, n_failed_baseline = sum(candidate.failed), sum(baseline.failed)
-    p_failed = mcnemar_p_value(candidate.failed, baseline.failed)
+    p_failed = failures_p_value(candidate.failed, baseline.failed, paired)
     unusable = _unusable(metric, (*a, *b))
     if unusable:
         x = y = [math.nan]
@@ -135,31 +147,31 @@ def judge(metric: Metric, candidate: Arm, baseline: Arm, rules: Rules, margin: f
         x, y = [math.log(v) for v in a], [math.log(v) for v in b]
     else:
         x, y = a, b
-    d = paired_difference(x, y, level)
+    d = (paired_difference if paired else unpaired_difference)(x, y, level)
     wide = math.log1p(margin) if metric.ratio else margin
-    least = fewest_for_sign_flips(level)  # with fewer seeds there is no verdict: three may agree closely by luck
     contradiction, few_examples = "", False
-    of_others = None if unusable else _of_others(metric, candidate, baseline, level)
+    of_others = _of_others(metric, candidate, baseline, level) if paired and not unusable else None
     if d.n < 2:
         verdict, p_sign_flip, seeds = UNDECIDED, math.nan, None
     else:
-        p_sign_flip = sign_flip_p_value([p - q for p, q in zip(x, y, strict=True)])
-        flips = p_sign_flip <= max(level, smallest_sign_flip_p(d.n))
+        p_sign_flip, smallest, enough = _second_test(x, y, level, paired)
+        flips = p_sign_flip <= max(level, smallest)
         differs, inside = d.ci_low > 0 or d.ci_high < 0, -wide < d.ci_low and d.ci_high < wide
         alike = inside and (of_others is None or (-wide < of_others.ci_low and of_others.ci_high < wide))
         verdict = _decide(differs, inside, alike, flips, (d.mean > 0) == metric.higher_is_better)
         nothing = all(candidate.failed) and all(baseline.failed)
-        verdict = UNDECIDED if nothing or d.n < least else verdict
-        if d.n >= least and not nothing:
-            contradiction = _contradiction(differs, inside, flips, p_sign_flip, level)
+        verdict = UNDECIDED if nothing or not enough else verdict
+        if enough and not nothing:
+            contradiction = _contradiction(differs, inside, flips, p_sign_flip, level, paired)
         seeds = None
         if verdict == UNDECIDED and not nothing:
             error = 0.0 if of_others is None else of_others.examples_error
-            few_examples = d.n >= least and inside and not differs and not flips and not alike
+            few_examples = enough and inside and not differs and not flips and not alike
             few_examples = few_examples and abs(d.mean) + normal_half_width(error, level) >= wide
             seeds = None if few_examples else seeds_to_decide(d.mean, d.std, d.n, wide, level, error)
-    failures = _failures(n_failed, n_failed_baseline, p_failed, len(a), level)
+    failures = _failures(n_failed, n_failed_baseline, p_failed, len(a), len(b), level, paired)
     shown = _relative_change if metric.ratio else float
+    both = std(x) ** 2 + std(y) ** 2
     found = Verdict(
         metric=metric, verdict=verdict, mean=mean(a), std=std(a), baseline_mean=mean(b),
         difference=shown(d.mean), ci_low=shown(d.ci_low), ci_high=shown(d.ci_high),
@@ -172,11 +184,23 @@ def judge(metric: Metric, candidate: Arm, baseline: Arm, rules: Rules, margin: f
         seeds_to_decide=seeds, few_examples=few_examples,
         n_failed=n_failed, n_failed_baseline=n_failed_baseline, p_failed=p_failed,
         warning="; ".join(filter(None, [unusable, contradiction, failures])),
+        paired=paired, n_baseline=len(b), saved_by_pairs=1 - d.std**2 / both if paired and both else math.nan,
     )  # fmt: skip
     n_censored, n_censored_baseline = sum(candidate.censored), sum(baseline.censored)
     if n_censored or n_censored_baseline:
         return _with_bounds(found, n_censored, n_censored_baseline, failures)
     return found
+
+
+def _second_test(x: Sequence[float], y: Sequence[float], level: float, paired: bool) -> tuple[float, float, bool]:
+    """The p-value of a test that assumes no normal distribution, the smallest that it can have, and whether there are
+    runs enough for any verdict: with fewer, they may agree closely by luck.
+    """
+    if paired:
+        p_value = sign_flip_p_value([p - q for p, q in zip(x, y, strict=True)])
+        return p_value, smallest_sign_flip_p(len(x)), len(x) >= fewest_for_sign_flips(level)
+    enough = 2 / math.comb(len(x) + len(y), len(x)) <= level
+    return permutation_p_value(x, y), smallest_permutation_p(len(x), len(y)), enough
 
 
 def _of_others(metric: Metric, candidate: Arm, baseline: Arm, level: float) -> PopulationDifference | None:
@@ -245,13 +269,14 @@ def _unusable(metric: Metric, values: Sequence[float]) -> str:
     return ""
 
 
-def _contradiction(differs: bool, inside: bool, flips: bool, p_sign_flip: float, level: float) -> str:
-    """A sentence, if the interval and the sign-flip test say different things; else empty."""
+def _contradiction(differs: bool, inside: bool, flips: bool, p_sign_flip: float, level: float, paired: bool) -> str:
+    """A sentence, if the interval and the second test say different things; else empty."""
     if differs == flips:
         return ""
+    test = "exact sign-flip test" if paired else "permutation test"
     one = "excludes 0" if differs else "lies within the margin" if inside else "includes 0"
     return (
-        f"the {100 * (1 - level):.4g} % interval {one}, but the exact sign-flip test finds {'no' if differs else 'a'} "
+        f"the {100 * (1 - level):.4g} % interval {one}, but the {test} finds {'no' if differs else 'a'} "
         f"difference (p = {p_sign_flip:.2g} at level {level:.2g}), so it is undecided"
     )
 
@@ -268,13 +293,17 @@ def _decide(differs: bool, inside: bool, alike: bool, flips: bool, good: bool) -
     return (BETTER if good else WORSE) + (BY_LESS if inside else "")
 
 
-def _failures(n_failed: int, n_failed_baseline: int, p_failed: float, n: int, level: float) -> str:
-    if n_failed == n_failed_baseline == n:
+def _failures(
+    n_failed: int, n_failed_baseline: int, p_failed: float, n: int, n_baseline: int, level: float, paired: bool
+) -> str:
+    if (n_failed, n_failed_baseline) == (n, n_baseline):
         return "no run of either learned anything: all diverged or stayed at chance"
     if n_failed or n_failed_baseline:
         how = "more than can be chance" if p_failed <= level else "which may be chance"
+        test = "McNemar" if paired else "Fisher's exact test,"
+        of = "" if paired else f" of {n_baseline}"
         return (
-            f"{n_failed} of {n} runs diverged or stayed at chance, the baseline's {n_failed_baseline} ({how}, McNemar "
-            f"p = {p_failed:.2g}); the means include those runs, counted at chance level"
+            f"{n_failed} of {n} runs diverged or stayed at chance, the baseline's {n_failed_baseline}{of} ({how}, "
+            f"{test} p = {p_failed:.2g}); the means include those runs, counted at chance level"
         )
     return ""

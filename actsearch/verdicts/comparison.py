@@ -8,17 +8,17 @@ from __future__ import annotations
 import itertools
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from actsearch.activations.spec import parse_net, print_net
-from actsearch.judge.statistics import failure_bound, mean, std
-from actsearch.judge.verdict import Arm, Verdict, judge
 from actsearch.packed import unpack
 from actsearch.question.metrics import Metric
 from actsearch.question.options import COST, SPEED, Confirmation, Rules
 from actsearch.records import Curves, Evidence, FinalistRun, by_candidate
+from actsearch.verdicts.statistics import failure_bound, mean, std
+from actsearch.verdicts.verdict import Arm, Verdict, judge
 
 TARGET = 0.95  # the target of "steps to accuracy", as a share of the baseline's validation accuracy on the search seeds
 
@@ -30,9 +30,9 @@ class Comparison:
     recipe: its tuned values. mean, std: of the primary metric over n_seeds, at the tuned learning rate. verdict: by the
     primary metric; None for the baseline. at_rates: the verdicts at other learning rates, by multiple of the tuned
     one. secondary: the verdicts by the other metrics, corrected for the number of candidates but not for the number of
-    metrics. failure_bound: the 95 % upper bound of the rate of failures. mean_of_others: of the primary metric, without
-    the runs that failed; NaN if all did. n_reached: how many runs reached the target accuracy; None if steps to it are
-    not counted.
+    metrics. failure_bound: the 95 % upper bound of the rate of failures; NaN if it is not known which runs failed.
+    mean_of_others: of the primary metric, without the runs that failed; NaN if all did. n_reached: how many runs
+    reached the target accuracy; None if steps to it are not counted.
 
     training_step_us, latency_us: geometric means over repetitions, of the plain PyTorch net on this machine. saved_mib:
     what its training step keeps for the backward pass. These three are NaN if they were not measured.
@@ -108,8 +108,42 @@ def compare_finalists(evidence: Evidence, options: Confirmation) -> list[Compari
                 saved_mib=cost.saved_mib if cost else math.nan,
             )
         )  # fmt: skip
+    return _best_first(out, options)
+
+
+def compare_arms(
+    found: Mapping[str, tuple[Arm, Arm, bool]], home: str, base: Arm, options: Confirmation, failures_known: bool
+) -> list[Comparison]:
+    """Compares arms of which only the numbers are known; the best by options.metric comes first.
+
+    found: by name, an arm, the baseline's runs that it is compared with, and whether they are pairs. base: all runs of
+    the baseline. failures_known: whether it is known which runs failed.
+    """
+    metric, rules = options.primary, options.rules(len(found))
+    arms = {name: arm for name, (arm, _, _) in found.items()} | {home: base}
+    out = []
+    for name, arm in arms.items():
+        values, n_failed = [float(value) for value in arm.values], sum(arm.failed)
+        verdict = None
+        if name != home:
+            _, theirs, paired = found[name]
+            verdict = judge(metric, arm, theirs, rules, options.margin[metric.name], paired)
+        kept = [value for value, failed in zip(values, arm.failed, strict=True) if not failed]
+        out.append(
+            Comparison(
+                activation=name, recipe={}, is_baseline=name == home, mean=mean(values), std=std(values),
+                test_metric=mean(values), test_metric_std=std(values), test_loss=math.nan, n_seeds=len(values),
+                n_failed=n_failed, failure_bound=failure_bound(n_failed, len(values)) if failures_known else math.nan,
+                mean_of_others=mean(kept), verdict=verdict, at_rates={}, secondary=[], n_reached=None,
+                training_step_us=math.nan, latency_us=math.nan, saved_mib=math.nan,
+            )
+        )  # fmt: skip
+    return _best_first(out, options)
+
+
+def _best_first(comparisons: Sequence[Comparison], options: Confirmation) -> list[Comparison]:
     sign = -1 if options.primary.higher_is_better else 1
-    return sorted(out, key=lambda c: sign * c.mean)
+    return sorted(comparisons, key=lambda c: sign * c.mean)
 
 
 def _is_known(name: str, evidence: Evidence) -> bool:

@@ -17,6 +17,7 @@ from actsearch.question.options import MOST_SEEDS
 
 EXACT_SIGN_FLIPS = 40  # up to this many pairs all 2ⁿ sign patterns are counted; above, 99,999 are drawn
 DRAWN = 100_000
+PERMUTED = 9_999
 POWER = 0.8
 
 
@@ -70,6 +71,31 @@ def paired_difference(candidate: Sequence[float], baseline: Sequence[float], lev
     # if error is 0, all differences are equal; if a difference is not finite, the p-value is NaN
     p_value = float(centre == 0) if error == 0 else float(2 * stats.t.sf(abs(centre) / error, n - 1))
     return PairedDifference(centre, spread, centre - half, centre + half, p_value, n)
+
+
+def unpaired_difference(candidate: Sequence[float], baseline: Sequence[float], level: float = 0.05) -> PairedDifference:
+    """The difference of the means of two independent arms, with Welch's t interval at confidence 1 − level (1947).
+
+    candidate: (n,), baseline: (m,). `n` of the result is the smaller of both, and `std` that of so many pairs whose
+    mean would be as uncertain. All but the mean are NaN where an arm has a single value. Raises ValueError for empty
+    arms.
+    """
+    from scipy import stats
+
+    a, b = np.asarray(candidate, dtype=float), np.asarray(baseline, dtype=float)
+    if a.ndim != 1 or b.ndim != 1 or not a.size or not b.size:
+        raise ValueError(f"arrays of shapes {a.shape} and {b.shape}: they must be (n,) with n > 0")
+    centre, n = float(a.mean() - b.mean()), min(a.size, b.size)
+    if n == 1:
+        return PairedDifference(centre, math.nan, math.nan, math.nan, math.nan, 1)
+    parts = [float(arm.var(ddof=1)) / arm.size for arm in (a, b)]
+    error = math.sqrt(sum(parts))
+    if error == 0:
+        return PairedDifference(centre, 0.0, centre, centre, float(centre == 0), n)
+    df = sum(parts) ** 2 / sum(part**2 / (arm.size - 1) for part, arm in zip(parts, (a, b), strict=True))
+    half = float(stats.t.isf(level / 2, df)) * error
+    p_value = float(2 * stats.t.sf(abs(centre) / error, df))
+    return PairedDifference(centre, error * math.sqrt(n), centre - half, centre + half, p_value, n)
 
 
 @dataclass(frozen=True)
@@ -174,6 +200,30 @@ def smallest_sign_flip_p(n: int) -> float:
     return 2 / 2.0**n if n <= EXACT_SIGN_FLIPS else 1 / DRAWN
 
 
+def permutation_p_value(candidate: Sequence[float], baseline: Sequence[float]) -> float:
+    """Two-sided p-value of the hypothesis that two independent arms are drawn from one distribution: the share of all
+    ways to divide their values into such arms in which Welch's t is at least as far from 0. Where equal means are asked
+    for, and spreads may differ, it holds for many values (Janssen 1997). Exact up to 9,999 ways, else so many are
+    drawn.
+    """
+    from scipy import stats
+
+    def welch(a: np.ndarray, b: np.ndarray, axis: int) -> np.ndarray:
+        variance = a.var(axis, ddof=1) / a.shape[axis] + b.var(axis, ddof=1) / b.shape[axis]
+        return (a.mean(axis) - b.mean(axis)) / np.sqrt(np.maximum(variance, np.finfo(float).tiny))
+
+    arms = np.asarray(candidate, dtype=float), np.asarray(baseline, dtype=float)
+    if min(arm.size for arm in arms) < 2 or not all(np.isfinite(arm).all() for arm in arms):
+        return math.nan
+    found = stats.permutation_test(arms, welch, vectorized=True, n_resamples=PERMUTED, rng=np.random.default_rng(0))
+    return float(found.pvalue)
+
+
+def smallest_permutation_p(n: int, m: int) -> float:
+    """The smallest p-value that `permutation_p_value` can return for n and m values."""
+    return 2 / min(math.comb(n + m, n), PERMUTED + 1)
+
+
 def _sums(d: np.ndarray) -> np.ndarray:
     """(2ⁿ,): the sums of all sign patterns of n numbers."""
     sums = np.zeros(1)
@@ -201,6 +251,16 @@ def mcnemar_p_value(a_failed: Sequence[bool], b_failed: Sequence[bool]) -> float
     only_a = sum(a and not b for a, b in zip(a_failed, b_failed, strict=True))
     only_b = sum(b and not a for a, b in zip(a_failed, b_failed, strict=True))
     return float(stats.binomtest(only_a, only_a + only_b).pvalue) if only_a + only_b else 1.0
+
+
+def failures_p_value(a_failed: Sequence[bool], b_failed: Sequence[bool], paired: bool) -> float:
+    """The p-value of the hypothesis that both arms fail equally often: McNemar's, or Fisher's for unpaired arms."""
+    from scipy import stats
+
+    if paired:
+        return mcnemar_p_value(a_failed, b_failed)
+    table = [[sum(arm), len(arm) - sum(arm)] for arm in (a_failed, b_failed)]
+    return float(stats.fisher_exact(table).pvalue)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def power_of_paired_t(effect: float, std: float, n: int, alpha: float) -> float:

@@ -1,0 +1,1 @@
+"""Verdicts on results that others made: tables of runs, from files, from pandas and from MLflow."""

@@ -1,0 +1,166 @@
+"""Verdicts on a table of runs that others made: the machine of a study's finalists, without a study."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from actsearch.errors import ActSearchError, unknown
+from actsearch.question.known import metric_named
+from actsearch.question.metrics import Metric
+from actsearch.question.options import Confirmation
+from actsearch.report.result import Result
+from actsearch.report.sentence import sentence
+from actsearch.results.table import Runs, arms, as_shares, read
+from actsearch.verdicts.comparison import Comparison, compare_arms
+from actsearch.verdicts.verdict import Arm
+
+FEWEST_SHARED = 2
+
+
+@dataclass
+class TableOptions(Confirmation):
+    """The options for a table, which has one metric, `own`, under its column's name."""
+
+    @property
+    def metrics(self) -> dict[str, Metric]:
+        return {self.own.name: self.own}
+
+    @property
+    def own_test(self) -> Metric:
+        return self.own
+
+    @property
+    def rates(self) -> tuple[float, ...]:
+        return (1.0,)
+
+
+def judge(
+    results: Any,
+    by: str | None = None,
+    baseline: str | None = None,
+    metric: str | None = None,
+    *,
+    pair: Any = "auto",
+    where: str | None = None,
+    margin: float | None = None,
+    higher_is_better: bool | None = None,
+    ratio: bool | None = None,
+    alpha: float = 0.05,
+    tracking: str | None = "sqlite:///runs/mlflow.db",
+    folder: str | Path | None = None,
+    about: Mapping[str, str] | None = None,
+) -> Result:
+    """Verdicts on the runs of a table: each arm against the baseline, with the intervals and words of a study.
+
+    results: a DataFrame (or what pandas makes one of), a CSV, TSV, Parquet or JSON lines file, or mlflow:EXPERIMENT,
+    which is read from `tracking`. by: the column that says what is compared, which need not be activations; in a wide
+    table, with a column for each arm, None. baseline: an arm; relu, if there is one. metric: the column of numbers.
+    pair: the columns by which runs are paired; auto: those called seed, fold, …; none. Where an arm and the baseline
+    share too few, Welch's interval is taken. where: an expression of pandas that chooses rows. margin,
+    higher_is_better, ratio: of the metric, where its name does not say them. alpha: the chance of any false better or
+    worse. folder: where report.html, verdict.json and tables are written; None: nowhere.
+
+    Raises ActSearchError for what cannot be used, naming the rows.
+    """
+    table = read(results, tracking)
+    runs, by, column, said = arms(table, by, metric, baseline, pair, where)
+    home = _baseline(runs, baseline, table.name)
+    own = metric_named(column, higher_is_better, margin, ratio)
+    runs, shares = as_shares(runs, own, table.name)
+    own = _comparable(own, runs, margin, ratio, table.name)
+    options = TableOptions(baseline=home, metric=own.name, margin={own.name: own.margin}, alpha=alpha, own=own)
+    comparisons, pairing = _compare(runs, home, options, table.name)
+    result = Result(
+        name=table.name, rows=[], records=[], comparisons=comparisons, runs=[],
+        summary=sentence(comparisons, table.name, options), folder=Path(folder or "."), test_name=table.name,
+        searched=False, objective="", options=options, warnings=[*said, *shares, *pairing],
+        about={"results": table.name, "compared": by, "metric": _in_words(own), **(about or {})},
+        title=f"Which {by}? {own.words} in {table.name}", of_study=False,
+    )  # fmt: skip
+    if folder is not None:
+        from actsearch.report.files import make_folder
+        from actsearch.report.write import write_files
+
+        make_folder(result.folder)
+        write_files(result)
+    return result
+
+
+def _baseline(runs: Mapping[str, Runs], baseline: str | None, table: str) -> str:
+    home = "relu" if baseline is None and "relu" in runs else str(baseline)
+    if baseline is None and home not in runs:
+        raise ActSearchError(
+            f"{table}: with which arm are the others compared? Write task.baseline=…; there are "
+            f"{', '.join(list(runs)[:12])}."
+        )
+    if home not in runs:
+        raise unknown(f"arm in task.baseline ({table}):", home, runs)
+    if len(runs) == 1:
+        raise ActSearchError(f"{table}: there is only one arm, {home}. Nothing can be compared.")
+    if len(runs[home].values) == 1 or all(len(arm.values) == 1 for name, arm in runs.items() if name != home):
+        raise ActSearchError(
+            f"{table}: one run of an arm shows no spread, so nothing can be said of chance. Train "
+            f"{'the baseline ' + home if len(runs[home].values) == 1 else 'each arm'} with more seeds."
+        )
+    return home
+
+
+def _comparable(own: Metric, runs: Mapping[str, Runs], margin: float | None, ratio: bool | None, table: str) -> Metric:
+    """Raises ActSearchError where a metric that is compared by ratio has values of 0 and below."""
+    lowest = min(value for arm in runs.values() for value in arm.values)
+    if own.ratio and lowest <= 0:
+        raise ActSearchError(
+            f"{table}: {own.name} gets down to {lowest:g}, but is compared by the ratio of two arms, which needs "
+            "values above 0. Write task.ratio=false task.margin=…, the difference that does not matter."
+        )
+    if ratio is False and own.unit != "%" and margin is None:
+        raise ActSearchError("task.ratio=false: write task.margin=…, the difference that does not matter, too.")
+    return own
+
+
+def _compare(
+    runs: Mapping[str, Runs], home: str, options: TableOptions, table: str
+) -> tuple[list[Comparison], list[str]]:
+    """The comparisons, and sentences on arms that share few pairs with the baseline, or none."""
+    base, said, found = runs[home], [], {}
+    for name, arm in runs.items():
+        if name == home:
+            continue
+        mine, theirs = _keys(arm), _keys(base)
+        shared = [key for key in theirs if key in mine]
+        paired = len(shared) >= max(FEWEST_SHARED, min(len(mine), len(theirs)) / 2)
+        if paired:
+            left = [f"{len(keys) - len(shared)} of {who}" for who, keys in ((name, mine), (home, theirs))
+                    if len(keys) > len(shared)]  # fmt: skip
+            if left:
+                said.append(f"{name} against {home}: runs without a partner are left out ({', '.join(left)}).")
+            found[name] = _arm(arm, [mine[key] for key in shared]), _arm(base, [theirs[key] for key in shared]), True
+        else:
+            if arm.pairs is not None:
+                said.append(f"{name} and {home} share {len(shared)} seeds of {len(mine)}: they are compared unpaired.")
+            found[name] = _arm(arm), _arm(base), False
+    if base.pairs is None:
+        said.append("Nothing pairs the runs: intervals are Welch's, for independent arms, and wider than paired ones.")
+    known = all(arm.failed is not None for arm in runs.values())
+    return compare_arms(found, home, _arm(base), options, known), said
+
+
+def _keys(arm: Runs) -> dict[Any, int]:
+    return {} if arm.pairs is None else {key: i for i, key in enumerate(arm.pairs)}
+
+
+def _arm(runs: Runs, which: list[int] | None = None) -> Arm:
+    chosen = range(len(runs.values)) if which is None else which
+    failed = runs.failed or [False] * len(runs.values)
+    return Arm([runs.values[i] for i in chosen], [failed[i] for i in chosen])
+
+
+def _in_words(own: Metric) -> str:
+    margin = (
+        f"{100 * own.margin:g} %" if own.ratio else f"{own.scale * own.margin:g}{' points' if own.unit == '%' else ''}"
+    )
+    how = "by ratio" if own.ratio else "by difference"
+    return f"{own.name}: {'more' if own.higher_is_better else 'less'} is better, compared {how}, margin {margin}"
