@@ -30,7 +30,7 @@ from urllib.request import url2pathname
 
 from actsearch.activations.spec import parse_net
 from actsearch.data.files import cache_folder
-from actsearch.errors import ActSearchError, one_line
+from actsearch.errors import ActSearchError, one_line, unknown
 from actsearch.question.metrics import ACCURACY, Metric
 from actsearch.records import Curves, FinalistRun, TrialRecord
 from actsearch.study.storage import sqlite_path, sqlite_url
@@ -104,6 +104,37 @@ def mlflow_uri(uri: str) -> str:
     path = sqlite_path(uri)
     plain = path is None or f"sqlite:///{path}" == uri
     return uri if plain else f"sqlite+pysqlite:{uri.partition(':')[2]}"
+
+
+def runs_of(uri: str, experiment: str) -> tuple[list[tuple[str, dict[str, Any]]], int]:
+    """The finished runs of an experiment, oldest first: name, and parameters, metrics and tags by name; and the number
+    of those that are not finished. Raises ActSearchError if there is no such experiment, or if MLflow does not answer.
+    """
+    import mlflow
+
+    path = sqlite_path(uri)
+    if path is not None and not path.exists():
+        raise ActSearchError(f"tracking.uri={uri}: there is no such database.")
+    try:
+        client = mlflow.MlflowClient(tracking_uri=mlflow_uri(uri))
+        known = {found.name: found.experiment_id for found in client.search_experiments()}
+        if experiment not in known:
+            raise unknown(f"experiment of MLflow at {uri}:", experiment, known)
+        runs: list[Any] = []
+        token: str | None = ""
+        while token is not None:
+            page = client.search_runs([known[experiment]], max_results=1000, page_token=token or None)
+            runs, token = [*runs, *page], page.token or None
+    except ActSearchError:
+        raise
+    except Exception as error:
+        raise ActSearchError(f"tracking.uri={uri}: MLflow does not answer ({one_line(error)}).") from None
+    done = [run for run in reversed(runs) if run.info.status == "FINISHED"]
+    tags = [{k: v for k, v in run.data.tags.items() if not k.startswith("mlflow.")} for run in done]
+    rows = [
+        (run.info.run_name, {**own, **run.data.params, **run.data.metrics}) for run, own in zip(done, tags, strict=True)
+    ]
+    return rows, len(runs) - len(done)
 
 
 @dataclass(frozen=True)

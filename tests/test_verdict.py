@@ -623,3 +623,22 @@ def test_the_assurance_counts_the_error_of_examples():
         half, wide = (stats.t.ppf(0.975, n - 1) * math.sqrt(sigma**2 / n + e**2) for e in (0, error))
         decided += abs(centre) > half or abs(centre) + wide < margin
     assert assurance(n, 0.1, 1.0, seen, margin, 0.05, error) == pytest.approx(decided / 4000, abs=0.03)
+
+
+# --- runs that fall out ---------------------------------------------------------------------------
+
+
+def test_a_run_far_below_the_others_is_said_and_one_far_above_is_not():
+    rng = np.random.default_rng(6)
+    base, other = rng.normal(0.945, 0.004, 20), rng.normal(0.945, 0.004, 20)
+    fallen = np.where(np.arange(20) == 3, 0.90, base)
+    assert judge(ACCURACY, arm(other), arm(base), Rules()).warning == ""
+    assert judge(ACCURACY, arm(fallen), arm(other), Rules()).warning.startswith("1 of its 20 runs ends far")
+    assert judge(ACCURACY, arm(other), arm(fallen), Rules()).warning.startswith("1 of the baseline's 20 runs ends far")
+    both = judge(ACCURACY, arm(fallen), arm(fallen[::-1]), Rules()).warning
+    assert both.startswith("1 of its 20 runs and 1 of the baseline's 20 runs end far")
+    assert judge(ACCURACY, arm(2 * 0.945 - fallen), arm(other), Rules()).warning == ""
+    loss = judge(LOSS, arm(1 - fallen), arm(1 - other), Rules()).warning  # where less is better, above
+    assert "1 of its 20 runs ends far" in loss
+    failed = judge(ACCURACY, arm(fallen, list(fallen == 0.90)), arm(other), Rules()).warning  # said already
+    assert "far from the others" not in failed

@@ -14,6 +14,7 @@ import pandas as pd
 from actsearch.errors import ActSearchError, one_line, unknown
 from actsearch.question.known import known_metric
 from actsearch.question.metrics import Metric
+from actsearch.tracking import runs_of
 
 MLFLOW = "mlflow:"
 READERS = {
@@ -128,35 +129,12 @@ def read(results: Any, tracking_uri: str | None = None) -> Table:
 
 def _from_mlflow(name: str, uri: str | None) -> Table:
     """The finished runs of an MLflow experiment; parameters, metrics and tags are columns without their prefix."""
-    import mlflow
-
-    from actsearch.tracking import mlflow_uri
-
     if uri is None:
         raise ActSearchError("tracking.uri=null: there is no MLflow to read from. Write tracking.uri=http://… .")
-    try:
-        client = mlflow.MlflowClient(tracking_uri=mlflow_uri(uri))
-        known = {experiment.name: experiment.experiment_id for experiment in client.search_experiments()}
-        if name not in known:
-            raise unknown(f"experiment of MLflow at {uri}:", name, known)
-        runs: list[Any] = []
-        token: str | None = ""
-        while token is not None:
-            page = client.search_runs([known[name]], max_results=1000, page_token=token or None)
-            runs, token = [*runs, *page], page.token or None
-    except ActSearchError:
-        raise
-    except Exception as error:
-        raise ActSearchError(f"tracking.uri={uri}: MLflow does not answer ({one_line(error)}).") from None
-    done = [run for run in runs if run.info.status == "FINISHED"]
-    rows = [
-        {"_row": run.info.run_name, **{k: v for k, v in run.data.tags.items() if not k.startswith("mlflow.")},
-         **run.data.params, **run.data.metrics} for run in reversed(done)
-    ]  # fmt: skip
-    left = (
-        [f"{len(runs) - len(done)} runs of '{name}' are not finished, and left out."] if len(done) < len(runs) else []
-    )
-    return Table(pd.DataFrame(rows), f"MLflow's {name}", "run", left_out=left)
+    rows, n_unfinished = runs_of(uri, name)
+    left = [f"{n_unfinished} runs of '{name}' are not finished, and left out."] if n_unfinished else []
+    frame = pd.DataFrame([{"_row": run, **values} for run, values in rows])
+    return Table(frame, f"MLflow's {name}", "run", left_out=left)
 
 
 def arms(

@@ -157,8 +157,12 @@ def table() -> None:
             )
 
 
-if __name__ == "__main__":
+def main() -> None:
     if SMOKE or sys.argv[1:] == ["pool"]:
         pool()
     if sys.argv[1:] != ["pool"]:
         table()
+
+
+if __name__ == "__main__":
+    main()
