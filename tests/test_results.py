@@ -159,7 +159,7 @@ def test_of_partly_paired_arms_the_pairs_count_and_of_hardly_paired_ones_all_run
 def test_runs_are_paired_by_seed_and_fold_together():
     two = pd.concat([long(fold=0), long(fold=1).assign(test_accuracy=lambda f: f.test_accuracy + 0.05)])
     found = judge(two)
-    assert found.warnings[0] == "Runs are paired by seed and fold."
+    assert found.about["paired by"] == "seed and fold"
     assert on(found, "gelu").n_seeds == 24
 
 

@@ -213,7 +213,7 @@ def forest(result: Result) -> tuple[Figure, str] | None:
     failed = " *: failed runs are in the means." if any(v.counts_failures for _, v in rows) else ""
     others = " Thin, with ends: on examples like these, where the test examples are chance, too." if thin else ""
     return figure, (
-        f"Each line is the {level} interval of the mean paired difference, corrected for all comparisons.{others} "
+        f"Each line is the {level} interval of the mean difference, corrected for all comparisons.{others} "
         "Circle: better. Triangle: worse. Square: equivalent. Empty diamond: undecided. "
         f"Differences within the grey band are too small to matter.{failed}{more}"
     )

@@ -66,9 +66,10 @@ def judge(
     Raises ActSearchError for what cannot be used, naming the rows.
     """
     table = read(results, tracking)
-    runs, by, column, said = arms(table, by, metric, baseline, pair, where)
+    found = arms(table, by, metric, baseline, pair, where)
+    runs, by = found.runs, found.by
     home = _baseline(runs, baseline, table.name)
-    own = metric_named(column, higher_is_better, margin, ratio)
+    own = metric_named(found.metric, higher_is_better, margin, ratio)
     runs, shares = as_shares(runs, own, table.name)
     own = _comparable(own, runs, margin, ratio, table.name)
     options = TableOptions(baseline=home, metric=own.name, margin={own.name: own.margin}, alpha=alpha, own=own)
@@ -76,8 +77,9 @@ def judge(
     result = Result(
         name=table.name, rows=[], records=[], comparisons=comparisons, runs=[],
         summary=sentence(comparisons, table.name, options), folder=Path(folder or "."), test_name=table.name,
-        searched=False, objective="", options=options, warnings=[*said, *shares, *pairing],
-        about={"results": table.name, "compared": by, "metric": _in_words(own), **(about or {})},
+        searched=False, objective="", options=options, warnings=[*found.said, *shares, *pairing],
+        about={"results": table.name, "compared": by, "metric": _in_words(own),
+               "paired by": " and ".join(found.pairs) or "nothing", **(about or {})},
         title=f"Which {by}? {own.words} in {table.name}", of_study=False,
     )  # fmt: skip
     if folder is not None:

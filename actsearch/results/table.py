@@ -96,6 +96,19 @@ class Runs:
     failed: list[bool] | None = None
 
 
+@dataclass(frozen=True)
+class Arms:
+    """What a table compares. runs: by arm. by, metric: the columns. pairs: those by which runs are paired. said: sentences
+    that a reader must know.
+    """
+
+    runs: dict[str, Runs]
+    by: str
+    metric: str
+    pairs: list[str]
+    said: list[str]
+
+
 def read(results: Any, tracking_uri: str | None = None) -> Table:
     """The table that is meant: a DataFrame, a mapping of columns, a path, or mlflow:EXPERIMENT.
 
@@ -144,8 +157,8 @@ def arms(
     baseline: str | None,
     pair: Any = "auto",
     where: str | None = None,
-) -> tuple[dict[str, Runs], str, str, list[str]]:
-    """The arms of a long or a wide table, the names of `by` and of the metric, and sentences that a reader must know.
+) -> Arms:
+    """The arms of a long or a wide table.
 
     Raises ActSearchError for columns that are not there and for rows that cannot be used, naming them.
     """
@@ -193,9 +206,7 @@ def arms(
             name, [numbers[i] for i in mine], None if pairs is None else [pairs[i] for i in mine],
             None if failed is None else [failed[i] for i in mine],
         )  # fmt: skip
-    if keys:
-        said.insert(0, f"Runs are paired by {' and '.join(keys)}.")
-    return found, by, metric, said
+    return Arms(found, by, metric, keys, said)
 
 
 def _where(table: Table, where: str) -> Table:
