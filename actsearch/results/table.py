@@ -98,8 +98,8 @@ class Runs:
 
 @dataclass(frozen=True)
 class Arms:
-    """What a table compares. runs: by arm. by, metric: the columns. pairs: those by which runs are paired. said: sentences
-    that a reader must know.
+    """What a table compares. runs: by arm. by, metric: the columns. pairs: those by which runs are paired. said:
+    sentences that a reader must know.
     """
 
     runs: dict[str, Runs]
