@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from types import FunctionType
+from types import FunctionType, MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -15,14 +15,16 @@ from torch import nn
 
 from actsearch.activations.given import text_of
 from actsearch.activations.spec import Spec
-from actsearch.config.build import Given, build
+from actsearch.config.build import Given, build, build_training
 from actsearch.config.compose import compose, options, settle
 from actsearch.config.explain import ERRORS, explain
 from actsearch.config.shape import WITH_TARGET, Config
 from actsearch.data.source import Data, Source
-from actsearch.errors import ActSearchError, unknown
+from actsearch.errors import ActSearchError, one_line, unknown
 from actsearch.outcome import show
+from actsearch.own.compare import compare_own
 from actsearch.pipeline import run
+from actsearch.question.options import ConfirmOptions
 from actsearch.question.recipe import Recipe
 from actsearch.report.result import Result
 from actsearch.report.terminal import Terminal
@@ -66,6 +68,7 @@ def search(
     overrides: Sequence[str] = (),
     folder: str | Path = "runs",
     quiet: bool = False,
+    train: None = None,
 ) -> Result:
     """Which activation for this model and data? What is left out is as the command `actsearch` has it.
 
@@ -87,6 +90,8 @@ def search(
     Raises ActSearchError for what a user can put right.
     """
     asked = dict(locals())
+    if train is not None:
+        raise ActSearchError("train: a training of your own is compared, not searched. Write compare(train=…).")
     terminal = Terminal(quiet)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     config, given = _config(asked)
@@ -106,10 +111,62 @@ def compare(
     activations: Sequence[str] | None = None,
     *,
     seeds: int | None = None,
+    train: Any = None,
     **keywords: Any,
 ) -> Result:
-    """All of `activations` against the baseline on the same fresh seeds, no search. keywords: as in `search`."""
+    """All of `activations` against the baseline on the same fresh seeds, no search. keywords: as in `search`.
+
+    train: instead of model and data a training of one's own, a function (activation, seed, …) that yields or returns
+    its numbers. Then the keywords are: settings, the function's own; baseline; confirm (metric, alpha, margin,
+    until_decided, looks); threads, timeout_s and metrics, as in conf/train/own.yaml; name, fresh, storage, folder,
+    quiet.
+    """
+    if train is not None:
+        if model is not None or data is not None:
+            raise ActSearchError("train: a training of your own has its own model and data. Leave them out.")
+        return _compare_training(train, activations, seeds, **keywords)
     return search(model, data, activations, sampler="grid", finalist_seeds=seeds, **keywords)
+
+
+def _compare_training(
+    train: Callable[..., Any],
+    activations: Sequence[Any] | None,
+    seeds: int | None,
+    *,
+    settings: Mapping[str, Any] = MappingProxyType({}),
+    baseline: str = "relu",
+    confirm: Mapping[str, Any] = MappingProxyType({}),
+    threads: int | None = None,
+    timeout_s: float | None = None,
+    metrics: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
+    name: str | None = None,
+    fresh: bool = False,
+    storage: str | None = None,
+    folder: str | Path = "runs",
+    quiet: bool = False,
+) -> Result:
+    """`compare` for a training of one's own. settings: its further keywords. confirm: metric, alpha, margin,
+    until_decided, looks. threads, timeout_s, metrics: as in conf/train/own.yaml.
+    """
+    if not activations:
+        raise ActSearchError("activations: write a list, e.g. ['relu', 'gelu'].")
+    terminal = Terminal(quiet)
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    values = {**settings, "threads": threads, "timeout_s": timeout_s, "metrics": metrics}
+    try:
+        options = ConfirmOptions(
+            **{"baseline": _texts(baseline, "baseline"), **confirm, **({"seeds": seeds} if seeds else {})}
+        )
+    except TypeError as error:
+        raise ActSearchError(f"confirm: {one_line(error)}") from None
+    result = compare_own(
+        build_training(values, train), _texts(list(activations), "activations"), options,
+        lambda study_name: Path(folder) / study_name, terminal, name=name, fresh=fresh, storage_url=storage,
+    )  # fmt: skip
+    for warning in result.warnings:
+        terminal.warn(warning)
+    result.report(terminal)
+    return result
 
 
 def _config(asked: Mapping[str, Any]) -> tuple[Config, Given]:

@@ -34,6 +34,7 @@ ROOMS = [
     "study",
     "tracking",
     "results",
+    "own",
     "job",
     "clock",
     "outcome",

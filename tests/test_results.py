@@ -202,7 +202,7 @@ def test_columns_that_say_which_runs_failed_are_read():
     frame["diverged"] = [a == "gelu" and s == 3 for a, s in zip(frame.activation, frame.seed, strict=True)]
     found = judge(frame)
     assert (on(found, "gelu").n_failed, on(found, "my_act_v3").n_failed) == (1, 0)
-    assert "1 of 12 runs diverged" in on(found, "gelu").warning
+    assert "1 of 12 runs failed" in on(found, "gelu").warning
     loose = judge(frame, pair="none")
     assert "the baseline's 0 of 12" in on(loose, "gelu").warning and "Fisher" in on(loose, "gelu").warning
     unknown = judge(long())

@@ -231,7 +231,7 @@ def test_failures_warn_and_are_compared_by_mcnemar():
     fails = arm([0.1] * 8 + [0.6] * 12, [True] * 8 + [False] * 12)
     found = judge(ACCURACY, fails, base, Rules())
     assert (found.n_failed, found.n_failed_baseline, found.p_failed) == (8, 0, 2 / 2**8)
-    assert "8 of 20 runs diverged or stayed at chance, the baseline's 0 (more than can be chance" in found.warning
+    assert "8 of 20 runs failed, the baseline's 0 (more than can be chance" in found.warning
     assert "p = 0.0078" in found.warning
     found = judge(ACCURACY, base, arm([0.1] + [0.6] * 19, [True] + [False] * 19), Rules())
     assert (found.n_failed, found.n_failed_baseline, found.p_failed) == (0, 1, 1.0)

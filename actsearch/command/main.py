@@ -22,7 +22,7 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from actsearch.config.compose import CONF, register, settle
+from actsearch.config.compose import CONF, quoted, register, settle
 from actsearch.config.explain import ERRORS, explain
 from actsearch.errors import ActSearchError, hide_password, one_line
 from actsearch.output import Output, open_standard_streams
@@ -74,6 +74,7 @@ def _main() -> None:
     try:
         if "${" in os.getcwd():
             raise ActSearchError(f"the folder {os.getcwd()}: Hydra reads ${{…}} as a value. Rename it.")
+        sys.argv[1:] = quoted(sys.argv[1:])
         register(sys.argv[1:])
         with _yaml_without_passwords():
             hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(_task)()
@@ -108,11 +109,11 @@ def _task(cfg: DictConfig) -> None:
     processes = asked = None
     try:
         config = settle(cfg, words)
-        if config.task.get("_target_") == SEARCH and config.device == "auto":
+        if config.task.get("_target_") == SEARCH and config.device == "auto" and not config.train:
             processes = Processes(core_count())  # now, so that they import torch while this process does
         from actsearch.command import tasks  # torch, which it imports, takes seconds
 
-        asked = tasks.Asked(config, folder, processes)
+        asked = tasks.Asked(config, folder, processes, words)
         tasks.do(asked)
     except KeyboardInterrupt:
         _fail("interrupted. What was finished is saved: the same command goes on.", 130)

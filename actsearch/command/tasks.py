@@ -17,7 +17,7 @@ from rich.table import Table
 from actsearch import pipeline
 from actsearch.activations import CATALOG, Spec
 from actsearch.activations.activation import Param
-from actsearch.config.build import build, target
+from actsearch.config.build import build, build_training, target
 from actsearch.config.compose import search_name
 from actsearch.config.shape import Config
 from actsearch.errors import ActSearchError, hide_passwords, unknown
@@ -28,6 +28,7 @@ from actsearch.measure.cost import step_costs
 from actsearch.measure.properties import properties_of
 from actsearch.measure.timing import one_thread
 from actsearch.outcome import show, shown
+from actsearch.own.compare import compare_own, fixed_specs, refuse_others
 from actsearch.processes import Processes
 from actsearch.report import costs as tables
 from actsearch.report.files import make_folder, write_csv
@@ -40,12 +41,13 @@ from actsearch.training.trainer import find_device
 @dataclass
 class Asked:
     """What the command was asked. folder: Hydra's output folder, which has the name that is known without the user's
-    code; once there is a job, the job's. processes: to train in, if some were started.
+    code; once there is a job, the job's. processes: to train in, if some were started. words: of the command.
     """
 
     config: Config
     folder: Path
     processes: Processes | None = None
+    words: Sequence[str] = ()
 
     def job(self) -> Job:
         return build(self.config, self._place, shlex.join(["actsearch", *hide_passwords(sys.argv[1:])]))
@@ -64,8 +66,27 @@ def do(asked: Asked) -> None:
 
 def search(asked: Asked) -> None:
     """Searches, trains the finalists, and shows the result; goes on where an earlier run stopped."""
+    if asked.config.train:
+        return own(asked)
     terminal, job = Terminal(), asked.job()
     show(pipeline.run(job, terminal, asked.processes, psutil.Process().create_time()), job, terminal)
+
+
+def own(asked: Asked) -> None:
+    """Compares the activations of the list in a training of the user's own."""
+    config, terminal = asked.config, Terminal()
+    refuse_others(asked.words)
+    training = build_training(config.train)
+    result = compare_own(
+        training, fixed_specs(config.search_space.activations), config.confirm, asked._place, terminal,
+        name=config.study.name, fresh=config.study.fresh, storage_url=config.storage.url,
+        command=shlex.join(["actsearch", *hide_passwords(sys.argv[1:])]),
+    )  # fmt: skip
+    for warning in result.warnings:
+        terminal.warn(warning)
+    result.report(terminal)
+    terminal.line(f"\nreport       {shown(result.folder)}/report.html")
+    terminal.line(f"results      {shown(result.folder)}/ (runs.csv, verdict.json, finalists.md, …)")
 
 
 def report(asked: Asked) -> None:

@@ -25,6 +25,8 @@ from actsearch.job import Job
 from actsearch.measure.environment import source_commit
 from actsearch.models.model import Model
 from actsearch.module_values import packed
+from actsearch.own import command
+from actsearch.own.compare import OwnTraining
 from actsearch.question.identity import flatten
 from actsearch.space.space import SearchSpace
 from actsearch.study.samplers import SamplerFactory, make_pruner
@@ -45,8 +47,8 @@ class Given:
     only: Any = None
 
 
-def build(config: Config, place: Callable[[str], Path], command: str, given: Given | None = None) -> Job:
-    """The job. place: the folder of results, by the study's name. command: how it was asked for.
+def build(config: Config, place: Callable[[str], Path], typed: str, given: Given | None = None) -> Job:
+    """The job. place: the folder of results, by the study's name. typed: the command that asked for it.
 
     Raises ActSearchError for whatever does not import, does not take its keywords, or does not fit together.
     """
@@ -69,9 +71,29 @@ def build(config: Config, place: Callable[[str], Path], command: str, given: Giv
         folder=folder, config_yaml=_yaml(config), storage_url=config.storage.url or sqlite_url(folder / "study.db"),
         tracking_uri=config.tracking.uri, experiment=config.tracking.experiment,
         device=config.device, engine=config.engine, params=_shown_params(config),
-        tags=_tags(command), unknown=list(dict.fromkeys(unknown)),
+        tags=_tags(typed), unknown=list(dict.fromkeys(unknown)),
         values=packed({place: value for found in parts.values() for place, value in found.values.items()}),
     )  # fmt: skip
+
+
+def build_training(values: Mapping[str, Any], function: Any = None) -> OwnTraining:
+    """The user's own training. values: the keys of the group train. function: what a call from Python gives."""
+    path = values.get("_target_")
+    if function is None and not path:
+        raise ActSearchError("train._target_ is missing: the import path of your function, e.g. my_train.train.")
+    if function is None:
+        function, name = _imported("train", str(path)), str(path)
+        if function is command.train:
+            name = command.name_of(str(values.get("command")))
+    else:
+        name = f"{getattr(function, '__module__', '')}.{getattr(function, '__qualname__', type(function).__name__)}"
+    own = {key: values[key] for key in OWN_KEYS["train"] if values.get(key) is not None}
+    settings = {key: value for key, value in values.items() if key not in ("_target_", *OWN_KEYS["train"])}
+    if function is command.train and not isinstance(settings.get("command"), str):
+        raise ActSearchError(
+            "train.command is missing. Write e.g. 'train.command=python train.py --act {activation} --seed {seed}'."
+        )
+    return OwnTraining(function, name, settings, **own)
 
 
 def _data(values: Mapping[str, Any], given: Any) -> Data:

@@ -20,7 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from actsearch.config.shape import WITH_TARGET, Config
 from actsearch.errors import ActSearchError, is_utf8, unknown
-from actsearch.question.identity import check_name, fingerprint, study_name
+from actsearch.question.identity import check_name, fingerprint, own_name, study_name
 
 PACKAGE = Path(__file__).parents[1]
 CONF = PACKAGE / "conf" if (PACKAGE / "conf").is_dir() else PACKAGE.parent / "conf"  # in a wheel, in a checkout
@@ -37,12 +37,23 @@ def register(words: Sequence[str]) -> None:
     """
     _check_options(words)
     shape = OmegaConf.structured(Config)
-    for group in _own_targets(words):
+    for group in (*_own_targets(words), "train"):
         OmegaConf.set_struct(shape[group], False)
     ConfigStore.instance().store("actsearch_schema", shape)
     OmegaConf.register_new_resolver(
         "study_name", lambda *, _root_: name_of(settle(without_hydra(_root_), words)), replace=True
     )
+
+
+def quoted(words: Sequence[str]) -> list[str]:
+    """The words, with quotes around a command: Hydra would read its braces as a dictionary."""
+    out = []
+    for word in words:
+        key, equals, value = word.partition("=")
+        if key.lstrip("+") == "train.command" and equals and value[:1] not in ("'", '"'):
+            value = '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
+        out.append(key + equals + value)
+    return out
 
 
 def compose(words: Sequence[str]) -> DictConfig:
@@ -111,6 +122,9 @@ def search_name(config: Config, contents: Mapping[str, str] | None = None) -> st
     """
     if config.study.name is not None:
         return config.study.name
+    if config.train:
+        given = {"train": config.train, **({"contents": dict(contents)} if contents else {})}
+        return own_name(str(config.train.get("_target_")), given)
     return study_name(label("data", config.data), label("model", config.model), identity(config, contents or {}))
 
 

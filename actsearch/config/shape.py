@@ -29,14 +29,15 @@ class TrackingConfig:
 
 @dataclass
 class Config:
-    """data, model, sampler, pruner, task: a function by its import path, `_target_`, and its keywords, beside the keys
-    of OWN_KEYS.
+    """data, model, train, sampler, pruner, task: a function by its import path, `_target_`, and its keywords, beside
+    the keys of OWN_KEYS.
     """
 
     data: dict[str, Any] = field(default_factory=dict)
     model: dict[str, Any] = field(default_factory=dict)
     recipe: Recipe = field(default_factory=Recipe)
     search_space: SearchSpaceConfig = field(default_factory=SearchSpaceConfig)
+    train: dict[str, Any] = field(default_factory=dict)
     sampler: dict[str, Any] = field(default_factory=dict)
     pruner: dict[str, Any] = field(default_factory=dict)
     study: StudyOptions = field(default_factory=StudyOptions)
@@ -48,6 +49,10 @@ class Config:
     engine: str = "auto"
 
 
-OWN_KEYS = {"data": ("name", "n_validation", "subset", "resample", "standardise"), "model": ("name", "only")}
+OWN_KEYS = {
+    "data": ("name", "n_validation", "subset", "resample", "standardise"),
+    "model": ("name", "only"),
+    "train": ("threads", "timeout_s", "metrics"),
+}
 """Keys that stand beside a function's keywords, and are not handed to it (unless it has one of that name)."""
-WITH_TARGET = ("data", "model", "sampler", "pruner", "task")
+WITH_TARGET = ("data", "model", "train", "sampler", "pruner", "task")

@@ -38,6 +38,11 @@ def study_name(data: str, model: str, identity: Mapping[str, Any]) -> str:
     return f"{data}-{model}-{fingerprint(identity)}"
 
 
+def own_name(training: str, identity: Mapping[str, Any]) -> str:
+    """The same for a training of the user's own. training: what its function is called, with or without a module."""
+    return f"{training.rpartition('.')[2]}-{fingerprint(identity)}"
+
+
 def flatten(nested: Any, prefix: str = "") -> dict[str, Any]:
     """A nested mapping as a flat one with dotted keys: {"a": {"b": 1}} → {"a.b": 1}."""
     if not isinstance(nested, Mapping):

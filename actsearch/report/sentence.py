@@ -48,7 +48,7 @@ def claim(c: Comparison, base: Comparison, verdict: Verdict, test_name: str) -> 
     metric = verdict.metric
     where = f" on {test_name}" if metric.name.startswith("test_") else ""
     numbers = f"{metric.words} {value(metric, verdict.mean)} against {value(metric, verdict.baseline_mean)}"
-    numbers += ", failed runs counted at chance level" if verdict.counts_failures else ""
+    numbers += ", failed runs included" if verdict.counts_failures else ""
     if verdict.verdict == EQUIVALENT:
         lead = f"{c.activation} and {base.activation} are equivalent{where}"
         numbers += f", within ±{margin(verdict)}"

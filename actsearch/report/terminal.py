@@ -92,6 +92,15 @@ class Terminal:
         shown = f"best so far: {self.best[1]} ({self._objective} {self.best[0]:.4f})" if self.best else "training"
         return f"{self._stage}  {shown}"
 
+    def advance(self, n: int, text: str) -> None:
+        """Counts n more of what `begin` was told, and shows the text."""
+        self._done += n
+        if self._progress is not None:
+            self._progress.update(self._task, completed=self._done, total=self._total, description=text)
+        elif time.monotonic() - self._last_line > LINE_SECONDS:
+            self._last_line = time.monotonic()
+            self.line(f"{100 * self._done / self._total:3.0f} %  {text}")
+
     def end(self) -> None:
         if self._progress is not None:
             self._progress.stop()

@@ -11,7 +11,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, Self, TypeVar
 
 import optuna
 from optuna.trial import TrialState
@@ -26,7 +26,18 @@ from actsearch.study.ledger import Ledger
 from actsearch.training.plan import Plan
 
 FRESH = "study.fresh=true trains again; another study.name keeps both."
-Record = TypeVar("Record", TrialRecord, FinalistRun)
+
+
+class Kept(Protocol):
+    """What can be kept: it is written as JSON."""
+
+    def to_json(self) -> str: ...
+
+    @classmethod
+    def from_json(cls, text: str) -> Self: ...
+
+
+Record = TypeVar("Record", bound=Kept)
 
 
 @dataclass
@@ -235,7 +246,7 @@ class Store:
 def forget(storage: optuna.storages.BaseStorage, name: str) -> None:
     """Deletes all that a study keeps."""
     known = optuna.get_all_study_names(storage)
-    for kept in (f"{name}/finalists", f"{name}/tuning", name):
+    for kept in (f"{name}/finalists", f"{name}/tuning", f"{name}/runs", name):
         if kept in known:
             optuna.delete_study(study_name=kept, storage=storage)
 

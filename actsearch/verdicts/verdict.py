@@ -109,7 +109,7 @@ class Verdict:
 
     @property
     def counts_failures(self) -> bool:
-        """Whether runs of either failed: the claim is then about means in which they count at chance level."""
+        """Whether runs of either failed: the claim is then about means in which they count, too."""
         return self.n_failed > 0 or self.n_failed_baseline > 0
 
     @property
@@ -318,13 +318,13 @@ def _failures(
     n_failed: int, n_failed_baseline: int, p_failed: float, n: int, n_baseline: int, level: float, paired: bool
 ) -> str:
     if (n_failed, n_failed_baseline) == (n, n_baseline):
-        return "no run of either learned anything: all diverged or stayed at chance"
+        return "no run of either learned anything: all failed"
     if n_failed or n_failed_baseline:
         how = "more than can be chance" if p_failed <= level else "which may be chance"
         test = "McNemar" if paired else "Fisher's exact test,"
         of = "" if paired else f" of {n_baseline}"
         return (
-            f"{n_failed} of {n} runs diverged or stayed at chance, the baseline's {n_failed_baseline}{of} ({how}, "
-            f"{test} p = {p_failed:.2g}); the means include those runs, counted at chance level"
+            f"{n_failed} of {n} runs failed, the baseline's {n_failed_baseline}{of} ({how}, "
+            f"{test} p = {p_failed:.2g}); the means include those runs"
         )
     return ""

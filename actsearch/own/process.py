@@ -1,0 +1,71 @@
+"""The program of a process that runs a user's own training, one run after another."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import threading
+import time
+import traceback
+from multiprocessing.connection import Connection
+from typing import Any
+
+import cloudpickle
+import numpy as np
+import torch
+
+from actsearch.errors import ActSearchError
+from actsearch.module_values import settle
+from actsearch.own.run import rungs_of
+
+
+def main(descriptor: int) -> None:
+    """Answers (activation, seed, settings) by ("rung", mapping) … and ("end", seconds, error) until the leader ends."""
+    leader = os.getppid()
+    _end_with(leader)
+    connection = Connection(descriptor)
+    try:
+        values, code = cloudpickle.loads(connection.recv_bytes())
+        settle(values)
+        function = cloudpickle.loads(code)
+    except EOFError:
+        return
+    except Exception as error:
+        connection.send(("broken", f"the training function cannot be loaded here: {type(error).__name__}: {error}"))
+        return
+    connection.send(("ready", ""))
+    while True:
+        try:
+            activation, seed, settings = connection.recv()
+        except (EOFError, OSError):
+            return
+        connection.send(_run(connection, function, activation, seed, settings))
+
+
+def _run(connection: Connection, function: Any, activation: str, seed: int, settings: dict[str, Any]) -> Any:
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+    begin, error = time.perf_counter(), ""
+    print(f"--- {activation}, seed {seed}", flush=True)
+    try:
+        for rung in rungs_of(function, activation, seed, settings):
+            connection.send(("rung", rung))
+    except ActSearchError as found:
+        error = str(found)
+    except (Exception, SystemExit) as found:  # whatever a user's training raises
+        traceback.print_exc()
+        error = f"{type(found).__name__}: {found}"
+    return "end", time.perf_counter() - begin, " ".join(error.split())
+
+
+def _end_with(leader: int) -> None:
+    """Ends this process, and all that it started, when the leader ends, so that kill -9 leaves nothing behind."""
+
+    def watch() -> None:
+        while os.getppid() == leader:
+            time.sleep(0.5)
+        os.killpg(os.getpgrp(), signal.SIGKILL)
+
+    threading.Thread(target=watch, daemon=True).start()
