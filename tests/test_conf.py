@@ -27,8 +27,8 @@ def compose(*words):
 def test_there_is_what_the_readme_promises():
     groups = {name.split("/")[0] for name in FILES}
     assert groups == {
-        "data", "model", "recipe", "search_space", "sampler", "pruner", "storage", "tracking", "task", "train", "budget",
-        "experiment",
+        "data", "model", "recipe", "search_space", "sampler", "pruner", "storage", "tracking", "task", "train",
+        "budget", "experiment",
     }  # fmt: skip
     spaces = {name.split("/")[1] for name in FILES if name.startswith("search_space/")}
     assert spaces >= {"article", "article_tuned", "leaky_slope", "alpha", "rectifiers", "smooth", "per_layer"}
