@@ -16,7 +16,17 @@ from actsearch.records import Curves, TrialRecord
 from actsearch.space.space import SearchSpace
 from actsearch.study import tuning
 from actsearch.study.store import Results
-from actsearch.study.tuning import MOST_STEPS, SHORTLIST, TIMES, Axis, axes_of, clearly_worse, cost_by, criterion
+from actsearch.study.tuning import (
+    CLEARLY,
+    MOST_STEPS,
+    SHORTLIST,
+    TIMES,
+    Axis,
+    axes_of,
+    clearly_worse,
+    cost_by,
+    criterion,
+)
 from actsearch.training.reference import Evaluation, Run
 from actsearch.verdicts.comparison import TARGET
 
@@ -128,7 +138,7 @@ def test_every_finalist_and_the_baseline_gets_the_same_grid_on_the_search_seeds(
         behind = {point: top - score[point] for point in best}
         error = {point: d.std(ddof=1) / math.sqrt(len(d)) for point, d in behind.items()}
         lr, decay = min(
-            (point for point in best if behind[point].mean() <= 2 * error[point]),
+            (point for point in best if behind[point].mean() <= CLEARLY * error[point]),
             key=lambda point: (point[0], behind[point].mean()),
         )
         assert found.candidates[place] == candidate(spec, lr=lr, weight_decay=decay)

@@ -35,7 +35,7 @@ ADAMW_DECAYS = (0.1, 0.3, 1.0)  # AdamW subtracts it from the weights, beside th
 STEP = {"lr": 2.0, "weight_decay": 3.0}  # the factor by which the grid goes on where the best lies at its edge
 MOST_STEPS = 4  # beyond each edge
 SHORTLIST, TIMES = 4, 5  # the best 4 are tried on 5 times as many seeds
-CLEARLY = 2.0  # standard errors of a paired difference
+CLEARLY = 1.5  # standard errors of a paired difference
 OF_RANGE = 6  # values of a range that are tried
 MOST_POINTS = 500
 
