@@ -206,6 +206,7 @@ def test_words_that_do_not_fit_are_one_line(tmp_path):
             "unknown metric in confirm.metric: 'test_acc'. Did you mean",
         ),
         ({"confirm": {"sedes": 3}}, "confirm: "),
+        ({"settings": {"lr": (1, 2)}}, "train.lr=(1, 2): write numbers, text, lists"),
         ({"threads": 0}, "train.threads=0"),
         ({"timeout_s": -1}, "train.timeout_s=-1"),
         ({"activations": ["gleu"]}, "Did you mean 'gelu'"),
@@ -289,6 +290,8 @@ def test_the_command_line_takes_braces_and_refuses_what_does_not_apply(tmp_path)
         assert (
             done.stderr.startswith(f"actsearch: {extra}: it does not apply to train=…") and done.stderr.count("\n") == 1
         )
+    done = subprocess.run([*base, *words, "task=report"], check=False, **here)
+    assert done.returncode == 2 and "without task= shows a comparison again" in done.stderr
     assert quoted(["train.command=a {b} \"c\"", "x=1", 'train.command="d"']) == [
         'train.command="a {b} \\"c\\""', "x=1", 'train.command="d"',
     ]  # fmt: skip

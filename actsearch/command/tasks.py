@@ -50,6 +50,10 @@ class Asked:
     words: Sequence[str] = ()
 
     def job(self) -> Job:
+        if self.config.train:
+            raise ActSearchError(
+                "train=…: the same command without task= shows a comparison again, and trains nothing."
+            )
         return build(self.config, self._place, shlex.join(["actsearch", *hide_passwords(sys.argv[1:])]))
 
     def _place(self, name: str) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -53,6 +54,9 @@ class OwnTraining:
 
     def __post_init__(self) -> None:
         check_signature(self.function, self.settings, self.name)
+        for key, value in self.settings.items():
+            if not _is_plain(value):
+                raise ActSearchError(f"train.{key}={value!r:.60}: write numbers, text, lists or mappings of these.")
         if self.threads is not None:
             whole("train.threads", self.threads, 1, core_count())
         if self.timeout_s is not None and not self.timeout_s > 0:
@@ -70,6 +74,14 @@ class OwnTraining:
 
     def metric(self, name: str) -> Metric:
         return metric_named(name, **dict(self.metrics.get(name, {})), place=f"train.metrics.{name}")
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether a value comes back from JSON as it was, so that runs of before are found."""
+    try:
+        return json.loads(json.dumps(value)) == value
+    except (TypeError, ValueError):
+        return False
 
 
 def compare_own(

@@ -39,8 +39,8 @@ class Pool:
         waiting = list(runs)
         while waiting or any(slot.run for slot in self._slots):
             for slot in self._slots:
-                if slot.run is None and slot.ready and waiting:
-                    slot.start(waiting.pop(0))
+                if slot.run is None and slot.ready and waiting and slot.start(waiting[0]):
+                    waiting.pop(0)
             now = time.monotonic()
             left = [slot.deadline - now for slot in self._slots if slot.run is not None]
             ready = wait([slot.connection for slot in self._slots], max(0.0, min([1.0, *left])))
@@ -82,10 +82,17 @@ class _Slot:
         self.run: OwnRun | None = None
         self.ready, self.deadline, self.begun = False, float("inf"), 0.0
 
-    def start(self, run: OwnRun) -> None:
+    def start(self, run: OwnRun) -> bool:
+        """Gives the process a run. False if it has ended meanwhile, and another had to be opened."""
+        try:
+            self.connection.send((run.activation, run.seed, run.settings))
+        except OSError:
+            self.stop()
+            self._open()
+            return False
         self.run, self.begun = run, time.monotonic()
         self._extend()
-        self.connection.send((run.activation, run.seed, run.settings))
+        return True
 
     def _extend(self) -> None:
         self.deadline = float("inf") if self.pool.timeout_s is None else time.monotonic() + self.pool.timeout_s
