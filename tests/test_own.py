@@ -17,6 +17,7 @@ from actsearch.config.compose import quoted
 from actsearch.errors import ActSearchError
 from actsearch.own import command
 from actsearch.own.run import Chosen, rungs_of
+from actsearch.processes import core_count
 
 HERE = Path(__file__).parent
 
@@ -27,8 +28,9 @@ def importable(monkeypatch):
 
 
 def compare(train, tmp_path, activations=("relu", "gelu"), seeds=8, **keywords):
+    one = {"threads": core_count(), **keywords}  # one process: to start it takes longer than all runs
     return actsearch.compare(
-        train=train, activations=list(activations), seeds=seeds, folder=tmp_path, quiet=True, **keywords
+        train=train, activations=list(activations), seeds=seeds, folder=tmp_path, quiet=True, **one
     )
 
 
