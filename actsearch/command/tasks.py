@@ -54,9 +54,9 @@ class Asked:
             raise ActSearchError(
                 "train=…: the same command without task= shows a comparison again, and trains nothing."
             )
-        return build(self.config, self._place, shlex.join(["actsearch", *hide_passwords(sys.argv[1:])]))
+        return build(self.config, self.place, shlex.join(["actsearch", *hide_passwords(sys.argv[1:])]))
 
-    def _place(self, name: str) -> Path:
+    def place(self, name: str) -> Path:
         self.folder = self.folder.with_name(self.folder.name.replace(search_name(self.config), name, 1))
         return self.folder
 
@@ -82,7 +82,7 @@ def own(asked: Asked) -> None:
     refuse_others(asked.words)
     training = build_training(config.train)
     result = compare_own(
-        training, fixed_specs(config.search_space.activations), config.confirm, asked._place, terminal,
+        training, fixed_specs(config.search_space.activations), config.confirm, asked.place, terminal,
         name=config.study.name, fresh=config.study.fresh, storage_url=config.storage.url,
         command=shlex.join(["actsearch", *hide_passwords(sys.argv[1:])]),
     )  # fmt: skip
