@@ -120,8 +120,9 @@ def _table_caption(result: Result) -> str:
     )
     text += ", and that on examples like these, too." if any(map(population, verdicts)) else "."
     if not any(math.isnan(c.failure_bound) for c in result.comparisons):
-        counted = ": they diverged or stayed at chance, and count at chance level" if result.of_study else ""
-        text += f" Failed{counted}; at most: the 95 % upper bound of the rate."
+        text += " Failed: runs that diverged or stayed at chance, and count at chance level" * result.of_study
+        text += "; at most:" if result.of_study else " Failed, in parentheses:"
+        text += " the 95 % upper bound of the rate."
     if any(verdict.counts_failures for verdict in verdicts):
         text += " *: such runs are in one of the two means."
     if any(not math.isnan(c.saved_mib) for c in result.comparisons):
