@@ -237,7 +237,7 @@ def test_columns_that_say_which_runs_failed_are_read():
         (lambda f: f.rename(columns={"test_accuracy": "reward"}).assign(reward=f.test_accuracy - 1),
          {"metric": "reward"}, "gets down to -0.3"),
         (lambda f: f, {"margin": -1}, "task.margin=-1"),
-        (lambda f: f, {"alpha": 2}, "confirm.alpha=2"),
+        (lambda f: f, {"alpha": 2}, "task.alpha=2"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_judged_is_one_line_that_names_the_rows(change, keywords, said):
