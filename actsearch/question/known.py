@@ -29,6 +29,7 @@ CHANGING = {
     "bias", "leakage", "chance", "random", "baseline", "majority", "weight", "weights", "stop", "win", "profit",
     "hearing", "packet", "information", "not", "mis", "un",
 }  # fmt: skip
+FORMULA = re.compile(r"^\s*[-−~]|^\s*\d+\s*[-−/]|\s[-−*/]\s|[()^|]")  # 1 - accuracy, -loss, log(loss)
 
 
 def _share(higher_is_better: bool = True) -> Metric:
@@ -88,7 +89,7 @@ def metric_named(
     told = None not in (higher_is_better, margin, ratio)
     known = None if told else known_metric(name)
     if known is None and (higher_is_better is None or margin is None):
-        near = nearest(_plain(name), KNOWN, 0.75)
+        near = None if CHANGING & set(_words(name)) else nearest(_plain(name), KNOWN, 0.75)
         meant = f" Did you mean '{near}'?" if near else ""
         raise ActSearchError(
             f"the metric '{name}' is not known by its name.{meant} Say whether more of it is better, and which "
@@ -116,12 +117,11 @@ def known_metric(name: str) -> Metric | None:
 def known_word(name: str) -> str | None:
     """The key of KNOWN that a name says. A name that is a formula, such as 1 - accuracy or -loss, says none."""
     words = _words(name)
-    if not words or words[0] == "1" or re.search(r"^\s*[-−~]|\s[-−*/]\s|[()^|]", re.sub(r"\(%\)|\[%\]", "", name)):
+    if not words or FORMULA.search(re.sub(r"[(\[]%[)\]]", "", name)):
         return None
     kept = [word for word in words if word not in OF_WHAT] or words
-    last, before = kept[-1], set(words[:-1])
-    others = CHANGING | ({"acc", "accuracy", "error"} if last == "loss" else {"loss", "error"})
-    plain = ["".join(kept), "".join(words), *([last] if last in LAST and not before & others else [])]
+    last, others = kept[-1], CHANGING | {"acc", "accuracy", "loss", "error"}
+    plain = ["".join(kept), "".join(words), *([last] if last in LAST and not others & set(words[:-1]) else [])]
     return next((word for word in plain if word in KNOWN), None)
 
 

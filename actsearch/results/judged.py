@@ -213,6 +213,8 @@ def _compare(
             if arm.pairs is not None:
                 said.append(f"{name} and {home} share {len(shared)} seeds of {len(mine)}: they are compared unpaired.")
             found[name] = _arm(arm), _arm(base), False
+    same = [name for name, (mine, theirs, paired) in found.items() if paired and mine.values == theirs.values]
+    said += [f"{name} has exactly the values of {home} in every run: is it really another arm?" for name in same]
     if base.pairs is None:
         said.append("Nothing pairs the runs: intervals are Welch's, for independent arms, and wider than paired ones.")
     known = all(arm.failed is not None for arm in runs.values())

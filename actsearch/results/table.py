@@ -161,7 +161,8 @@ def read(results: Any, tracking_uri: str | None = None) -> Table:
     if kind not in kinds:
         raise ActSearchError(f"task.results={path}: write a file that ends in {', '.join(kinds)}, or mlflow:NAME.")
     if not path.is_file():
-        raise ActSearchError(f"task.results={path}: there is no such file.")
+        what = "that is no file" if path.exists() else "there is no such file"
+        raise ActSearchError(f"task.results={path}: {what}.")
     try:
         if kind in SEPARATED:
             return _separated(path, SEPARATED[kind])
@@ -171,10 +172,12 @@ def read(results: Any, tracking_uri: str | None = None) -> Table:
         if kind in JSON:
             return Table(_frame(json.loads(text)), path.name, first=1)
         lines = [(number, line) for number, line in enumerate(text.split("\n"), start=1) if line.strip()]
-        frame = _frame([json.loads(line) for _, line in lines])
+        frame = _frame([_object(number, line) for number, line in lines])
         return Table(frame, path.name, "line", labels=[number for number, _ in lines])
     except ActSearchError:
         raise
+    except UnicodeDecodeError:
+        raise ActSearchError(f"task.results={path} is no text in UTF-8. Save it as that.") from None
     except Exception as error:  # pandas and its parsers raise anything
         raise ActSearchError(f"task.results={path} cannot be read as {kind[1:]}: {one_line(error)}") from None
 
@@ -187,6 +190,13 @@ def _frame(data: Any) -> Any:
     ):
         raise ValueError("it is no list of objects, and no object of columns")
     return pd.DataFrame(data)
+
+
+def _object(number: int, line: str) -> Any:
+    try:
+        return json.loads(line)
+    except ValueError:
+        raise ValueError(f"line {number} is no object of JSON") from None
 
 
 def _separated(path: Path, separators: str) -> Table:
@@ -290,12 +300,12 @@ def arms(
     frame = table.frame
     numbers, percent = _numbers(table, metric)
     for key in keys:
-        missing = frame[key].isna() | texts(frame[key]).str.lower().isin(MISSING)
+        missing = frame[key].isna() | (texts(frame[key]).str.lower().isin(MISSING) & _is_pair(key))
         if missing.any():
             raise ActSearchError(
                 f"{table.name}, {table.rows(missing)}: '{key}' is empty. Fill it, or write task.pair=none."
             )
-    names = texts(frame[by])
+    names = texts(frame[by]).map(lambda name: " ".join(name.split()))
     check_alike(table.name, names.unique())
     pairs = list(zip(*(map(canonical, frame[key]) for key in keys), strict=True)) if keys else None
     if pairs is not None:
@@ -393,7 +403,11 @@ def _pair_columns(table: Table, pair: Any, by: str | None) -> list[str]:
         return []
     if pair != "auto":
         return [table.column("task.pair", str(name)) for name in ([pair] if isinstance(pair, str) else pair)]
-    return [name for name in table.columns if name.lower().rpartition(".")[2] in PAIRS and name != by]
+    return [name for name in table.columns if _is_pair(name) and name != by]
+
+
+def _is_pair(column: str) -> bool:
+    return column.lower().rpartition(".")[2] in PAIRS
 
 
 def _without_signs(column: Any) -> Any:
@@ -458,7 +472,8 @@ def _other_settings(
     for column in table.columns:
         values = frame[column].map(canonical)
         few = 1 < values.nunique() <= len(values) / 2
-        if column in (by, metric, *keys) or not few or known_word(column) or _is_failed(column):
+        told = column in (by, metric, *keys) or _is_pair(column) or _is_failed(column) or known_word(column)
+        if told or not few:
             continue
         each = values.groupby(names)
         of_arm = (each.nunique() == 1).all()

@@ -52,6 +52,8 @@ def chosen(frame: pd.DataFrame, where: str) -> np.ndarray:
         mask = _Rows(frame, quoted).value(body)
         if not _is_truth(mask):
             raise _Refused("it is no condition. Write, for instance, epochs == 20")
+    except ActSearchError:
+        raise
     except _Refused as refused:
         raise ActSearchError(f"task.where={where!r}: {refused}.") from None
     except (SyntaxError, ValueError, TypeError, ArithmeticError, RecursionError, MemoryError) as error:
