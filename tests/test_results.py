@@ -121,6 +121,13 @@ def test_an_experiment_of_mlflow_is_a_table(tmp_path):
     assert on(found, "gelu").ci_low == pytest.approx(on(judge(long()), "gelu").ci_low, rel=1e-9)
     assert any("1 runs of 'mine' are not finished" in said for said in found.warnings)
     assert any("1 runs without a 'activation'" in said for said in found.warnings)
+    parent = client.create_run(experiment, run_name="of all relus").info.run_id
+    client.log_param(parent, "activation", "relu")
+    client.set_terminated(parent)
+    with pytest.raises(ActSearchError, match=r"run of all relus: test_accuracy is 'nan'.*test_accuracy\.notna\(\)"):
+        judge("mlflow:mine", tracking=uri)
+    again = judge("mlflow:mine", tracking=uri, where="test_accuracy.notna()")
+    assert on(again, "gelu").ci_low == on(found, "gelu").ci_low
     with pytest.raises(ActSearchError, match=r"unknown experiment .*'min'.*Did you mean 'mine'"):
         judge("mlflow:min", baseline="relu", metric="test_accuracy", tracking=uri)
 

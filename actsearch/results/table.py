@@ -424,11 +424,12 @@ def _numbers(table: Table, metric: str) -> tuple[list[float], bool]:
     wrong = ~np.isfinite(numbers)
     if wrong.any():
         first = text[wrong].iloc[0]
+        name = metric if metric.isidentifier() else f"`{metric}`"
         cure = (
             "Write numbers with a decimal point and without other signs."
             if re.match(r"[-+−]?\d", first)
-            else "A run that failed counts with what guessing would reach; a row that is no run, leave it out "
-            "(task.where)."
+            else "A run that failed counts with what guessing would reach; a row that is no run, leave it out, as by "
+            f'task.where="{name}.notna()".'
         )
         raise ActSearchError(f"{table.name}, {table.rows(wrong)}: {metric} is '{first}', not a finite number. {cure}")
     if (numbers.abs() > LARGEST).any():
