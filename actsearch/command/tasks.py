@@ -117,11 +117,12 @@ def judge(
         raise ActSearchError("task.results: which table? Write task.results=runs.csv, or task.results=mlflow:NAME.")
     if format not in ("text", "json"):
         raise unknown("word in task.format:", format, ("text", "json"))
-    texts = {"by": by, "baseline": baseline, "metric": metric, "where": where}
+    texts = {"baseline": baseline, "metric": metric, "where": where}
     given = {key: None if value is None else str(value) for key, value in texts.items()}
+    by = by if by is None or isinstance(by, list) else str(by)
     command = shlex.join(["actsearch", *hide_passwords(sys.argv[1:])])
     result = judge_table(
-        results, **given, pair=pair, margin=margin, higher_is_better=higher_is_better, ratio=ratio, alpha=alpha,
+        results, by, **given, pair=pair, margin=margin, higher_is_better=higher_is_better, ratio=ratio, alpha=alpha,
         tracking=asked.config.tracking.uri, folder=asked.folder, about={"command": command},
     )  # fmt: skip
     terminal = Terminal()

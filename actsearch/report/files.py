@@ -78,12 +78,16 @@ def verdict_rows(comparisons: Sequence[Comparison]) -> list[dict[str, Any]]:
             verdicts = {"primary": {1.0: c.verdict} if c.verdict else {}, "at_rate": c.at_rates}
             pairs = verdicts[kind].items() if kind in verdicts else [(1.0, v) for v in c.secondary]
             for rate, verdict in pairs:
-                values = {**dataclasses.asdict(verdict), "metric": verdict.metric.name}
+                values = {
+                    **dataclasses.asdict(verdict),
+                    "metric": verdict.metric.name,
+                    "failure_bound": c.failure_bound,
+                    "failure_bound_baseline": base.failure_bound,
+                }
                 values = {k: v if _is_json(v) else None for k, v in values.items()}
                 rows.append(
                     {"activation": c.activation, "recipe": c.recipe, "rate": float(_digits(rate)), "baseline":
-                     base.activation, "primary": kind != "secondary", **values,
-                     "failure_bound": c.failure_bound, "failure_bound_baseline": base.failure_bound}
+                     base.activation, "primary": kind != "secondary", **values}
                 )  # fmt: skip
     return rows
 

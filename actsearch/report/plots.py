@@ -148,7 +148,7 @@ def _name(activation: str, width: int = 34) -> str:
             line = part
         else:
             line = f"{line} | {part}" if line else part
-    return "\n".join([*lines, line])
+    return "\n".join([*lines, line]).replace("$", r"\$")  # matplotlib reads formulas between two of them
 
 
 # --- one figure each ------------------------------------------------------------------------------

@@ -114,7 +114,7 @@ def value(metric: Metric, number: float) -> str:
     if metric.unit == "µs":
         return microseconds(number)
     if metric.unit == "s":
-        return f"{number:.3g} s"
+        return f"{number:.1f} s" if abs(number) >= 100 else f"{number:.3g} s"
     return f"{metric.scale * number:.{metric.decimals}f} {metric.unit}".rstrip()
 
 

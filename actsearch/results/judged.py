@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from actsearch.errors import ActSearchError, unknown
-from actsearch.question.known import metric_named
+from actsearch.question.known import OF_100, UP_TO_1, known_metric, known_word, metric_named, says_percent
 from actsearch.question.metrics import Metric
 from actsearch.question.options import Confirmation
 from actsearch.report.result import Result
 from actsearch.report.sentence import sentence
-from actsearch.results.table import Runs, arms, as_shares, read
+from actsearch.results.table import Arms, Runs, arms, canonical, read
 from actsearch.verdicts.comparison import Comparison, compare_arms
 from actsearch.verdicts.verdict import Arm
 
@@ -39,8 +40,8 @@ class TableOptions(Confirmation):
 
 def judge(
     results: Any,
-    by: str | None = None,
-    baseline: str | None = None,
+    by: str | Sequence[str] | None = None,
+    baseline: Any = None,
     metric: str | None = None,
     *,
     pair: Any = "auto",
@@ -56,22 +57,29 @@ def judge(
     """Verdicts on the runs of a table: each arm against the baseline, with the intervals and words of a study.
 
     results: a DataFrame (or what pandas makes one of), a CSV, TSV, Parquet or JSON lines file, or mlflow:EXPERIMENT,
-    which is read from `tracking`. by: the column that says what is compared, which need not be activations; in a wide
-    table, with a column for each arm, None. baseline: an arm; relu, if there is one. metric: the column of numbers.
-    pair: the columns by which runs are paired; auto: those called seed, fold, …; none. Where an arm and the baseline
-    share too few, Welch's interval is taken. where: an expression of pandas that chooses rows. margin,
-    higher_is_better, ratio: of the metric, where its name does not say them. alpha: the chance of any false better or
-    worse. folder: where report.html, verdict.json and tables are written; None: nowhere.
+    which is read from `tracking`. by: the column that says what is compared, which need not be activations; of a wide
+    table, with a column for each arm, those columns, or None if all are arms. baseline: an arm; relu, if there is one.
+    metric: the column of numbers. pair: the columns by which runs are paired; auto: those called seed, fold, …; none.
+    Where an arm and the baseline share too few, Welch's interval is taken. where: a condition that chooses rows.
+    margin, higher_is_better, ratio: of the metric, where its name does not say them; the margin in the column's unit.
+    alpha: the chance of any false better or worse. folder: where report.html, verdict.json and tables are written;
+    None: nowhere.
 
     Raises ActSearchError for what cannot be used, naming the rows.
     """
+    _check_options(margin, higher_is_better, ratio, alpha)
     table = read(results, tracking)
-    found = arms(table, by, metric, baseline, pair, where)
+    found = arms(table, by, metric, None if baseline is None else str(baseline), pair, where)
     runs, by = found.runs, found.by
     home = _baseline(runs, baseline, table.name)
+    told = None not in (margin, higher_is_better, ratio)
+    percent = not told and _in_percent(found, table.name)
+    if percent:
+        runs = {name: replace(arm, values=[v / 100 for v in arm.values]) for name, arm in runs.items()}
+        margin = None if margin is None else margin / 100
     own = metric_named(found.metric, higher_is_better, margin, ratio)
-    runs, shares = as_shares(runs, own, table.name)
-    own = _comparable(own, runs, margin, ratio, table.name)
+    own = _comparable(own, runs, margin, ratio, told, table.name)
+    shares = [f"{own.name} is read as per cent: values are above 1."] if percent and not _marked(found) else []
     options = TableOptions(baseline=home, metric=own.name, margin={own.name: own.margin}, alpha=alpha, own=own)
     comparisons, pairing = _compare(runs, home, options, table.name)
     result = Result(
@@ -91,12 +99,27 @@ def judge(
     return result
 
 
-def _baseline(runs: Mapping[str, Runs], baseline: str | None, table: str) -> str:
-    home = "relu" if baseline is None and "relu" in runs else str(baseline)
+def _check_options(margin: Any, higher_is_better: Any, ratio: Any, alpha: Any) -> None:
+    """Raises ActSearchError for words where truths or numbers should stand; a text such as no would count as true."""
+    for key, value in (("higher_is_better", higher_is_better), ("ratio", ratio)):
+        if value is not None and not isinstance(value, bool):
+            raise ActSearchError(f"task.{key}={value}: write true or false.")
+    for key, value in (("margin", margin), ("alpha", alpha)):
+        if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float))):
+            raise ActSearchError(f"task.{key}={value}: write a number.")
+    if not 1e-6 <= alpha < 0.5:
+        raise ActSearchError(f"task.alpha={alpha:g}: write a chance from 0.000001 to 0.5, e.g. 0.05.")
+
+
+def _baseline(runs: Mapping[str, Runs], baseline: Any, table: str) -> str:
+    home = "relu" if baseline is None and "relu" in runs else str(baseline).strip()
+    if home not in runs:  # 0.1 in a command is the 0.10 of a file, and True its true
+        same = [name for name in runs if canonical(name).casefold() == canonical(home).casefold()]
+        home = same[0] if same and baseline is not None else home
     if baseline is None and home not in runs:
         raise ActSearchError(
             f"{table}: with which arm are the others compared? Write task.baseline=…; there are "
-            f"{', '.join(list(runs)[:12])}."
+            f"{', '.join(list(runs)[:12])}{', …' if len(runs) > 12 else ''}."
         )
     if home not in runs:
         raise unknown(f"arm in task.baseline ({table}):", home, runs)
@@ -110,17 +133,63 @@ def _baseline(runs: Mapping[str, Runs], baseline: str | None, table: str) -> str
     return home
 
 
-def _comparable(own: Metric, runs: Mapping[str, Runs], margin: float | None, ratio: bool | None, table: str) -> Metric:
-    """Raises ActSearchError where a metric that is compared by ratio has values of 0 and below."""
-    lowest = min(value for arm in runs.values() for value in arm.values)
-    if own.ratio and lowest <= 0:
+def _marked(found: Arms) -> bool:
+    return found.percent or says_percent(found.metric)
+
+
+def _in_percent(found: Arms, table: str) -> bool:
+    """Whether the numbers of a share are per cent.
+
+    Raises ActSearchError where some seem to be and others not, or where they are no shares.
+    """
+    known, numbers = known_metric(found.metric), [value for arm in found.runs.values() for value in arm.values]
+    if known is None or known.ratio or not (known.unit == "%" or _marked(found)):
+        return False
+    name, low, high = found.metric, min(numbers), max(numbers)
+    own = "task.higher_is_better=… task.margin=… task.ratio=false, the margin in the column's unit"
+    if known.unit == "%" and (low < 0 or high > 100):
         raise ActSearchError(
-            f"{table}: {own.name} gets down to {lowest:g}, but is compared by the ratio of two arms, which needs "
+            f"{table}: {name} reaches from {low:g} to {high:g}, so it is no share. Say what it is: {own}."
+        )
+    if _marked(found):
+        return True
+    shares = sum(0 < value <= 1 for value in numbers)
+    if high > 1 and shares:
+        raise ActSearchError(
+            f"{table}: {name} has {shares} values up to 1 and {len(numbers) - shares} others, up to {high:g}: are "
+            f"these shares or per cent? Write all in one way, call the column {name}_pct, or say what it is: {own}."
+        )
+    return high > 1
+
+
+def _comparable(
+    own: Metric, runs: Mapping[str, Runs], margin: float | None, ratio: bool | None, told: bool, table: str
+) -> Metric:
+    """The metric, with digits enough to show its values.
+
+    Raises ActSearchError where a metric that is compared by ratio has values of 0 and below, and where the values do
+    not suit the margin that the name brings.
+    """
+    values = [value for arm in runs.values() for value in arm.values]
+    low, high = min(values), max(values)
+    if own.ratio and low <= 0:
+        raise ActSearchError(
+            f"{table}: {own.name} gets down to {low:g}, but is compared by the ratio of two arms, which needs "
             "values above 0. Write task.ratio=false task.margin=…, the difference that does not matter."
         )
     if ratio is False and own.unit != "%" and margin is None:
         raise ActSearchError("task.ratio=false: write task.margin=…, the difference that does not matter, too.")
-    return own
+    word = None if told else known_word(own.name)
+    if margin is None and ((word in OF_100 and high <= 1) or (word in UP_TO_1 and high > 1)):
+        raise ActSearchError(
+            f"{table}: {own.name} reaches from {low:g} to {high:g}, and usually {'100' if word in OF_100 else '1'} is "
+            "the most. Write task.margin=…, the difference that does not matter, in the column's unit."
+        )
+    if own.unit in ("%", "s", "µs"):
+        return own
+    size = max(map(abs, values)) if own.ratio else own.margin
+    digits = (3 if own.ratio else 1) - math.floor(math.log10(size)) if size else 0
+    return replace(own, decimals=min(15, max(own.decimals, digits)))
 
 
 def _compare(
@@ -144,6 +213,8 @@ def _compare(
             if arm.pairs is not None:
                 said.append(f"{name} and {home} share {len(shared)} seeds of {len(mine)}: they are compared unpaired.")
             found[name] = _arm(arm), _arm(base), False
+    same = [name for name, (mine, theirs, paired) in found.items() if paired and mine.values == theirs.values]
+    said += [f"{name} has exactly the values of {home} in every run: is it really another arm?" for name in same]
     if base.pairs is None:
         said.append("Nothing pairs the runs: intervals are Welch's, for independent arms, and wider than paired ones.")
     known = all(arm.failed is not None for arm in runs.values())
