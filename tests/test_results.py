@@ -4,6 +4,7 @@ import itertools
 import json
 import math
 from decimal import Decimal
+from pathlib import Path
 
 import mlflow
 import numpy as np
@@ -26,6 +27,7 @@ from actsearch.verdicts.statistics import (
 from actsearch.verdicts.verdict import Arm
 from actsearch.verdicts.verdict import judge as verdict_on
 
+PUBLIC = Path(__file__).parent.parent / "experiments" / "public_results"
 RNG = np.random.default_rng(0)
 SEEDS = np.arange(12)
 SEED_EFFECT = RNG.normal(0, 0.01, 12)
@@ -477,7 +479,7 @@ def test_what_a_reader_must_know_of_pairs_is_said():
     assert "Runs differ in dataset" in said(both)
     assert "share training examples" in said(frame.rename(columns={"seed": "fold"}))
     same = said(long({"relu": ACCURACY["relu"], "gelu": ACCURACY["relu"]}))
-    assert "gelu has exactly the values of relu in every run" in same
+    assert "gelu: exactly the values of relu in every run" in same
     grid = pd.concat([frame.assign(norm="none"), frame.assign(norm="layer")])
     assert on(judge(grid, pair=["seed", "norm"]), "gelu").n_seeds == 24  # none is a value, too
 
@@ -639,11 +641,44 @@ def test_verdicts_are_json_and_any_name_can_be_drawn(tmp_path):
     assert "<script>" not in (tmp_path / "report.html").read_text().split("Compared")[1].split("</table>")[0]
 
 
+@pytest.mark.parametrize(
+    ("table", "keywords", "wanted"),
+    [
+        ("value", {"by": "value", "baseline": "linear", "metric": "val_ppl"}, {"geglu": "better"}),
+        ("normuon", {"by": "record", "baseline": "baseline", "metric": "val_loss", "ratio": False, "margin": 0.001},
+         {"normuon_fixes": "undecided", "and_premultiply": "undecided"}),
+        ("attention", {"by": "attn_activ", "baseline": "softmax", "metric": "last_val_loss", "ratio": False,
+                       "margin": 0.01, "pair": ["seed", "qk_activ"], "where": "post_attn_norm == 'none' and "
+                       "qk_norm == 'none' and attn_activ in ['softmax', 'sigmoid']"}, {"sigmoid": "worse"}),
+    ],
+)  # fmt: skip
+def test_published_tables_have_the_verdicts_that_their_page_says(table, keywords, wanted):
+    assert verdicts(judge(PUBLIC / f"{table}.csv", **keywords)) == wanted
+
+
+def test_remarks_on_a_thousand_arms_are_few():
+    arms = {f"a{i}": ACCURACY["relu"] for i in range(100)}
+    frame = long(arms).assign(seed=lambda f: f.seed + 100 * (f.activation != "a0"))
+    assert len(judge(frame, baseline="a0").warnings) < 10
+
+
+def test_options_and_columns_of_numpys_kinds_are_taken(tmp_path):
+    found = judge(long(), margin=np.float32(0.01), folder=tmp_path)
+    assert json.loads((tmp_path / "verdict.json").read_text())[0]["margin"] == pytest.approx(0.01)
+    dated = long(date=pd.Timestamp("2024-05-01"))
+    assert verdicts(judge(dated, margin=0.01, where="date > '2024-01-01'")) == verdicts(found)
+    for keywords in ({"pair": 5}, {"metric": 3}, {"by": 0}, {"where": 5}):
+        with pytest.raises(ActSearchError):
+            judge(long(), **keywords)
+    renamed = long().rename(columns={"activation": 0})
+    assert verdicts(judge(renamed, by=0)) == verdicts(judge(long()))
+
+
 def test_thousands_of_arms_are_judged():
     rng = np.random.default_rng(2)
-    arms = {f"a{i}": rng.normal(0.7, 0.01, 3) for i in range(2000)}
+    arms = {f"a{i}": rng.normal(0.7, 0.01, 3) for i in range(1000)}
     found = judge(long(arms), baseline="a0")
-    assert len(found.comparisons) == 2000 and on(found, "a7").confidence == pytest.approx(1 - 0.05 / 1999)
+    assert len(found.comparisons) == 1000 and on(found, "a7").confidence == pytest.approx(1 - 0.05 / 999)
 
 
 def test_the_permutation_test_is_of_welchs_t():

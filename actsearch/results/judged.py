@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from actsearch.verdicts.comparison import Comparison, compare_arms
 from actsearch.verdicts.verdict import Arm
 
 FEWEST_SHARED = 2
+MOST_SAID = 6  # sentences on pairs; of a thousand arms there may be a thousand
 
 
 @dataclass
@@ -68,16 +70,17 @@ def judge(
     Raises ActSearchError for what cannot be used, naming the rows.
     """
     _check_options(margin, higher_is_better, ratio, alpha)
+    columns = [str(column) for column in by] if isinstance(by, (list, tuple)) else _text(by)
     table = read(results, tracking)
-    found = arms(table, by, metric, None if baseline is None else str(baseline), pair, where)
-    runs, by = found.runs, found.by
+    found = arms(table, columns, _text(metric), _text(baseline), pair, _text(where))
+    runs = found.runs
     home = _baseline(runs, baseline, table.name)
     told = None not in (margin, higher_is_better, ratio)
     percent = not told and _in_percent(found, table.name)
     if percent:
         runs = {name: replace(arm, values=[v / 100 for v in arm.values]) for name, arm in runs.items()}
-        margin = None if margin is None else margin / 100
-    own = metric_named(found.metric, higher_is_better, margin, ratio)
+        margin = None if margin is None else float(margin) / 100
+    own = metric_named(found.metric, higher_is_better, None if margin is None else float(margin), ratio)
     own = _comparable(own, runs, margin, ratio, told, table.name)
     shares = [f"{own.name} is read as per cent: values are above 1."] if percent and not _marked(found) else []
     options = TableOptions(baseline=home, metric=own.name, margin={own.name: own.margin}, alpha=alpha, own=own)
@@ -86,9 +89,9 @@ def judge(
         name=table.name, rows=[], records=[], comparisons=comparisons, runs=[],
         summary=sentence(comparisons, table.name, options), folder=Path(folder or "."), test_name=table.name,
         searched=False, objective="", options=options, warnings=[*found.said, *shares, *pairing],
-        about={"results": table.name, "compared": by, "metric": _in_words(own),
+        about={"results": table.name, "compared": found.by, "metric": _in_words(own),
                "paired by": " and ".join(found.pairs) or "nothing", **(about or {})},
-        title=f"Which {by}? {own.words} in {table.name}", of_study=False,
+        title=f"Which {found.by}? {own.words} in {table.name}", of_study=False,
     )  # fmt: skip
     if folder is not None:
         from actsearch.report.files import make_folder
@@ -99,13 +102,17 @@ def judge(
     return result
 
 
+def _text(value: Any) -> str | None:
+    return None if value is None else str(value)
+
+
 def _check_options(margin: Any, higher_is_better: Any, ratio: Any, alpha: Any) -> None:
     """Raises ActSearchError for words where truths or numbers should stand; a text such as no would count as true."""
     for key, value in (("higher_is_better", higher_is_better), ("ratio", ratio)):
         if value is not None and not isinstance(value, bool):
             raise ActSearchError(f"task.{key}={value}: write true or false.")
     for key, value in (("margin", margin), ("alpha", alpha)):
-        if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float))):
+        if value is not None and (isinstance(value, bool) or not isinstance(value, Real)):
             raise ActSearchError(f"task.{key}={value}: write a number.")
     if not 1e-6 <= alpha < 0.5:
         raise ActSearchError(f"task.alpha={alpha:g}: write a chance from 0.000001 to 0.5, e.g. 0.05.")
@@ -213,8 +220,14 @@ def _compare(
             if arm.pairs is not None:
                 said.append(f"{name} and {home} share {len(shared)} seeds of {len(mine)}: they are compared unpaired.")
             found[name] = _arm(arm), _arm(base), False
+    if len(said) > MOST_SAID:
+        said[MOST_SAID:] = [f"So it is with {len(said) - MOST_SAID} more arms."]
     same = [name for name, (mine, theirs, paired) in found.items() if paired and mine.values == theirs.values]
-    said += [f"{name} has exactly the values of {home} in every run: is it really another arm?" for name in same]
+    if same:
+        more = f" and {len(same) - MOST_SAID} more" if len(same) > MOST_SAID else ""
+        said.append(
+            f"{', '.join(same[:MOST_SAID])}{more}: exactly the values of {home} in every run. Is it really another arm?"
+        )
     if base.pairs is None:
         said.append("Nothing pairs the runs: intervals are Welch's, for independent arms, and wider than paired ones.")
     known = all(arm.failed is not None for arm in runs.values())

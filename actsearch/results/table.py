@@ -317,7 +317,7 @@ def arms(
     said += [
         f"Runs are paired by {key}: folds of one data set share training examples, so the intervals are narrower than "
         "for independent runs."
-        for key in keys if key.lower().rpartition(".")[2] in FOLDS and frame[key].nunique() > 1
+        for key in keys if key.lower().rpartition(".")[2] in FOLDS and texts(frame[key]).nunique() > 1
     ]  # fmt: skip
     failed = _failed(table)
     found = {}
@@ -372,8 +372,10 @@ def _long(table: Table, pair: Any, metric: str | None, by: Sequence[str] | None,
     if metric is None:
         raise ActSearchError(f"{table.name} is wide: what do its numbers measure? Write task.metric=test_accuracy.")
     taken = {"activation", metric} & set(keys)
-    if taken or metric == "activation":
-        raise ActSearchError(f"task.metric={metric}: choose another name; a column that pairs runs is called so.")
+    if taken or metric == "activation" or metric in wide:
+        raise ActSearchError(
+            f"task.metric={metric}: say what the numbers of a wide table measure, as by test_accuracy."
+        )
     cells = table.frame[[*keys, *wide]].astype({column: object for column in wide})
     frame = cells.melt(keys, wide, "activation", metric)
     labels = [f"{label} ({column})" for column in wide for label in table.labels]
@@ -402,7 +404,7 @@ def _pair_columns(table: Table, pair: Any, by: str | None) -> list[str]:
     if pair is None or pair in ("none", []):
         return []
     if pair != "auto":
-        return [table.column("task.pair", str(name)) for name in ([pair] if isinstance(pair, str) else pair)]
+        return [table.column("task.pair", str(name)) for name in (pair if isinstance(pair, (list, tuple)) else [pair])]
     return [name for name in table.columns if _is_pair(name) and name != by]
 
 

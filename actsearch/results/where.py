@@ -180,6 +180,8 @@ def texts(column: Any) -> Any:
 
 def as_numbers(column: Any) -> Any:
     """The column as numbers, if all of it can be."""
+    if column.dtype.kind in "mM":
+        return column
     try:
         return pd.to_numeric(column)
     except (ValueError, TypeError):
