@@ -201,10 +201,11 @@ def smallest_sign_flip_p(n: int) -> float:
 
 
 def permutation_p_value(candidate: Sequence[float], baseline: Sequence[float]) -> float:
-    """Two-sided p-value of the hypothesis that two independent arms are drawn from one distribution: of all ways to
-    divide their values into such arms twice the share in which Welch's t is at least as far out on its side. Where equal means
-    are asked for, and spreads may differ, it holds for many values (Janssen 1997). Exact up to 9,999 ways, else so many
-    are drawn.
+    """Two-sided p-value of the hypothesis that two independent arms are drawn from one distribution.
+
+    Of all ways to divide their values into such arms twice the share in which Welch's t is at least as far out on its
+    side. Where equal means are asked for, and spreads may differ, it holds for many values (Janssen 1997). Exact up to
+    9,999 ways, else so many are drawn.
     """
     from scipy import stats
 
