@@ -97,3 +97,7 @@ def needs(activation, seed, depth):
 def slow(activation, seed):
     time.sleep(0.3)
     yield {"test_accuracy": value(activation, seed)}
+
+
+def in_percent(activation, seed):
+    yield {"test_accuracy": 100 * value(activation, seed)}

@@ -80,6 +80,18 @@ def test_a_metric_of_ones_own_is_described_once(tmp_path):
         compare(own_trainings.own_score, tmp_path, confirm={"metric": "niceness"})
 
 
+def test_shares_in_per_cent_are_refused_until_it_is_said_what_they_are(tmp_path):
+    for _ in range(2):  # also where the run is kept already
+        with pytest.raises(
+            ActSearchError, match=r"test_accuracy is 7\d\.\d+ \(relu, seed 1000\): report shares from 0 to 1"
+        ):
+            compare(own_trainings.in_percent, tmp_path)
+    metrics = {"test_accuracy": {"higher_is_better": True, "margin": 0.7, "ratio": False}}
+    result = compare(own_trainings.in_percent, tmp_path, metrics=metrics)
+    assert on(result, "gelu").difference == pytest.approx(3, abs=0.5)
+    assert on(result, "gelu").margin == 0.7  # not that of confirm.margin, which is of shares
+
+
 def test_the_activation_is_a_factory_a_swap_and_a_text(tmp_path):
     result = compare(own_trainings.a_net, tmp_path, ["relu", "leaky_relu(negative_slope=0.02)"], seeds=3)
     assert set(runs_of(result).activation) == {"relu", "leaky_relu(negative_slope=0.02)"}
@@ -248,6 +260,11 @@ def test_a_program_is_a_training(tmp_path):
     assert rows.test_accuracy["gelu", 1000] == pytest.approx(0.71)
     assert rows.error["gelu", 1001].startswith("the command ended with exit code 3: begin gelu 0.05 1001 / broken")
     assert on(result, "gelu").n_failed == 1
+    assert any("what the program of train.command imports and reads" in said for said in result.warnings)
+    program.write_text(PROGRAM.replace("0.6 +", "0.5 +"))  # an edited program is another question
+    other = compare(command.train, tmp_path, settings={"command": line, "lr": 0.05})
+    assert other.folder != result.folder
+    assert on(other, "gelu").baseline_mean == pytest.approx(on(result, "gelu").baseline_mean - 0.1)
     assert command.name_of(line) == "prog" and command.name_of("./train {seed}") == "train"
 
 

@@ -84,7 +84,7 @@ def own(asked: Asked) -> None:
     result = compare_own(
         training, fixed_specs(config.search_space.activations), config.confirm, asked.place, terminal,
         name=config.study.name, fresh=config.study.fresh, storage_url=config.storage.url,
-        command=shlex.join(["actsearch", *hide_passwords(sys.argv[1:])]),
+        typed=shlex.join(["actsearch", *hide_passwords(sys.argv[1:])]),
     )  # fmt: skip
     for warning in result.warnings:
         terminal.warn(warning)

@@ -66,6 +66,11 @@ def name_of(command: str) -> str:
     return Path((files or words or ["command"])[0]).stem or "command"
 
 
+def files_of(command: str) -> list[Path]:
+    """The files that a command names: its program, scripts and configs."""
+    return [path for word in shlex.split(command) if (path := Path(word)).is_file()]
+
+
 def _places(command: str) -> list[str]:
     try:
         return [name for _, name, _, _ in string.Formatter().parse(command) if name is not None]

@@ -19,6 +19,7 @@ from actsearch.contents import Contents
 from actsearch.errors import ActSearchError, one_line, unknown, whole
 from actsearch.measure.environment import environment
 from actsearch.module_values import packed
+from actsearch.own import command
 from actsearch.own.pool import Pool
 from actsearch.own.run import OwnRun, check_signature
 from actsearch.processes import core_count
@@ -70,6 +71,10 @@ class OwnTraining:
     def contents(self) -> Contents:
         found = Contents()
         found.add(self.function)
+        if self.function is command.train:
+            for path in command.files_of(self.settings["command"]):
+                found.add(path.read_bytes())
+            found.unknown.append("what the program of train.command imports and reads")
         return found
 
     def metric(self, name: str) -> Metric:
@@ -94,7 +99,7 @@ def compare_own(
     name: str | None = None,
     fresh: bool = False,
     storage_url: str | None = None,
-    command: str = "",
+    typed: str = "",
 ) -> Result:
     """Trains every activation and the baseline on the same seeds, and judges them by options.metric.
 
@@ -142,7 +147,7 @@ def compare_own(
         summary=sentence(comparisons, where, verdicts_on), folder=place, test_name=where, searched=False, objective="",
         options=verdicts_on, warnings=[*said, *failures], title=f"Which activation function? {training.name}",
         about={
-            "command": command, "training": _shown(training),
+            "command": typed, "training": _shown(training),
             "runs": f"{len(seen.runs)} runs, {sum(r.seconds for r in seen.runs):,.0f} s in all",
             "trained on": f"{datetime.date.today():%Y-%m-%d}", **machine,
         },
@@ -217,6 +222,8 @@ def _train(
     for it, and on how many seeds each activation was trained.
     """
     own, verdicts_on = _metric(training, options, seen.runs), None
+    for run in seen.runs:
+        _check_share(run, own)
     pool: Pool | None = None
     n_of = dict.fromkeys(arms, 0)
     live = list(arms)
@@ -234,9 +241,10 @@ def _train(
                 seen.add(run)
                 own = _metric(training, options, seen.runs)  # raises as soon as a run shows that nobody reports it
                 _check_first(seen, arms, own)
+                _check_share(run, own)
             if own is None:
                 raise ActSearchError(f"all {len(seen.runs)} runs failed: {seen.runs[0].error}")
-            verdicts_on = _options(own, options, home)
+            verdicts_on = _options(training, own, options, home)
             if n == options.seeds_at_looks[-1]:
                 break
             comparisons, _ = _judge(seen, n_of, home, own, verdicts_on)
@@ -298,8 +306,9 @@ def _metric(training: OwnTraining, options: ConfirmOptions, runs: Sequence[OwnRu
     )
 
 
-def _options(own: Metric, options: ConfirmOptions, home: str) -> TableOptions:
-    margin = options.margin.get(own.name, own.margin)
+def _options(training: OwnTraining, own: Metric, options: ConfirmOptions, home: str) -> TableOptions:
+    told = "margin" in training.metrics.get(own.name, {})
+    margin = own.margin if told else options.margin.get(own.name, own.margin)
     return TableOptions(
         baseline=home, metric=own.name, margin={own.name: margin}, alpha=options.alpha, seeds=options.seeds,
         until_decided=options.until_decided, looks=options.looks, own=replace(own, margin=margin),
@@ -312,6 +321,16 @@ def _check_first(seen: _Seen, arms: Sequence[str], own: Metric | None) -> None:
     whys = [_why(run, own) for run in first if run is not None]
     if len(whys) == len(arms) and all(whys):
         raise ActSearchError(f"every run of the first seed failed: {whys[0]}")
+
+
+def _check_share(run: OwnRun, own: Metric | None) -> None:
+    """Raises ActSearchError where a share is beyond 0 to 1: its margin would be another one."""
+    if own is None or _why(run, own) or own.unit != "%" or 0 <= run.last[own.name] <= 1:
+        return
+    raise ActSearchError(
+        f"{own.name} is {run.last[own.name]:g} ({run.activation}, seed {run.seed}): report shares from 0 to 1, or say "
+        f"what it is: train.metrics.{own.name}={{higher_is_better: true, margin: 0.5, ratio: false}}."
+    )
 
 
 def _why(run: OwnRun, own: Metric | None) -> str:

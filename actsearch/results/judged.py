@@ -13,8 +13,10 @@ from actsearch.errors import ActSearchError, unknown
 from actsearch.question.known import OF_100, UP_TO_1, known_metric, known_word, metric_named, says_percent
 from actsearch.question.metrics import Metric
 from actsearch.question.options import Confirmation
+from actsearch.report.files import make_folder
 from actsearch.report.result import Result
 from actsearch.report.sentence import sentence
+from actsearch.report.write import write_files
 from actsearch.results.table import Arms, Runs, arms, canonical, read
 from actsearch.verdicts.comparison import Comparison, compare_arms
 from actsearch.verdicts.verdict import Arm
@@ -94,9 +96,6 @@ def judge(
         title=f"Which {found.by}? {own.words} in {table.name}", of_study=False,
     )  # fmt: skip
     if folder is not None:
-        from actsearch.report.files import make_folder
-        from actsearch.report.write import write_files
-
         make_folder(result.folder)
         write_files(result)
     return result
