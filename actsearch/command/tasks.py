@@ -33,6 +33,7 @@ from actsearch.processes import Processes
 from actsearch.report import costs as tables
 from actsearch.report.files import make_folder, write_csv
 from actsearch.report.properties import TEXT, property_tables
+from actsearch.report.result import Result
 from actsearch.report.terminal import Terminal
 from actsearch.results.judged import judge as judge_table
 from actsearch.training.trainer import find_device
@@ -86,11 +87,7 @@ def own(asked: Asked) -> None:
         name=config.study.name, fresh=config.study.fresh, storage_url=config.storage.url,
         typed=shlex.join(["actsearch", *hide_passwords(sys.argv[1:])]),
     )  # fmt: skip
-    for warning in result.warnings:
-        terminal.warn(warning)
-    result.report(terminal)
-    terminal.line(f"\nreport       {shown(result.folder)}/report.html")
-    terminal.line(f"results      {shown(result.folder)}/ (runs.csv, verdict.json, finalists.md, …)")
+    _show_compared(result, terminal, "runs.csv, verdict.json, finalists.md, …")
 
 
 def report(asked: Asked) -> None:
@@ -130,11 +127,16 @@ def judge(
         answer = {"summary": result.summary, "warnings": result.warnings, "verdicts": result.verdicts}
         terminal.line(json.dumps(answer, indent=2, ensure_ascii=False))
         return
+    _show_compared(result, terminal, "verdict.json, finalists.md, finalists.tex")
+
+
+def _show_compared(result: Result, terminal: Terminal, files: str) -> None:
+    """Prints what was compared without a study of ours. files: what else lies in its folder."""
     for warning in result.warnings:
         terminal.warn(warning)
     result.report(terminal)
-    terminal.line(f"\nreport       {shown(asked.folder)}/report.html")
-    terminal.line(f"results      {shown(asked.folder)}/ (verdict.json, finalists.md, finalists.tex)")
+    terminal.line(f"\nreport       {shown(result.folder)}/report.html")
+    terminal.line(f"results      {shown(result.folder)}/ ({files})")
 
 
 def list_activations(asked: Asked) -> None:

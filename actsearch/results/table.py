@@ -26,17 +26,8 @@ JSON, LINES, PARQUET = (".json",), (".jsonl", ".ndjson"), (".parquet",)
 SEPARATED = {".csv": ",;\t", ".tsv": "\t"}  # by what cells are separated: what the header has most of
 BY = ("activation", "activations", "act", "act_fn", "activation_function")
 PAIRS = (
-    "seed",
-    "random_seed",
-    "rng_seed",
-    "random_state",
-    "fold",
-    "cv_fold",
-    "split",
-    "replicate",
-    "rep",
-    "trial_seed",
-)
+    "seed", "random_seed", "rng_seed", "random_state", "fold", "cv_fold", "split", "replicate", "rep", "trial_seed",
+)  # fmt: skip
 FAILED = ("diverged", "collapsed", "failed")
 FOLDS = ("fold", "cv_fold", "split")
 PARTS = {"train", "training", "test", "val", "valid", "validation", "dev", "eval", "holdout", "all"}
