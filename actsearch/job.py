@@ -101,7 +101,7 @@ class Job:
     @property
     def axes(self) -> list[Axis]:
         """The recipe values that are tuned for each finalist and the baseline."""
-        return axes_of(self.space, self.recipe, self.confirm.tune)
+        return axes_of(self.space, self.confirm.tune)
 
     @property
     def n_trials(self) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import json
+import math
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -36,6 +37,7 @@ from actsearch.outcome import (
     tuning_row,
 )
 from actsearch.processes import Processes
+from actsearch.question.options import TO_TARGET
 from actsearch.records import Candidate, Event, Evidence, GenerationStarted, RungReached, TrialRecord
 from actsearch.report.files import make_folder, output_files, write_text
 from actsearch.report.page import second_look
@@ -44,10 +46,11 @@ from actsearch.report.sentence import span
 from actsearch.report.terminal import Terminal
 from actsearch.report.write import write_files
 from actsearch.study import finalists as stage
+from actsearch.study.generation import Engine
 from actsearch.study.search import run_trials
 from actsearch.study.storage import close_storage, open_storage, sole_leader
 from actsearch.study.store import Store, forget
-from actsearch.study.tuning import Tuned, n_runs, reference, tune_recipes
+from actsearch.study.tuning import Tuned, baseline_at_best, cost_by, n_runs, reference, tune_recipes
 from actsearch.tracking import Delivery, Tracker
 from actsearch.training.plan import choose_plan
 from actsearch.training.reference import Run
@@ -87,6 +90,7 @@ class Session:
 
     before: trials of earlier runs of this study. found: that the study is finished already, in words; None if it is
     not. tracker: None where nothing is tracked. still_held: raises if another process may lead the study now.
+    reference: the baseline's best validation metric, where tuning counts steps to a share of it.
     """
 
     job: Job
@@ -98,6 +102,7 @@ class Session:
     before: list[TrialRecord]
     found: str | None
     still_held: Callable[[], None]
+    reference: float | None = None
     _names: dict[int, str] = field(default_factory=dict)
     _earlier: list[TrialRecord] = field(default_factory=list)
 
@@ -123,6 +128,10 @@ class Session:
                 self.note_plan()
             if self.tracker is not None:
                 self._track(event, self.tracker)
+
+    @property
+    def engine(self) -> Engine:
+        return Engine(self.trainer, self.job.recipe)
 
     def note_plan(self) -> None:
         self._noted = self.trainer.plan
@@ -213,7 +222,9 @@ def announce(session: Session) -> None:
     n_fresh = n_final * len(job.confirm.rates) * job.confirm.seeds_at_looks[-1]
     n_tuning = n_final * n_runs(job.axes, job.study.seeds)
     n_all = max(job.n_trials - n_before, 0) * job.study.seeds + n_tuning + n_fresh
-    terminal.begin(n_all * job.recipe.steps, job.study.objectives[0], job.directions[0])
+    terminal.begin(
+        n_all * job.recipe.steps, job.study.objectives[0], job.directions[0], job.study.seeds * job.recipe.steps
+    )
 
 
 def header(session: Session) -> dict[str, str]:
@@ -248,18 +259,20 @@ def settle_finalists(session: Session) -> Tuned:
     else:
         options = replace(job.study, n_trials=job.n_trials)
         latency = lambda candidate: measured_latency(job, candidate, trainer.device)  # noqa: E731
-        session.follow(
-            run_trials(store.search, trainer, job.space, job.recipe, options, job.sampler, job.pruner, latency)
-        )
+        session.follow(run_trials(store.search, session.engine, job.space, options, job.sampler, job.pruner, latency))
         chosen = stage.choose_finalists(
             store.records(), int(job.confirm.finalists), job.confirm.baseline, job.directions[0]
         )
     steps = equal_steps(session, chosen) if job.confirm.equal == "time" else {}
     tuned = Tuned([replace(c, recipe=(*c.recipe, ("steps", steps[c.activation]))) for c in chosen] if steps else chosen)
     if job.axes:
-        tuned = session.follow(
-            tune_recipes(store.tuning, chosen, trainer, job.axes, job.recipe, job.confirm, job.study.seeds, steps)
-        )
+        target, seeds = math.nan, job.study.seeds
+        if job.confirm.metric in TO_TARGET:
+            home, own = parse_net(job.confirm.baseline), job.metric
+            at_best = session.follow(baseline_at_best(store.tuning, home, session.engine, job.axes, own, seeds, steps))
+            session.reference, target = at_best, TARGET * at_best
+        cost = cost_by(job.confirm, target)
+        tuned = session.follow(tune_recipes(store.tuning, chosen, session.engine, job.axes, cost, seeds, steps))
     store.note_finalists(tuned.candidates, asked(job), tuned_in_words(tuned, job))
     return tuned
 
@@ -282,12 +295,10 @@ def confirm(session: Session, tuned: Tuned) -> Evidence:
     chosen = tuned.candidates
     job, store, trainer = session.job, session.store, session.trainer
     if job.tells_speed and "steps_to_accuracy" in job.confirm.metrics:
-        accuracy = tuned.reference
+        accuracy = session.reference
         if accuracy is None:
             home = next(c for c in chosen if c.specs == parse_net(job.confirm.baseline))
-            accuracy = session.follow(
-                reference(store.tuning, home, store.records(), trainer, job.recipe, job.study.seeds)
-            )
+            accuracy = session.follow(reference(store.tuning, home, store.records(), session.engine, job.study.seeds))
         store.note_target(TARGET * accuracy)
     if job.confirm.metric == "time_to_accuracy_s":
         settle_costs(session, chosen)  # now: with until_decided they decide

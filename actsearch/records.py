@@ -96,7 +96,6 @@ class RungReached:
 class GenerationFinished:
     stage: str
     records: list[TrialRecord]
-    skipped_run_steps: int
 
 
 Event = GenerationStarted | RungReached | GenerationFinished

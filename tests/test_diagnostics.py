@@ -18,7 +18,7 @@ from actsearch.models import mlp
 from actsearch.models.model import Model
 from actsearch.question.recipe import OPTIMIZERS
 from actsearch.records import Candidate, Curves, TrialRecord
-from actsearch.study.generation import train_curves
+from actsearch.study.generation import Engine
 from actsearch.training import diagnostics, reference
 from actsearch.training import fused as fused_file
 from actsearch.training.diagnostics import Diagnostics, diagnose, mean_diagnostics, probe_rungs, statistics_of
@@ -348,7 +348,7 @@ def test_a_trials_curves_have_the_mean_over_its_runs_at_each_rung_that_has_some(
         SimpleNamespace(number=i, candidate=Candidate(parse_net(text))) for i, text in ((4, "relu"), (7, "tanh"))
     ]
     curves = {4: Curves(), 7: Curves()}
-    list(train_curves("search", members, curves, Seeing(), RECIPE, range(3), lambda *_: set()))
+    list(Engine(Seeing(), RECIPE).train("search", members, curves, range(3)))
     entry = {"step": 20, "dead": [0.5], "saturated": [0.5], "output_mean": [1.0], "output_std": [2.0],
              "output_max": [3.0], "grad_norm": [4.0, 5.0]}  # fmt: skip
     assert curves[4].diagnostics == curves[7].diagnostics == [entry]

@@ -34,10 +34,11 @@ from actsearch.records import (
 from actsearch.space.space import SearchSpace
 from actsearch.study import finalists as stage
 from actsearch.study.finalists import as_records, choose_finalists, with_baseline
+from actsearch.study.generation import Engine
 from actsearch.study.samplers import SamplerFactory
 from actsearch.study.search import run_trials
 from actsearch.study.store import Results, open_study
-from actsearch.study.tuning import axes_of, tune_recipes
+from actsearch.study.tuning import axes_of, by_final_metric, tune_recipes
 from actsearch.training.reference import Run
 from actsearch.training.trainer import Trainer
 from actsearch.verdicts import comparison
@@ -250,13 +251,13 @@ def test_the_test_set_is_not_touched_before_the_finalists(blobs):
     with Trainer(torch.device("cpu"), cores=1) as trainer:
         trainer.load(Model(mlp, "mlp", (6,), 3, {"width": 8, "depth": 1}), data)
         study = open_study(storage, "s", ["maximize"], {})
-        sampler = SamplerFactory(optuna.samplers.TPESampler, {}, 0)
-        list(run_trials(study, trainer, space, RECIPE, options, sampler, optuna.pruners.NopPruner(), lambda c: 0.0))
+        sampler, engine = SamplerFactory(optuna.samplers.TPESampler, {}, 0), Engine(trainer, RECIPE)
+        list(run_trials(study, engine, space, options, sampler, optuna.pruners.NopPruner(), lambda c: 0.0))
         chosen = [candidate("tanh"), candidate("relu")]
         confirm_options = confirmation(seeds=2)
         kept = Results(storage, "s/tuning", TrialRecord)
-        axes = axes_of(space, RECIPE, {"weight_decay": [0.0, 0.1]})
-        tuned, _ = drive(tune_recipes(kept, chosen, trainer, axes, RECIPE, confirm_options, 2))
+        axes = axes_of(space, {"weight_decay": [0.0, 0.1]})
+        tuned, _ = drive(tune_recipes(kept, chosen, engine, axes, by_final_metric(ACCURACY), 2))
         chosen = tuned.candidates
         events = confirm(storage, "s", chosen, trainer, data, RECIPE, confirm_options)
         with pytest.raises(ActSearchError, match="test set was read"):

@@ -9,12 +9,15 @@ import pytest
 from fake_trainer import FakeTrainer, Killed, confirmation, draw, evaluation
 from test_finalists import RECIPE, candidate, drive, record
 
-from actsearch.activations.spec import print_net
+from actsearch.activations.spec import parse_net, print_net
 from actsearch.errors import ActSearchError
+from actsearch.question.metrics import ACCURACY
+from actsearch.question.options import TO_TARGET
 from actsearch.question.recipe import Recipe
 from actsearch.records import Curves, TrialRecord
 from actsearch.space.space import SearchSpace
 from actsearch.study import tuning
+from actsearch.study.generation import Engine
 from actsearch.study.store import Results
 from actsearch.study.tuning import (
     CLEARLY,
@@ -30,14 +33,18 @@ from actsearch.study.tuning import (
 from actsearch.training.reference import Evaluation, Run
 from actsearch.verdicts.comparison import TARGET
 
-FIXED = SearchSpace(["relu"], n_slots=1, base=RECIPE)
+FIXED = SearchSpace(["relu"], n_slots=1, base=Recipe(lr=0.01))
 LRS = [0.01, 0.02, 0.04]
 GRID = [Axis("lr", tuple(LRS)), Axis("weight_decay", (0.0, 0.1))]
 
 
 def tune(storage, chosen, trainer, axes=GRID, seeds=2, **options):
     kept = Results(storage, "s/tuning", TrialRecord)
-    return drive(tuning.tune_recipes(kept, chosen, trainer, axes, RECIPE, confirmation(**options), seeds))[0]
+    options, engine, target = confirmation(**options), Engine(trainer, RECIPE), math.nan
+    if options.metric in TO_TARGET:
+        home = parse_net(options.baseline)
+        target = TARGET * drive(tuning.baseline_at_best(kept, home, engine, axes, options.own, seeds))[0]
+    return drive(tuning.tune_recipes(kept, chosen, engine, axes, cost_by(options, target), seeds))[0]
 
 
 def reference(storage, *arguments):
@@ -97,7 +104,7 @@ class Peaked(FakeTrainer):
     ],
 )  # fmt: skip
 def test_what_is_tried(recipe, tune, space, wanted):
-    found = axes_of(SearchSpace(["relu"], space, n_slots=1, base=recipe), recipe, tune)
+    found = axes_of(SearchSpace(["relu"], space, n_slots=1, base=recipe), tune)
     assert {axis.key: list(axis.values) for axis in found} == wanted
 
 
@@ -113,7 +120,7 @@ def test_what_is_tried(recipe, tune, space, wanted):
 )
 def test_what_cannot_be_tried_is_refused(tune, words):
     with pytest.raises(ActSearchError) as error:
-        axes_of(FIXED, Recipe(), tune)
+        axes_of(FIXED, tune)
     assert words in str(error.value)
 
 
@@ -149,7 +156,7 @@ def test_every_finalist_and_the_baseline_gets_the_same_grid_on_the_search_seeds(
 def test_where_the_best_lies_at_an_edge_the_grid_goes_on():
     chosen = [candidate(spec) for spec in ("gelu", "tanh", "relu")]
     trainer = Peaked()
-    found = tune(memory(), chosen, trainer, axes_of(FIXED, Recipe(lr=0.01), "auto"))
+    found = tune(memory(), chosen, trainer, axes_of(FIXED, "auto"))
     assert found.candidates == [
         candidate("gelu", lr=0.16, weight_decay=0.1), candidate("tanh", lr=0.0025, weight_decay=0.01),
         candidate("relu", lr=0.02, weight_decay=0.3),
@@ -199,7 +206,7 @@ def test_an_edge_that_is_not_passed_is_said():
     found = tune(memory(), [candidate("relu"), candidate("gelu")], Peaked())
     assert found.at_edge == {"relu": ["weight_decay=0.1"], "gelu": ["lr=0.04", "weight_decay=0.1"]}
     far = Peaked({"relu": (1e9, 0.01)})
-    found = tune(memory(), [candidate("relu")], far, axes_of(FIXED, Recipe(lr=0.01), "auto"))
+    found = tune(memory(), [candidate("relu")], far, axes_of(FIXED, "auto"))
     last = 0.04 * 2**MOST_STEPS
     assert found.at_edge == {"relu": [f"lr={last}"]}
 
@@ -224,14 +231,15 @@ def test_one_that_collapses_now_and_then_is_found_out_on_further_seeds():
 
 
 def test_the_metric_of_the_verdict_decides():
-    chosen, axes = [candidate("relu"), candidate("gelu")], axes_of(FIXED, Recipe(lr=0.01), "auto")
+    chosen, axes = [candidate("relu"), candidate("gelu")], axes_of(FIXED, "auto")
     by_loss = [candidate("relu", lr=0.01, weight_decay=0.1), candidate("gelu", lr=0.02, weight_decay=1.0)]
     assert tune(memory(), chosen, Peaked(), axes, metric="test_loss").candidates == by_loss
     assert tune(memory(), chosen, Peaked(), axes, metric="learning_speed").candidates == by_loss
     found = tune(memory(), chosen, Peaked(), axes, metric="steps_to_accuracy")
     assert found.candidates[0] == candidate("relu", lr=0.02, weight_decay=0.3)
-    assert found.reference == pytest.approx(0.9, abs=0.002)
-    assert tune(memory(), chosen, Peaked(), axes, metric="latency_us").reference is None
+    kept = Results(memory(), "s/tuning", TrialRecord)
+    at_best = tuning.baseline_at_best(kept, parse_net("relu"), Engine(Peaked(), RECIPE), axes, ACCURACY, 2)
+    assert drive(at_best)[0] == pytest.approx(0.9, abs=0.002)
 
 
 def test_steps_to_a_target_are_counted_for_each_seed():
@@ -300,7 +308,7 @@ def test_the_reference_is_the_baselines_validation_accuracy_on_the_search_seeds(
         trials = [record(0, "relu", 0.625, lr=0.02), record(1, "relu", 0.9, lr=0.1)]
         wanted = 0.625
     if known == "tuning":  # only the trainer of the tuning trains
-        reference(storage, home, [], FakeTrainer(), RECIPE, 2)
-    found = reference(storage, home, trials, trainer, RECIPE, 2)
+        reference(storage, home, [], Engine(FakeTrainer(), RECIPE), 2)
+    found = reference(storage, home, trials, Engine(trainer, RECIPE), 2)
     assert found == pytest.approx(wanted)
     assert len(trainer.started) == (2 if known == "nothing" else 0)

@@ -139,7 +139,7 @@ def _contents(config: Config, given: Given, data: Data, model: Model, space: Sea
     """The code and the objects that are the user's own, by part of the question."""
     parts: dict[str, Contents] = defaultdict(Contents)
     if given.model is not None or _is_own(config.model):
-        tuned = [value for axis in axes_of(space, config.recipe, config.confirm.tune) for value in axis.values]
+        tuned = [value for axis in axes_of(space, config.confirm.tune) for value in axis.values]
         _add_model(parts["model"], model, "keep" in [config.recipe.init, *space.searched("init"), *tuned])
     if given.only is not None:
         parts["model"].add(given.only)

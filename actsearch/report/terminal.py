@@ -44,7 +44,7 @@ class Terminal:
             self.console = Console(file=output, quiet=quiet, highlight=False, soft_wrap=True, width=200)
         self.best: tuple[float, str] | None = None
         self._last_line = time.monotonic()
-        self._done = self._total = 0
+        self._done = self._total = self._of_trial = self._n_ended = 0
         self._stage = ""
         self._objective, self._direction = "", "maximize"
         self._progress: Progress | None = None
@@ -54,14 +54,15 @@ class Terminal:
         for key, words in rows.items():
             self.line(f"  {key:<12} {words}")
 
-    def begin(self, total_run_steps: int, objective: str, direction: Direction) -> None:
-        self._total, self._objective, self._direction = total_run_steps, objective, direction
+    def begin(self, total: int, objective: str, direction: Direction, of_trial: int = 0) -> None:
+        """Begins the progress. total: the steps of all runs, or other units. of_trial: those of a trial that ends."""
+        self._total, self._objective, self._direction, self._of_trial = total, objective, direction, of_trial
         if self.console.is_terminal:
             self._progress = Progress(
                 SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"),
                 TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), console=self.console, transient=True,
             )  # fmt: skip
-            self._task = self._progress.add_task("starting", total=total_run_steps)
+            self._task = self._progress.add_task("starting", total=total)
             self._progress.start()
 
     def event(self, event: Event) -> None:
@@ -69,7 +70,8 @@ class Terminal:
         if isinstance(event, RungReached):
             self._done += event.run_steps
         elif isinstance(event, GenerationFinished):
-            self._done += event.skipped_run_steps
+            self._n_ended += len(event.records)
+            self._done = max(self._done, self._n_ended * self._of_trial)  # pruned trials and duplicates take less
             for record in event.records:
                 if record.state == "complete":
                     self._see(record)

@@ -158,6 +158,22 @@ def _domain_of(value: Any, where: str) -> Any:
     return value
 
 
+def _setting_domain(value: Any, where: str, key: str) -> Range | Choices:
+    """The values of a setting. Whole numbers stay whole; a list may hold words and true or false, too."""
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        wrong = [v for v in value if not isinstance(v, bool | int | float | str)]
+        if not value or wrong:
+            raise ActSearchError(f"{where}: a list holds numbers or words; got {list(value)}.")
+        return Choices(tuple(dict.fromkeys(value)))
+    domain = _domain_of(value, where)
+    if not isinstance(domain, Range | Choices):
+        raise ActSearchError(
+            f"{where}: '{value}' is a single value, so there is nothing to search: train.{key}={value}."
+        )
+    whole = isinstance(value, Mapping) and all(isinstance(value[end], int) for end in ("low", "high"))
+    return dataclasses.replace(domain, whole=True) if whole and isinstance(domain, Range) else domain
+
+
 def _range(low: Any, high: Any, log: Any, where: str) -> Range:
     for bound in (low, high):
         if isinstance(bound, bool) or not isinstance(bound, int | float) or not math.isfinite(bound):
@@ -171,11 +187,15 @@ def _range(low: Any, high: Any, log: Any, where: str) -> Range:
     return Range(float(low), float(high), log)
 
 
-def recipe_domain(key: str, value: Any, base: Recipe, group: str = "search_space.recipe") -> Range | Choices:
-    """The values of one key of the recipe. base: the recipe with which they must be valid. group: its place in the
-    config, for messages.
+def recipe_domain(
+    key: str, value: Any, base: Recipe | Mapping[str, Any], group: str = "search_space.recipe"
+) -> Range | Choices:
+    """The values of one key of the recipe. base: the recipe with which they must be valid, or the settings of a user's
+    own training, whose values may be anything. group: its place in the config, for messages.
     """
     where = f"{group}.{key}"
+    if not isinstance(base, Recipe):
+        return _setting_domain(value, where, key)
     searchable = [f.name for f in dataclasses.fields(Recipe) if f.name not in FIXED_KEYS]
     if key in FIXED_KEYS:
         raise ActSearchError(f"{where}: '{key}' is the same for all candidates. Set recipe.{key} instead.")

@@ -18,7 +18,7 @@ from actsearch.errors import ActSearchError, unknown
 from actsearch.question.recipe import Recipe
 from actsearch.records import Candidate
 from actsearch.space.domains import Choices, Range, Suggester, plural, product_of
-from actsearch.space.entries import EXAMPLE, make_entry, recipe_domain
+from actsearch.space.entries import EXAMPLE, Entry, make_entry, recipe_domain
 from actsearch.space.grammar import Grammar
 
 SCOPES = ("network", "per_layer")
@@ -28,8 +28,9 @@ class SearchSpace:
     """The candidates that may be proposed.
 
     activations: entries as in conf/search_space (texts and mappings). recipe: the recipe values to search, by name.
-    scope: `network` for one choice for the whole net, or `per_layer` for a choice for each of the n_slots slots. base:
-    the recipe with which searched values must be valid. Raises ActSearchError, which names the place of the mistake.
+    scope: `network` for one choice for the whole net, or `per_layer` for a choice for each of the n_slots slots; None
+    where a training of the user's own has them. base: the recipe with which searched values must be valid, or such a
+    training's settings. Raises ActSearchError, which names the place of the mistake.
     """
 
     def __init__(
@@ -38,8 +39,8 @@ class SearchSpace:
         recipe: Mapping[str, Any] | None = None,
         scope: str = "network",
         *,
-        n_slots: int,
-        base: Recipe,
+        n_slots: int | None,
+        base: Recipe | Mapping[str, Any],
     ) -> None:
         if scope not in SCOPES:
             raise unknown("search_space.scope", scope, SCOPES)
@@ -47,7 +48,7 @@ class SearchSpace:
             raise ActSearchError(f"search_space.activations is '{activations}', not a list. {EXAMPLE}")
         if not activations:
             raise ActSearchError(f"search_space.activations is empty: there is nothing to search. {EXAMPLE}")
-        self.scope, self.n_slots = scope, n_slots
+        self.scope, self.n_slots, self.base = scope, n_slots or 1, base
         self.entries = [make_entry(item, f"search_space.activations[{i}]") for i, item in enumerate(activations)]
         labels = [entry.label for entry in self.entries]
         for i, label in enumerate(labels):
@@ -59,7 +60,7 @@ class SearchSpace:
                     f"search_space.activations[{i}]: '{label}' already names a spec for each layer. Use "
                     "search_space.scope=network."
                 )
-            if layers > 1 and layers != n_slots:
+            if layers > 1 and n_slots is not None and layers != n_slots:
                 raise ActSearchError(
                     f"search_space.activations[{i}]: '{label}' names {layers} layers, but the model takes {n_slots} "
                     "activations. Write one for each, or a single one for all."
@@ -89,6 +90,11 @@ class SearchSpace:
         label = self.entries[number].label
         slots = [f"layer{i}." for i in range(self.n_slots)] if self.scope == "per_layer" else [""]
         return {f"{slot}activation": label for slot in slots}
+
+    @property
+    def is_list(self) -> bool:
+        """Whether it is a list of specs, without ranges, choices, grammars and recipe values."""
+        return not self.recipe and all(isinstance(entry, Entry) and entry.specs for entry in self.entries)
 
     def typical(self) -> list[Candidate]:
         """One candidate of each entry, with its parameters at the middle of their ranges."""

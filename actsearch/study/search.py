@@ -11,13 +11,13 @@ told. After a kill, a generation without results is trained again from its start
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from actsearch.errors import ActSearchError
 from actsearch.question.options import StudyOptions
-from actsearch.question.recipe import Recipe
 from actsearch.records import (
     Candidate,
     Curves,
@@ -29,47 +29,58 @@ from actsearch.records import (
 )
 from actsearch.space.space import SearchSpace
 from actsearch.study import optuna_private
-from actsearch.study.generation import Member, train_curves
+from actsearch.study.generation import Training
 from actsearch.study.mirror import Mirror
+from actsearch.study.pruning import Pruning
 from actsearch.study.samplers import SamplerFactory
 from actsearch.study.store import records
-from actsearch.training.trainer import Trainer
 from actsearch.verdicts.statistics import mean
+
+
+@dataclass(frozen=True)
+class Member:
+    """A trial of the generation in flight. number: in the storage."""
+
+    number: int
+    candidate: Candidate
 
 
 def run_trials(
     study: optuna.Study,
-    trainer: Trainer,
+    training: Training,
     space: SearchSpace,
-    recipe: Recipe,
     options: StudyOptions,
     make_sampler: SamplerFactory,
     pruner: optuna.pruners.BasePruner,
     latency_us: Callable[[Candidate], float],
 ) -> Generator[Event, None, None]:
-    """Runs the study up to options.n_trials, from where it stopped. latency_us: measures a candidate's forward pass."""
+    """Runs the study up to options.n_trials, from where it stopped. latency_us: measures a candidate's forward pass.
+
+    Raises ActSearchError where nothing says how many trials, and where all runs of the first generation failed.
+    """
     if options.n_trials is None:
         raise ActSearchError("study.n_trials=null: say how many, e.g. study.n_trials=40.")
     study.sampler = optuna.samplers.RandomSampler()  # never asked: the mirror has the sampler that proposes
     _fail_what_is_not_ours(study)
     while True:
-        numbers = _ask(study, Mirror(study, make_sampler, pruner), space, options)
+        anew = lambda: Mirror(study, make_sampler, pruner)  # noqa: E731
+        numbers = _ask(study, anew(), space, options)
         if not numbers:
             return
-        mirror = Mirror(study, make_sampler, pruner)
-        adopted = [mirror.adopt(number) for number in numbers]
-        generation = [Member(n, trial, space.suggest(trial)) for n, trial in zip(numbers, adopted, strict=True)]
+        pruning = Pruning(anew(), numbers, options.objectives, anew)
+        generation = [Member(number, space.suggest(trial)) for number, trial in pruning.trials.items()]
         yield GenerationStarted("search", {member.number: str(member.candidate) for member in generation})
         results = _written(study, generation)
         if results is None:
             known = {r.training_key: r for r in records(study) if r.state != "duplicate"}
-            results = yield from _train(generation, known, mirror, trainer, recipe, options, latency_us)
+            results = yield from _train(generation, known, pruning, training, options, latency_us)
             _write(study, generation, results)
         trials = study.get_trials(deepcopy=False)
+        pruned = {r.number for r in (*records(study), *results) if r.state == "pruned"}
         for member, result in zip(generation, results, strict=True):
-            _tell(study, trials[member.number], result, options.objectives[0], recipe.steps)
-        trained = sum(len(r.curves.steps) and r.curves.steps[-1] for r in results if r.state != "duplicate")
-        yield GenerationFinished("search", results, options.seeds * (len(generation) * recipe.steps - trained))
+            same = result.number if result.same_as is None else result.same_as
+            _tell(study, trials[member.number], result, options.objectives[0], same in pruned)
+        yield GenerationFinished("search", results)
 
 
 def _fail_what_is_not_ours(study: optuna.Study) -> None:
@@ -127,13 +138,13 @@ def _write(study: optuna.Study, generation: Sequence[Member], results: Sequence[
         optuna_private.running(study, trials[member.number]).set_user_attr("result", result.to_json())
 
 
-def _tell(study: optuna.Study, trial: FrozenTrial, result: TrialRecord, objective: str, steps: int) -> None:
+def _tell(study: optuna.Study, trial: FrozenTrial, result: TrialRecord, objective: str, pruned: bool) -> None:
     """Stores what samplers, pruners and Optuna's dashboard read, and then ends the trial."""
     for key, value in result.attrs.items():
         optuna_private.set_system_attr(study, trial, key, value)
     for step, values in zip(result.curves.steps, result.curves.of(objective), strict=True):
         optuna_private.set_intermediate_value(study, trial, step, mean(values))
-    if result.curves.steps[-1] < steps:
+    if pruned:
         study.tell(trial.number, state=TrialState.PRUNED)
     else:
         study.tell(trial.number, result.values)
@@ -142,9 +153,8 @@ def _tell(study: optuna.Study, trial: FrozenTrial, result: TrialRecord, objectiv
 def _train(
     generation: Sequence[Member],
     known: Mapping[tuple[str, str], TrialRecord],
-    mirror: Mirror,
-    trainer: Trainer,
-    recipe: Recipe,
+    pruning: Pruning,
+    training: Training,
     options: StudyOptions,
     latency_us: Callable[[Candidate], float],
 ) -> Generator[Event, None, list[TrialRecord]]:
@@ -161,44 +171,18 @@ def _train(
             known[record.training_key] = record
             new.append(member)
     curves = {member.number: results[member.number].curves for member in new}
-    yield from train_curves("search", new, curves, trainer, recipe, range(options.seeds), _Pruning(mirror, options))
+    ends = yield from training.train("search", new, curves, range(options.seeds), pruning)
     for member in new:
-        record = results[member.number]
-        record.state = "pruned" if record.curves.steps[-1] < recipe.steps else "complete"
-        ends = {f"val_{trainer.goal.metric.name}": mean(record.curves.val_metric[-1]),
-                "val_loss": mean(record.curves.val_loss[-1])}  # fmt: skip
-        if "latency_us" in options.objectives:
-            ends["latency_us"] = latency_us(member.candidate)
-        record.values = [ends[objective] for objective in options.objectives]
-    mirrored = mirror.study.get_trials(deepcopy=False)
+        record, reached = results[member.number], ends[member.number]
+        record.state = "pruned" if member.number in pruning.pruned else "complete"
+        if "latency_us" in options.objectives and "latency_us" not in reached:
+            reached = {**reached, "latency_us": latency_us(member.candidate)}
+        record.values = [reached[objective] for objective in options.objectives]
     for member in generation:
         record = results[member.number]
         if not record.state:
             first = known[record.training_key]
             record.state, record.same_as = "duplicate", first.number
             record.values, record.curves = first.values, first.curves
-        record.attrs = mirrored[member.number].system_attrs
+        record.attrs = pruning.attrs(member.number)
     return [results[member.number] for member in generation]
-
-
-class _Pruning:
-    """Asks the pruner about each live trial at a rung, in order of trials."""
-
-    def __init__(self, mirror: Mirror, options: StudyOptions) -> None:
-        self.mirror = mirror
-        self.objective = options.objectives[0]
-        self.active = len(options.objectives) == 1  # Optuna prunes single objectives only
-
-    def __call__(
-        self, live: Sequence[Member], step: int, last: bool, metrics: Mapping[int, dict[str, float]]
-    ) -> set[int]:
-        pruned = set()
-        if not self.active:
-            return pruned
-        for member in live:
-            member.trial.report(metrics[member.number][self.objective], step)
-            if not last and member.trial.should_prune():
-                value = metrics[member.number][self.objective]
-                optuna_private.end(member.trial, TrialState.PRUNED, [value])
-                pruned.add(member.number)
-        return pruned

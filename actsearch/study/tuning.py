@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
 
-from actsearch.activations.spec import Spec, parse_net, print_net
+from actsearch.activations.spec import Spec, print_net
 from actsearch.errors import ActSearchError
 from actsearch.question.metrics import Metric
 from actsearch.question.options import FRESH_SEED, TO_TARGET, Confirmation
@@ -23,10 +23,9 @@ from actsearch.records import Candidate, Curves, Event, GenerationStarted, Trial
 from actsearch.space.domains import Choices, Range, four_digits
 from actsearch.space.entries import recipe_domain
 from actsearch.space.space import SearchSpace
-from actsearch.study.generation import train_curves
+from actsearch.study.generation import Training
 from actsearch.study.store import Results
-from actsearch.training.trainer import Trainer
-from actsearch.verdicts.comparison import TARGET, steps_to
+from actsearch.verdicts.comparison import steps_to
 from actsearch.verdicts.statistics import mean, std
 
 RATES = (0.5, 1.0, 2.0, 4.0)  # multiples of recipe.lr
@@ -38,6 +37,7 @@ SHORTLIST, TIMES = 4, 5  # the best 4 are tried on 5 times as many seeds
 CLEARLY = 1.5  # standard errors of a paired difference
 OF_RANGE = 6  # values of a range that are tried
 MOST_POINTS = 500
+NONE: Mapping[str, int] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -63,13 +63,15 @@ class Axis:
         return len(self.values) > 1 and not isinstance(best, str) and best in ends
 
 
-def axes_of(space: SearchSpace, recipe: Recipe, tune: str | Mapping[str, Any]) -> list[Axis]:
-    """What is tuned: the recipe values that the space searches, and those of confirm.tune.
+def axes_of(space: SearchSpace, tune: str | Mapping[str, Any]) -> list[Axis]:
+    """What is tuned: the recipe values that the space searches, and those of confirm.tune; auto: learning rate × weight
+    decay of a recipe, and of a user's own training no more than what is searched.
 
     Raises ActSearchError for values that cannot be tried, and for more combinations than anybody would wait for.
     """
     found: dict[str, Axis] = {}
-    if tune == "auto":
+    recipe = space.base
+    if tune == "auto" and isinstance(recipe, Recipe):
         decays = {recipe.weight_decay, *(ADAMW_DECAYS if recipe.optimizer == "adamw" else DECAYS)}
         rates = tuple(four_digits(recipe.lr * rate) for rate in RATES)
         found["lr"] = Axis("lr", rates, MOST_STEPS, MOST_STEPS)
@@ -115,25 +117,22 @@ class Tuned:
     """The candidates, each with the recipe values that were best for it.
 
     n_recipes: how many were tried for each, in the order of the candidates. at_edge: the values, by activation, that
-    are the smallest or the largest that was tried. reference: the baseline's best validation metric where steps to a
-    share of it were counted, else None.
+    are the smallest or the largest that was tried.
     """
 
     candidates: list[Candidate]
     n_recipes: list[int] = field(default_factory=list)
     at_edge: dict[str, list[str]] = field(default_factory=dict)
-    reference: float | None = None
 
 
 def tune_recipes(
     tuning: Results[TrialRecord],
     candidates: Sequence[Candidate],
-    trainer: Trainer,
+    training: Training,
     axes: Sequence[Axis],
-    recipe: Recipe,
-    options: Confirmation,
+    cost: Cost,
     seeds: int,
-    steps: Mapping[str, int] = MappingProxyType({}),
+    steps: Mapping[str, int] = NONE,
 ) -> Generator[Event, None, Tuned]:
     """Tries the grid for every finalist and the baseline, on the search's seeds and validation examples.
 
@@ -143,33 +142,41 @@ def tune_recipes(
     lies at an end of the grid, the grid goes on beyond it for this candidate. What the store has is not trained again.
     steps: for how many steps each trains, by activation, where not all train for recipe.steps.
     """
-    axes_for = lambda specs: [*axes, *(Axis("steps", (n,)) for n in [steps.get(print_net(specs))] if n)]  # noqa: E731
-    specs, reference = list(dict.fromkeys(candidate.specs for candidate in candidates)), None
-    target = math.nan
-    if options.metric in TO_TARGET:
-        home = parse_net(options.baseline)
-        grid = _Grid(tuning, home, axes_for(home), recipe)
-        _, found = yield from grid.settle(trainer, by_final_metric(options.own), seeds)
-        reference = mean(found.curves.val_metric[-1])
-        target = TARGET * reference
-    cost = cost_by(options, target)
     chosen, n_recipes, at_edge = [], [], {}
-    for these in specs:
-        grid = _Grid(tuning, these, axes_for(these), recipe)
-        best, taken = yield from grid.settle(trainer, cost, seeds)
+    for these in dict.fromkeys(candidate.specs for candidate in candidates):
+        grid = _Grid(tuning, these, _axes_for(these, axes, steps))
+        best, taken = yield from grid.settle(training, cost, seeds)
         chosen.append(Candidate(these, tuple(taken.recipe.items())))
         n_recipes.append(len(grid.points()))
         at_edge |= {best.activation: edges} if (edges := grid.edges(best)) else {}
-    return Tuned(chosen, n_recipes, at_edge, reference)
+    return Tuned(chosen, n_recipes, at_edge)
+
+
+def baseline_at_best(
+    tuning: Results[TrialRecord],
+    baseline: tuple[Spec, ...],
+    training: Training,
+    axes: Sequence[Axis],
+    own: Metric,
+    seeds: int,
+    steps: Mapping[str, int] = NONE,
+) -> Generator[Event, None, float]:
+    """The baseline's mean validation metric with the recipe values that are best for it by this metric."""
+    grid = _Grid(tuning, baseline, _axes_for(baseline, axes, steps))
+    _, found = yield from grid.settle(training, by_final_metric(own), seeds)
+    return mean(found.curves.val_metric[-1])
+
+
+def _axes_for(specs: tuple[Spec, ...], axes: Sequence[Axis], steps: Mapping[str, int]) -> list[Axis]:
+    n = steps.get(print_net(specs))
+    return [*axes, *([Axis("steps", (n,))] if n else [])]
 
 
 class _Grid:
     """The recipes that are tried for one spec, and what was found."""
 
-    def __init__(
-        self, tuning: Results[TrialRecord], specs: tuple[Spec, ...], axes: Sequence[Axis], recipe: Recipe
-    ) -> None:
-        self.specs, self.axes, self.recipe, self._tuning = specs, list(axes), recipe, tuning
+    def __init__(self, tuning: Results[TrialRecord], specs: tuple[Spec, ...], axes: Sequence[Axis]) -> None:
+        self.specs, self.axes, self._tuning = specs, list(axes), tuning
         self.found: dict[tuple[str, str], TrialRecord] = {}
         for record in tuning.all():
             if record.activation == print_net(specs):
@@ -185,16 +192,16 @@ class _Grid:
         return [f"{a.key}={best.recipe[a.key]}" for a in self.axes if a.is_edge(best.recipe[a.key])]
 
     def settle(
-        self, trainer: Trainer, cost: Cost, seeds: int
+        self, training: Training, cost: Cost, seeds: int
     ) -> Generator[Event, None, tuple[TrialRecord, TrialRecord]]:
         """Trains what is new of the grid, and of what goes on beyond its ends. Returns the best, and what is taken."""
         while True:
-            yield from self.train(self.points(), range(seeds), trainer)
+            yield from self.train(self.points(), range(seeds), training)
             # by the first seeds alone, so that the same few are chosen when this is done again
             ranked = sorted(self.points(), key=lambda point: cost(_of_first(self.found[point.key], seeds)))
             if self._goes_on(self.found[ranked[0].key]):
                 continue
-            yield from self.train(ranked[:SHORTLIST], again(seeds), trainer)
+            yield from self.train(ranked[:SHORTLIST], again(seeds), training)
             short = sorted((self.found[point.key] for point in ranked[:SHORTLIST]), key=cost)
             if not self._goes_on(short[0]):
                 as_good = [record for record in short if not clearly_worse(record, short[0], cost)]
@@ -205,7 +212,7 @@ class _Grid:
         goes_on, self.axes = grown != self.axes, grown
         return goes_on
 
-    def train(self, points: Sequence[Candidate], seeds: range, trainer: Trainer) -> Generator[Event, None, None]:
+    def train(self, points: Sequence[Candidate], seeds: range, training: Training) -> Generator[Event, None, None]:
         """Trains these points on these seeds, unless they were before, and keeps the results."""
         new = [point for point in points if self._n_seeds(point) < seeds.stop]
         if not new:
@@ -216,9 +223,7 @@ class _Grid:
             for m in members
         ]
         yield GenerationStarted("tuning", {m.number: str(m.candidate) for m in members})
-        yield from train_curves(
-            "tuning", members, {r.number: r.curves for r in records}, trainer, self.recipe, seeds, _never
-        )
+        yield from training.train("tuning", members, {r.number: r.curves for r in records}, seeds)
         for record in records:
             record.values = [mean(record.curves.val_metric[-1])]
             self._tuning.add(record, record.values[0])
@@ -301,16 +306,15 @@ def reference(
     tuning: Results[TrialRecord],
     baseline: Candidate,
     trials: Sequence[TrialRecord],
-    trainer: Trainer,
-    recipe: Recipe,
+    training: Training,
     seeds: int,
 ) -> Generator[Event, None, float]:
     """Returns the baseline's mean final validation metric on the search seeds; trains it only if no record has it."""
     known = [*tuning.all(), *(r for r in trials if r.state == "complete")]
     record = next((r for r in known if r.key == baseline.key), None)
     if record is None:
-        grid = _Grid(tuning, baseline.specs, [Axis(key, (value,)) for key, value in baseline.recipe], recipe)
-        yield from grid.train(grid.points(), range(seeds), trainer)
+        grid = _Grid(tuning, baseline.specs, [Axis(key, (value,)) for key, value in baseline.recipe])
+        yield from grid.train(grid.points(), range(seeds), training)
         record = grid.found[baseline.key]
     return mean(record.curves.val_metric[-1])
 
@@ -319,7 +323,3 @@ def reference(
 class _Member:
     number: int
     candidate: Candidate
-
-
-def _never(*_: object) -> set[int]:
-    return set()

@@ -27,11 +27,11 @@ from actsearch.data.source import Data
 from actsearch.models import cnn1d, mlp
 from actsearch.models.model import Model
 from actsearch.question.metrics import ACCURACY
-from actsearch.question.options import ConfirmOptions
 from actsearch.question.recipe import Recipe
 from actsearch.records import Candidate
 from actsearch.space.space import SearchSpace
-from actsearch.study.tuning import axes_of, tune_recipes
+from actsearch.study.generation import Engine
+from actsearch.study.tuning import axes_of, by_final_metric, tune_recipes
 from actsearch.training.plan import Plan
 from actsearch.training.reference import Evaluation, Run
 from actsearch.training.trainer import Trainer, TrainingBatch
@@ -102,11 +102,11 @@ class Nothing:
 
 def choose(val: dict[Key, np.ndarray], activation: str, order: np.ndarray, goal: Any) -> Key:
     recipe = replace(Recipe(), eval_every=Recipe().steps)
-    axes = axes_of(SearchSpace(["relu"], {}, n_slots=1, base=recipe), recipe, "auto")
+    axes = axes_of(SearchSpace(["relu"], {}, n_slots=1, base=recipe), "auto")
     trainer: Any = FromPool(val, order, goal)
     kept: Any = Nothing()
-    options = ConfirmOptions().settled(ACCURACY)
-    events = tune_recipes(kept, [Candidate((Spec.of(activation),))], trainer, axes, recipe, options, 3)
+    training = Engine(trainer, recipe)
+    events = tune_recipes(kept, [Candidate((Spec.of(activation),))], training, axes, by_final_metric(ACCURACY), 3)
     while True:
         try:
             next(events)
