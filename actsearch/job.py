@@ -159,7 +159,12 @@ class Job:
     @property
     def study_info(self) -> StudyInfo:
         return StudyInfo(
-            self.name, fingerprint(self.identity), {"device": self.device, **self.params}, self.tags, self.metric
+            self.name,
+            fingerprint(self.identity),
+            {"device": self.device, **self.params},
+            self.tags,
+            self.confirm.own_val,
+            self.confirm.own_test.name,
         )
 
 

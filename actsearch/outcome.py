@@ -136,9 +136,9 @@ def make_result(job: Job, store: Store, evidence: Evidence) -> Result:
     done, notes = store.records(), store.notes()
     objective = job.study.objectives[0]
     if done:
-        rows = leaderboard_rows(done, job.study.objectives, job.metric)
+        rows = leaderboard_rows(done, job.study.objectives, job.confirm.own_val)
     else:  # all were compared without a search: their validation scores, in the same form
-        rows = leaderboard_rows(as_records(evidence.runs, objective), [objective], job.metric)
+        rows = leaderboard_rows(as_records(evidence.runs, objective), [objective], job.confirm.own_val)
     comparisons = compare_finalists(evidence, job.confirm)
     test_name = f"{job.data.name}'s test set"
     judged = [spec for comparison in comparisons for spec in parse_net(comparison.activation)]
@@ -201,16 +201,15 @@ def model_rows(job: Job) -> dict[str, str]:
 
 def deliver_end(delivery: Delivery, result: Result, files: Sequence[Path]) -> None:
     """Writes the finalists, the verdict and the files to MLflow."""
-    own = result.options.own
-    curves = {(r.activation, str(r.recipe)): r.curves for r in as_records(result.runs, f"val_{own.name}")}
+    own, val = result.options.own_test, result.options.own_val
+    curves = {(r.activation, str(r.recipe)): r.curves for r in as_records(result.runs, val.name)}
     for comparison in result.comparisons:
         theirs = [r for r in result.runs if (r.activation, r.recipe) == (comparison.activation, comparison.recipe)]
         delivery.finalist(comparison, theirs, curves[comparison.activation, str(comparison.recipe)])
-    seen = [float(row[f"val_{own.name}_mean"]) for row in result.rows]
-    ends = {
-        f"test_{own.name}": result.comparisons[0].test_metric,
-        f"val_{own.name}": max(seen) if own.higher_is_better else min(seen),
-    }
+    seen = [float(row[f"{val.name}_mean"]) for row in result.rows]
+    ends = {own.name: result.comparisons[0].test_metric}
+    if seen:
+        ends[val.name] = max(seen) if val.higher_is_better else min(seen)
     table = markdown_table(*finalist_table(result.comparisons, result.options))
     delivery.finish(f"{result.summary}\n\n{table}", ends, files)
 

@@ -31,7 +31,7 @@ from urllib.request import url2pathname
 from actsearch.activations.spec import parse_net
 from actsearch.data.files import cache_folder
 from actsearch.errors import ActSearchError, one_line, unknown
-from actsearch.question.metrics import ACCURACY, Metric
+from actsearch.question.metrics import ACCURACY, Metric, on_validation
 from actsearch.records import Curves, FinalistRun, TrialRecord
 from actsearch.study.storage import sqlite_path, sqlite_url
 from actsearch.verdicts.comparison import Comparison
@@ -54,9 +54,9 @@ TABLES = {"mlflow.loggedArtifacts": json.dumps([{"path": DIAGNOSTICS, "type": "t
 EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
 
 
-def view_state(metric: Metric) -> dict[str, Any]:
+def view_state(metric: Metric, test: str) -> dict[str, Any]:
     """The look of the table of runs when it is opened: one of MLflow's "shared views", a tag of the experiment."""
-    val, test = f"val_{metric.name}", f"test_{metric.name}"
+    val = metric.name
     return {
         "orderByKey": f"metrics.`{val}`", "orderByAsc": not metric.higher_is_better, "startTime": "ALL",
         "lifecycleFilter": "Active", "datasetsFilter": [], "modelVersionFilter": "All Runs",
@@ -68,6 +68,7 @@ def view_state(metric: Metric) -> dict[str, Any]:
     }  # fmt: skip
 
 
+VAL_ACCURACY = on_validation(ACCURACY)
 STORES = ("sqlite", "postgresql", "mysql", "mssql", "http", "https", "databricks")
 
 
@@ -139,13 +140,16 @@ def runs_of(uri: str, experiment: str) -> tuple[list[tuple[str, dict[str, Any]]]
 
 @dataclass(frozen=True)
 class StudyInfo:
-    """What the parent run says about the study. params: the flattened config. metric: the data set's."""
+    """What the parent run says about the study. params: the flattened config. val: the metric of the validation curves.
+    test: the name of the one that finalists are judged by.
+    """
 
     name: str
     fingerprint: str
     params: Mapping[str, Any]
     tags: Mapping[str, str] = field(default_factory=dict)
-    metric: Metric = ACCURACY
+    val: Metric = VAL_ACCURACY
+    test: str = "test_accuracy"
 
 
 @contextlib.contextmanager
@@ -299,7 +303,9 @@ class Delivery:
         """The experiment's id; it is created if it is new. Its tags hold the view of this study's runs (rows, columns,
         order), and its kind: not one about language models.
         """
-        state = json.dumps({**view_state(self.info.metric), "searchFilter": f"tags.`{STUDY}` = '{self.info.name}'"})
+        state = json.dumps(
+            {**view_state(self.info.val, self.info.test), "searchFilter": f"tags.`{STUDY}` = '{self.info.name}'"}
+        )
         tags = {**EXPERIMENT_TAGS, f"mlflow.sharedViewState.{self.info.fingerprint}": state}
         found = self.client.get_experiment_by_name(name)
         if found is None:
@@ -338,7 +344,7 @@ class Delivery:
 
     def finalist(self, comparison: Comparison, runs: Sequence[FinalistRun], curves: Curves) -> None:
         """Writes a finalist: test scores by seed (the step is the seed), mean curves, difference to the baseline."""
-        verdict, test = comparison.verdict, f"test_{self.info.metric.name}"
+        verdict, test = comparison.verdict, self.info.test
         counts = f"n={comparison.n_seeds}" + ("" if verdict is None else f" {verdict.metric.name} {verdict.verdict}")
         key = f"{comparison.activation} {json.dumps(comparison.recipe, sort_keys=True)} {counts}"
         tags = {"kind": "finalist", FINALIST: key}
@@ -402,7 +408,7 @@ class Delivery:
         out: list[tuple[str, float, int]] = []
         for i, step in enumerate(curves.steps):
             for name, rows in (
-                (f"val_{self.info.metric.name}", curves.val_metric),
+                (self.info.val.name, curves.val_metric),
                 ("val_loss", curves.val_loss),
                 ("train_loss", curves.train_loss),
             ):

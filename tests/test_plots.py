@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from fake_trainer import confirmation
 
-from actsearch.question.metrics import ACCURACY, PERPLEXITY, PSNR
+from actsearch.question.metrics import ACCURACY, PERPLEXITY, PSNR, on_validation
 from actsearch.records import Cost, Curves, Evidence, FinalistRun, TrialRecord
 from actsearch.report import plots
 from actsearch.report.files import leaderboard_rows
@@ -70,7 +70,9 @@ def made(names, folder, searched=True, seeds=8, with_costs=True, own=ACCURACY, *
     chosen = confirmation(own, seeds=seeds, **options)
     costs = {name: Cost((40 + 5 * rng.random(6)).tolist(), (9 + rng.random(6)).tolist()) for name in names}
     found = compare_finalists(Evidence(runs, target, costs if with_costs else {}), chosen)
-    rows = leaderboard_rows(records if searched else as_records(runs, f"val_{own.name}"), [f"val_{own.name}"], own)
+    rows = leaderboard_rows(
+        records if searched else as_records(runs, f"val_{own.name}"), [f"val_{own.name}"], on_validation(own)
+    )
     return Result(
         name="s", rows=rows, records=records if searched else [], comparisons=found, runs=runs,
         summary=sentence(found, "digits's test set", chosen), folder=folder, test_name="digits's test set",

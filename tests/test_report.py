@@ -12,7 +12,7 @@ from fake_trainer import confirmation
 from rich.console import Console
 
 from actsearch.packed import pack
-from actsearch.question.metrics import ACCURACY, PERPLEXITY, PSNR
+from actsearch.question.metrics import ACCURACY, PERPLEXITY, PSNR, on_validation
 from actsearch.records import (
     Curves,
     Evidence,
@@ -46,6 +46,7 @@ def runs(activation, values, **keywords):
     return [run(activation, 1000 + i, value, **keywords) for i, value in enumerate(values)]
 
 
+VAL = on_validation(ACCURACY)
 DONE = [
     record(0, "relu", [0.5, 0.6]),
     record(1, "tanh", [0.2, 0.3], state="pruned", steps=10),
@@ -60,7 +61,7 @@ DONE = [
 
 
 def test_the_leaderboard_ranks_what_was_completed_then_the_pruned_then_the_duplicates():
-    rows = leaderboard_rows(DONE, ["val_accuracy"], ACCURACY)
+    rows = leaderboard_rows(DONE, ["val_accuracy"], VAL)
     assert [(r["rank"], r["trial"], r["state"]) for r in rows] == [
         (1, 2, "complete"), (2, 0, "complete"), (3, 4, "complete"), ("", 5, "pruned"), ("", 1, "pruned"),
         ("", 3, "duplicate"),
@@ -76,14 +77,17 @@ def test_the_leaderboard_ranks_what_was_completed_then_the_pruned_then_the_dupli
 
 def test_a_loss_ranks_the_other_way_round():
     done = [record(0, "relu", [0.5]), record(1, "gelu", [0.7])]
-    assert [r["trial"] for r in leaderboard_rows(done, ["val_loss"], ACCURACY)] == [0, 1]  # its value is the smaller
-    assert [r["trial"] for r in leaderboard_rows(done, ["val_accuracy"], ACCURACY)] == [1, 0]
+    assert [r["trial"] for r in leaderboard_rows(done, ["val_loss"], VAL)] == [
+        0,
+        1,
+    ]  # its value is the smaller
+    assert [r["trial"] for r in leaderboard_rows(done, ["val_accuracy"], VAL)] == [1, 0]
 
 
 def test_searched_recipe_values_and_latency_have_columns():
     two = record(0, "relu", [0.5], recipe={"lr": 0.005})
     two.values = [0.5, 123.4567891]
-    (row,) = leaderboard_rows([two], ["val_accuracy", "latency_us"], ACCURACY)
+    (row,) = leaderboard_rows([two], ["val_accuracy", "latency_us"], VAL)
     assert row["recipe.lr"] == 0.005
     assert row["latency_us"] == "123.457"
     assert row["val_accuracy_std"] == ""  # one seed has none
@@ -104,7 +108,7 @@ def test_csv_reads_back_and_is_the_same_bytes_for_the_same_search(tmp_path):
             record(1, "gelu", [0.1], recipe={"lr": 1e-05}),
         ],
         ["val_accuracy"],
-        ACCURACY,
+        VAL,
     )
     write_csv(tmp_path / "a.csv", rows)
     write_csv(tmp_path / "b.csv", rows)
@@ -217,12 +221,12 @@ def test_other_metrics_have_their_units_and_their_direction(own, values, words, 
     for word in words:
         assert word in said
     assert found[0].activation == ("relu" if "worse" in said else "gelu")
-    rows = leaderboard_rows(DONE, [f"val_{own.name}"], own)
+    rows = leaderboard_rows(DONE, [f"val_{own.name}"], on_validation(own))
     assert [row["rank"] for row in rows if row["rank"]] == [1, 2, 3]
     values = [float(row[f"val_{own.name}_mean"]) for row in rows if row["rank"]]
     assert values == sorted(values, reverse=own.higher_is_better)
     terminal = Terminal()
-    terminal.leaderboard(rows, own, searched=True)
+    terminal.leaderboard(rows, on_validation(own), searched=True)
     terminal.finalists(found, "t", confirmation(own))
     out = capsys.readouterr().out
     assert f"val {own.words}" in out and f"test {own.words} ± sd" in out
@@ -259,13 +263,13 @@ def test_more_work_than_was_planned_is_never_more_than_all_of_it(capsys, monkeyp
 def test_a_log_gets_plain_lines(capsys):
     terminal = Terminal()
     terminal.header({"device": "cpu", "search space": "2 [bold]activations[/bold]"})
-    terminal.begin(100, "val_accuracy", "maximize")
+    terminal.begin(100, "val_accuracy", "maximize", 25)
     terminal.event(GenerationStarted("search", {0: "relu"}))
     terminal.event(RungReached("search", 10, {}, 50))
-    terminal.event(GenerationFinished("search", [DONE[0], DONE[2], DONE[1]], 25))
+    terminal.event(GenerationFinished("search", [DONE[0], DONE[2], DONE[1]]))
     terminal.end()
     terminal.warn("the server said: [/none] [red] no")
-    terminal.leaderboard(leaderboard_rows(DONE, ["val_accuracy"], ACCURACY), ACCURACY, searched=True)
+    terminal.leaderboard(leaderboard_rows(DONE, ["val_accuracy"], VAL), VAL, searched=True)
     three = runs("relu", [0.50, 0.60, 0.55])
     terminal.finalists(compared([*runs("gelu", [0.6, 0.8, 0.85]), *three]), "digits's test set", OPTIONS)
     terminal.line("[3/4] done")
@@ -310,18 +314,18 @@ def test_a_loss_is_best_when_it_is_smallest(capsys):
     terminal = Terminal()
     terminal.begin(10, "val_loss", "minimize")
     low, high = record(0, "relu", [0.2]), record(1, "gelu", [0.9])
-    terminal.event(GenerationFinished("search", [high, low], 0))
+    terminal.event(GenerationFinished("search", [high, low]))
     assert "best so far: relu (val_loss 0.2000)" in capsys.readouterr().out
 
 
 def test_a_long_leaderboard_is_cut_and_a_quiet_terminal_says_nothing(capsys):
-    rows = leaderboard_rows([record(i, "relu", [i / 30]) for i in range(25)], ["val_accuracy"], ACCURACY)
-    Terminal().leaderboard(rows, ACCURACY, searched=True, n_show=20)
+    rows = leaderboard_rows([record(i, "relu", [i / 30]) for i in range(25)], ["val_accuracy"], VAL)
+    Terminal().leaderboard(rows, VAL, searched=True, n_show=20)
     out = capsys.readouterr().out
     assert "… and 5 more in leaderboard.csv" in out
     quiet = Terminal(quiet=True)
     quiet.header({"device": "cpu"})
-    quiet.leaderboard(rows, ACCURACY, searched=True)
+    quiet.leaderboard(rows, VAL, searched=True)
     quiet.warn("no")
     assert capsys.readouterr().out == ""
 
@@ -343,8 +347,8 @@ def test_a_wide_table_is_split_and_no_cell_is_cut(width, capsys):
 
 def test_every_seed_diverged_shows_no_nan(capsys):
     terminal = Terminal()
-    rows = leaderboard_rows([record(0, "relu", [1 / 3], diverged=1)], ["val_accuracy"], ACCURACY)
-    terminal.leaderboard(rows, ACCURACY, searched=True)
+    rows = leaderboard_rows([record(0, "relu", [1 / 3], diverged=1)], ["val_accuracy"], VAL)
+    terminal.leaderboard(rows, VAL, searched=True)
     out = capsys.readouterr().out
     assert "33.33 %" in out
     assert "nan" not in out

@@ -21,7 +21,7 @@ from mlflow.entities import ViewType
 
 from actsearch import tracking
 from actsearch.errors import ActSearchError
-from actsearch.question.metrics import PERPLEXITY
+from actsearch.question.metrics import PERPLEXITY, on_validation
 from actsearch.records import Curves, Evidence, FinalistRun, TrialRecord
 from actsearch.study.finalists import as_records
 from actsearch.study.storage import sqlite_url
@@ -300,7 +300,7 @@ def test_the_experiments_table_opens_on_this_study(uri, experiment):
 
 
 def test_where_less_is_better_the_least_stands_first(uri, experiment):
-    info = replace(INFO, metric=PERPLEXITY)
+    info = replace(INFO, val=on_validation(PERPLEXITY), test="test_perplexity")
     delivery = Delivery(uri, experiment, info)
     delivery.trial(record(0))
     tags = delivery.client.get_experiment(delivery.experiment_id).tags

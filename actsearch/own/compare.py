@@ -151,7 +151,7 @@ def compare_own(
             "runs": f"{len(seen.runs)} runs, {sum(r.seconds for r in seen.runs):,.0f} s in all",
             "trained on": f"{datetime.date.today():%Y-%m-%d}", **machine,
         },
-        of_study=False,
+        kind="own",
     )  # fmt: skip
     write_files(result)
     _write_runs(seen, place)

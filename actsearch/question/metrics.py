@@ -22,6 +22,11 @@ def directions_of(own: Metric) -> dict[str, Direction]:
     return {f"val_{own.name}": own.direction, "val_loss": "minimize", "latency_us": "minimize"}
 
 
+def on_validation(own: Metric) -> Metric:
+    """The metric `own` on the validation examples."""
+    return replace(own, name=f"val_{own.name}", words=f"validation {own.words}")
+
+
 def metrics_of(own: Metric) -> dict[str, Metric]:
     """The metrics that a verdict can be about where nets are judged by the metric `own`, by name."""
     found = [

@@ -9,7 +9,16 @@ from typing import Any
 
 from actsearch.errors import ActSearchError, unknown, whole
 from actsearch.question.identity import check_name
-from actsearch.question.metrics import ACCURACY, PERPLEXITY, PSNR, Metric, directions_of, metrics_of, not_of
+from actsearch.question.metrics import (
+    ACCURACY,
+    PERPLEXITY,
+    PSNR,
+    Metric,
+    directions_of,
+    metrics_of,
+    not_of,
+    on_validation,
+)
 from actsearch.question.recipe import MOST, Recipe
 
 OF_OTHERS = tuple(f"val_{metric.name}" for metric in (ACCURACY, PERPLEXITY, PSNR))
@@ -184,6 +193,11 @@ class Confirmation(ConfirmOptions):
     def metrics(self) -> dict[str, Metric]:
         """All metrics that verdicts can be about, by name."""
         return metrics_of(self.own)
+
+    @property
+    def own_val(self) -> Metric:
+        """The data set's own metric, on the validation examples."""
+        return on_validation(self.own)
 
     @property
     def own_test(self) -> Metric:

@@ -13,20 +13,20 @@ from typing import Any
 from actsearch.activations.spec import number
 from actsearch.errors import ActSearchError, hide_password
 from actsearch.files import whole_file
-from actsearch.question.metrics import Metric, directions_of
+from actsearch.question.metrics import Metric
 from actsearch.records import FinalistRun, TrialRecord, rank_key
 from actsearch.verdicts.comparison import Comparison
 from actsearch.verdicts.statistics import mean, std
 
 
-def leaderboard_rows(records: Sequence[TrialRecord], objectives: Sequence[str], own: Metric) -> list[dict[str, Any]]:
+def leaderboard_rows(records: Sequence[TrialRecord], objectives: Sequence[str], val: Metric) -> list[dict[str, Any]]:
     """One row for each trial. Completed trials come first, the best at the top, and only they have a rank; the pruned
     and then the duplicates follow.
 
-    own: the metric that the nets are judged by.
+    val: the metric of the validation curves.
     """
     order = {"complete": 0, "pruned": 1, "duplicate": 2}
-    by_rank = rank_key(directions_of(own)[objectives[0]])
+    by_rank = rank_key(val.direction if objectives[0] == val.name else "minimize")  # losses and costs
     rows = []
     for place, r in enumerate(sorted(records, key=lambda r: (order[r.state], *by_rank(r))), start=1):
         last = r.curves.val_metric[-1]
@@ -36,10 +36,10 @@ def leaderboard_rows(records: Sequence[TrialRecord], objectives: Sequence[str], 
                 "trial": r.number,
                 "activation": r.activation,
                 **{f"recipe.{k}": v for k, v in r.recipe.items()},
-                f"val_{own.name}_mean": _digits(mean(last)),
-                f"val_{own.name}_std": _digits(std(last)),
+                f"{val.name}_mean": _digits(mean(last)),
+                f"{val.name}_std": _digits(std(last)),
                 "val_loss_mean": _digits(mean(r.curves.val_loss[-1])),
-                **{o: _digits(v) for o, v in zip(objectives, r.values, strict=True) if o == "latency_us"},
+                **{o: _digits(v) for o, v in zip(objectives, r.values, strict=True) if o not in (val.name, "val_loss")},
                 "n_seeds": len(last),
                 "n_diverged": r.curves.n_diverged,
                 "state": r.state,

@@ -54,7 +54,7 @@ def _contents(result: Result, plots: Sequence[Plot]) -> dict[str, Any]:
         "title": result.title
         or f"Which activation function? {result.about.get('model', result.name).split(',')[0]} on "
         f"{result.test_name.removesuffix(chr(39) + 's test set')}",
-        "finalists_title": "Finalists" if result.of_study else "Compared",
+        "finalists_title": "Compared" if result.kind == "table" else "Finalists",
         "lead": f"{lead.removesuffix('.')}.",
         "rest": rest,
         "facts": _facts(result),
@@ -79,7 +79,7 @@ def _contents(result: Result, plots: Sequence[Plot]) -> dict[str, Any]:
         "leaderboard_caption": f"Validation scores of {len(result.rows)} trials. The best were selected by them and "
         "are therefore optimistic: judge by the finalists. Click a heading to sort."
         if result.searched
-        else f"Validation {result.options.own.words} of the runs above. Click a heading to sort.",
+        else f"{result.options.own_val.words.capitalize()} of the runs above. Click a heading to sort.",
         "about": result.about,
         "config": result.config_yaml,
         "warnings": result.warnings,
@@ -89,7 +89,7 @@ def _contents(result: Result, plots: Sequence[Plot]) -> dict[str, Any]:
 
 def _facts(result: Result) -> list[tuple[str, str]]:
     n_finalists = len(result.comparisons) - 1
-    if result.of_study:
+    if result.kind != "table":
         facts = [("candidates tried", str(result.n_tried))]
         facts.append((f"finalist{'s' if n_finalists != 1 else ''} and the baseline retrained", str(n_finalists)))
         facts.append(("fresh seeds each", span([c.n_seeds for c in result.comparisons])))
@@ -120,8 +120,8 @@ def _table_caption(result: Result) -> str:
     )
     text += ", and that on examples like these, too." if any(map(population, verdicts)) else "."
     if not any(math.isnan(c.failure_bound) for c in result.comparisons):
-        text += " Failed: runs that diverged or stayed at chance, and count at chance level" * result.of_study
-        text += "; at most:" if result.of_study else " Failed, in parentheses:"
+        text += " Failed: runs that diverged or stayed at chance, and count at chance level" * (result.kind == "study")
+        text += "; at most:" if result.kind == "study" else " Failed, in parentheses:"
         text += " the 95 % upper bound of the rate."
     if any(verdict.counts_failures for verdict in verdicts):
         text += " *: such runs are in one of the two means."
@@ -163,7 +163,7 @@ def _properties(result: Result) -> list[Table]:
 
 def _leaderboard(result: Result) -> tuple[list[str], list[list[str]]]:
     """The leaderboard without its empty columns, and with shares in per cent."""
-    rows, own = result.rows, result.options.own
+    rows, val = result.rows, result.options.own_val
     names = list(dict.fromkeys(name for row in rows for name in row))
     names = [name for name in names if any(row.get(name, "") not in ("", 0) for row in rows)]
     heads = [name.removesuffix("_mean").replace("_", " ").replace("std", "sd") for name in names]
@@ -172,8 +172,8 @@ def _leaderboard(result: Result) -> tuple[list[str], list[list[str]]]:
         cells = []
         for name in names:
             cell = row.get(name, "")
-            is_own = name in (f"val_{own.name}_mean", f"val_{own.name}_std") and cell != ""
-            cells.append(value(own, float(cell)) if is_own else str(cell))
+            is_own = name in (f"{val.name}_mean", f"{val.name}_std") and cell != ""
+            cells.append(value(val, float(cell)) if is_own else str(cell))
         board.append(cells)
     return heads, board
 
@@ -204,7 +204,7 @@ def limits(result: Result) -> list[str]:
     verdicts = [c.verdict for c in result.comparisons if c.verdict is not None]
     out.append(
         "A verdict holds for this model, these data and this recipe. Another size, schedule or budget may change it."
-        if result.of_study
+        if result.kind != "table"
         else "A verdict holds for the runs of this table. It does not show how they were made: whether all were tuned "
         "alike, how the arms and the number of runs were chosen, and whether the test set chose anything. Its interval "
         "has the chance of seeds alone, not of the test examples."

@@ -134,9 +134,9 @@ def _legend(figure: Figure, axes: Axes) -> None:
     figure.legend(handles, labels, loc="outside upper left", ncols=min(3, len(labels)), fontsize=9)
 
 
-def _axis(where: str, own: Metric) -> str:
-    """The label of an axis: the data set's metric with its unit."""
-    return f"{where} {own.words}" + (f" ({own.unit})" if own.unit else "")
+def _axis(metric: Metric) -> str:
+    """The label of an axis: the metric with its unit."""
+    return metric.words + (f" ({metric.unit})" if metric.unit else "")
 
 
 def _name(activation: str, width: int = 34) -> str:
@@ -244,7 +244,7 @@ def cost(result: Result) -> tuple[Figure, str] | None:
         axes.set_xlabel(words)
         axes.margins(x=0.12, y=0.12)
         axes.xaxis.set_major_locator(MaxNLocator(4))
-    panels[0].set_ylabel(_axis("test", own))
+    panels[0].set_ylabel(_axis(result.options.own_test))
     _legend(figure, panels[0])
     return figure, (
         f"Left and {'up' if own.higher_is_better else 'down'} is better. No other net is both cheaper "
@@ -265,11 +265,11 @@ def pareto(at: Sequence[tuple[float, float]], higher_is_better: bool = True) -> 
 
 def curves(result: Result) -> tuple[Figure, str] | None:
     """The validation metric and loss over the steps, mean and standard deviation over the fresh seeds."""
-    if not result.runs:
+    if not any(run.curves.steps for run in result.runs):
         return None
     figure = new_figure(8.0, 3.9)
     left, right = figure.subplots(1, 2)
-    drawn, own = False, result.options.own
+    drawn, own = False, result.options.own_val
     for activation, style in _styles(result).items():
         theirs = _runs(result, activation)
         steps = theirs[0].curves.steps
@@ -283,7 +283,7 @@ def curves(result: Result) -> tuple[Figure, str] | None:
             axes.fill_between(steps, low, high, color=style["color"], alpha=0.13, linewidth=0)
     if result.target is not None:
         left.axhline(own.scale * result.target, color="#888888", linewidth=1, label="target accuracy")
-    left.set_ylabel(_axis("validation", own))
+    left.set_ylabel(_axis(own))
     right.set_ylabel("validation loss")
     for axes in (left, right):
         axes.set_xlabel("step")
@@ -298,7 +298,7 @@ def _runs(result: Result, activation: str) -> list[FinalistRun]:
 
 def parameters(result: Result) -> tuple[Figure, str] | None:
     """Each searched parameter against the validation metric of its trials."""
-    own = result.options.own
+    own = result.options.own_val
     found: dict[tuple[str, str], list[tuple[float, float, float]]] = {}
     for record in result.records:
         specs = parse_net(record.activation)
@@ -336,7 +336,7 @@ def parameters(result: Result) -> tuple[Figure, str] | None:
             log_ticks(axes.xaxis, min(values), max(values))
         axes.set_xlabel(f"{activation}: {name}")
         if place % n_columns == 0:
-            axes.set_ylabel(_axis("val.", own))
+            axes.set_ylabel(_axis(own).replace("validation", "val."))
     line = f" Dashed: {base}." if home else ""
     return figure, f"Each point is a trial, and its bar the standard deviation over the search's seeds.{line}"
 
@@ -415,7 +415,7 @@ def shapes(result: Result) -> tuple[Figure, str] | None:
 def layers(result: Result) -> tuple[Figure, str] | None:
     """For a search by layer: the mean score of the trials that had a certain activation in a certain layer."""
     cells: dict[tuple[str, int], list[float]] = {}
-    own = result.options.own
+    own = result.options.own_val
     sign = 1 if own.higher_is_better else -1
     n_layers = max((len(parse_net(r.activation)) for r in result.records), default=1)
     if n_layers == 1:
@@ -444,7 +444,7 @@ def layers(result: Result) -> tuple[Figure, str] | None:
     axes.set_xlabel("activation, from the input")
     axes.grid(visible=False)
     return figure, (
-        f"Mean {_axis('validation', own)} of the trials that had this activation in this layer, and how many they "
+        f"Mean {_axis(own)} of the trials that had this activation in this layer, and how many they "
         "were. Trials were chosen by the search, so a cell with few of them says little."
     )
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from actsearch.activations.spec import Spec, parse_net
 from actsearch.errors import ActSearchError
@@ -35,7 +35,8 @@ class Result:
     refused: functions of a grammar that were rejected before training, and why. warnings: sentences on the model, the
     data and the training that a reader must know. about: how the result was made, by heading. config_yaml: the whole
     config. page: the study's table in MLflow, as a path below its server's address. title: of the report; if empty, it
-    is made of model and data. of_study: whether the runs are a study's own; if not, only their numbers are known.
+    is made of model and data. kind: of a study, of a user's own training (own), or a table, of which only numbers are
+    known.
     """
 
     name: str
@@ -58,7 +59,7 @@ class Result:
     config_yaml: str = ""
     page: str | None = None
     title: str = ""
-    of_study: bool = True
+    kind: Literal["study", "own", "table"] = "study"
 
     def __repr__(self) -> str:
         return f"<Result of {self.name}: {self.summary}>"
@@ -111,8 +112,8 @@ class Result:
         """Prints the leaderboard, the finalists and the verdict."""
         terminal = terminal or Terminal()
         if self.rows:
-            terminal.leaderboard(self.rows, self.options.own, self.searched)
+            terminal.leaderboard(self.rows, self.options.own_val, self.searched)
         if self.refused:
             terminal.line(f"rejected before training, listed in refused.csv: {self.refusals}")
-        terminal.finalists(self.comparisons, self.test_name, self.options, self.of_study)
+        terminal.finalists(self.comparisons, self.test_name, self.options, self.kind)
         terminal.line(f"\n{self.summary}")

@@ -30,6 +30,8 @@ from actsearch.report.sentence import value
 from actsearch.report.tables import COST_HEADS, finalist_table
 from actsearch.verdicts.comparison import Comparison
 
+# columns of the leaderboard that every study has
+ALWAYS = ("rank", "trial", "activation", "val_loss_mean", "n_seeds", "n_diverged", "state", "steps", "same_as")
 LINE_SECONDS = 5.0  # from one plain line of progress to the next
 T = TypeVar("T")
 
@@ -145,11 +147,11 @@ class Terminal:
                     self.console.print()
             part.append(i)
 
-    def leaderboard(self, rows: Sequence[Mapping[str, object]], own: Metric, searched: bool, n_show: int = 20) -> None:
+    def leaderboard(self, rows: Sequence[Mapping[str, object]], val: Metric, searched: bool, n_show: int = 20) -> None:
         """Prints the best trials.
 
-        rows: as in leaderboard.csv. own: the metric that the nets are judged by. searched: whether the best were
-        selected from many.
+        rows: as in leaderboard.csv. val: the metric of the validation curves. searched: whether the best were selected
+        from many.
         """
         ranked = [row for row in rows if row["rank"] != ""]
         counts = {state: sum(row["state"] == state for row in rows) for state in ("pruned", "duplicate")}
@@ -160,16 +162,18 @@ class Terminal:
         how = f"validation, selected from {len(rows)} trials: optimistic" if searched else "validation, all compared"
         self.console.print(f"\nLeaderboard: {how} ({len(ranked)} ranked{note})")
         recipe = [name for name in (rows[0] if rows else {}) if name.startswith("recipe.")]
-        extra = [name for name in (rows[0] if rows else {}) if name == "latency_us"]
+        known = (*ALWAYS, *recipe, f"{val.name}_mean", f"{val.name}_std")
+        extra = [name for name in (rows[0] if rows else {}) if name not in known]
+        loss = ["val loss"] if any(row["val_loss_mean"] != "" for row in rows) else []
         table = Table(box=None, pad_edge=False, header_style="bold")
         for name in (
             "rank",
             "trial",
             "activation",
             *recipe,
-            f"val {own.words}",
+            val.words.replace("validation", "val"),
             "± sd",
-            "val loss",
+            *loss,
             *extra,
             "seeds",
             "diverged",
@@ -179,9 +183,9 @@ class Terminal:
             table.add_row(
                 *[str(row[name]) for name in ("rank", "trial", "activation")],
                 *[str(row.get(name, "")) for name in recipe],
-                value(own, float(str(row[f"val_{own.name}_mean"]))),
-                _sd(own, row[f"val_{own.name}_std"]),
-                f"{float(str(row['val_loss_mean'])):.4f}",
+                value(val, float(str(row[f"{val.name}_mean"]))),
+                _sd(val, row[f"{val.name}_std"]),
+                *[f"{float(str(row['val_loss_mean'])):.4f}" for _ in loss],
                 *[str(row[name]) for name in extra],
                 str(row["n_seeds"]),
                 str(row["n_diverged"] or ""),
@@ -191,12 +195,12 @@ class Terminal:
             self.console.print(f"… and {len(ranked) - n_show} more in leaderboard.csv")
 
     def finalists(
-        self, comparisons: Sequence[Comparison], test_name: str, options: Confirmation, of_study: bool = True
+        self, comparisons: Sequence[Comparison], test_name: str, options: Confirmation, kind: str = "study"
     ) -> None:
         base = next(c for c in comparisons if c.is_baseline)
         rules = options.rules(len(comparisons) - 1)
         corrected = f", intervals and p corrected for {rules.words}" if rules.corrects else ""
-        what = f"Finalists: {test_name}, fresh seeds, paired" if of_study else f"{test_name}: compared"
+        what = f"{test_name}: compared" if kind == "table" else f"Finalists: {test_name}, fresh seeds, paired"
         self.console.print(f"\n{what} with {base.activation}{corrected}", markup=False)
         heads, rows = finalist_table(comparisons, options)
         titles = list(heads)

@@ -15,8 +15,9 @@ from actsearch.report.tables import finalist_table, latex_table, markdown_table
 def write_files(result: Result) -> list[Path]:
     """Writes all files of the output folder except the config and the timing; returns those worth passing on."""
     folder = result.folder
-    if result.of_study:
+    if result.rows:
         write_csv(folder / "leaderboard.csv", result.rows)
+    if result.kind == "study":
         write_csv(folder / "finalists.csv", finalist_rows(result.runs, result.options.own))
     if result.refused:
         write_csv(folder / "refused.csv", [{"function": text, "reason": why} for text, why in result.refused.items()])

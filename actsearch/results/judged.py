@@ -34,6 +34,10 @@ class TableOptions(Confirmation):
         return {self.own.name: self.own}
 
     @property
+    def own_val(self) -> Metric:
+        return self.own
+
+    @property
     def own_test(self) -> Metric:
         return self.own
 
@@ -93,7 +97,7 @@ def judge(
         searched=False, objective="", options=options, warnings=[*found.said, *shares, *pairing],
         about={"results": table.name, "compared": found.by, "metric": _in_words(own),
                "paired by": " and ".join(found.pairs) or "nothing", **(about or {})},
-        title=f"Which {found.by}? {own.words} in {table.name}", of_study=False,
+        title=f"Which {found.by}? {own.words} in {table.name}", kind="table",
     )  # fmt: skip
     if folder is not None:
         make_folder(result.folder)
