@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from actsearch.activations import CATALOG, Spec, get_activation
-    from actsearch.api import compare, search
+    from actsearch.api import Study, compare, search
     from actsearch.data import Data, Goal, Metric, Source
     from actsearch.errors import ActSearchError
     from actsearch.question.recipe import Recipe
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 _PLACES = {
     "activations": ("CATALOG", "Spec", "get_activation"),
-    "api": ("compare", "search"),
+    "api": ("Study", "compare", "search"),
     "data": ("Data", "Goal", "Metric", "Source"),
     "errors": ("ActSearchError",),
     "question.recipe": ("Recipe",),
@@ -27,7 +27,7 @@ _PLACES = {
     "swap": ("find_activations", "swap_activations"),
 }
 __all__ = [
-    "CATALOG", "ActSearchError", "Data", "Goal", "Metric", "Recipe", "Source", "Spec", "compare", "find_activations",
+    "CATALOG", "ActSearchError", "Data", "Goal", "Metric", "Recipe", "Source", "Spec", "Study", "compare", "find_activations",
     "get_activation", "judge", "search", "swap_activations",
 ]  # fmt: skip
 

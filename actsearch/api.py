@@ -1,7 +1,8 @@
-"""From Python, in a notebook too: `search` and `compare`. Each makes the study that the command makes."""
+"""From Python, in a notebook too: `search`, `compare` and `Study`. Each makes the study that the command makes."""
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import FunctionType, MappingProxyType
@@ -15,16 +16,16 @@ from torch import nn
 
 from actsearch.activations.given import text_of
 from actsearch.activations.spec import Spec
-from actsearch.config.build import Given, build, build_training
+from actsearch.config.build import Given, build, build_own, refuse_others
 from actsearch.config.compose import compose, options, settle
 from actsearch.config.explain import ERRORS, explain
 from actsearch.config.shape import WITH_TARGET, Config
 from actsearch.data.source import Data, Source
-from actsearch.errors import ActSearchError, one_line, unknown
+from actsearch.errors import ActSearchError, unknown
 from actsearch.outcome import show
-from actsearch.own.compare import compare_own
+from actsearch.own.asked import Asked, Elsewhere
+from actsearch.own.local import run_own
 from actsearch.pipeline import run
-from actsearch.question.options import ConfirmOptions
 from actsearch.question.recipe import Recipe
 from actsearch.report.result import Result
 from actsearch.report.terminal import Terminal
@@ -36,6 +37,7 @@ SHORT = {
     "n_validation": "data.n_validation", "standardise": "data.standardise", "device": "device", "engine": "engine",
 }  # fmt: skip
 URL = {"storage": "url", "tracking": "uri"}
+NOTHING: Mapping[str, Any] = MappingProxyType({})
 Group = str | Mapping[str, Any] | None
 DataSet = str | Data | Source | tuple[Any, ...]
 
@@ -68,7 +70,13 @@ def search(
     overrides: Sequence[str] = (),
     folder: str | Path = "runs",
     quiet: bool = False,
-    train: None = None,
+    train: Callable[..., Any] | None = None,
+    settings: Mapping[str, Any] = NOTHING,
+    threads: int | None = None,
+    per_device: int | None = None,
+    timeout_s: float | None = None,
+    metrics: Mapping[str, Mapping[str, Any]] = NOTHING,
+    check_repeat: bool = False,
 ) -> Result:
     """Which activation for this model and data? What is left out is as the command `actsearch` has it.
 
@@ -87,21 +95,32 @@ def search(
     only: of a net without the keyword `activation`, which activations are replaced, as in `swap_activations`.
     fresh: whether a study that is found is deleted and trained again. folder: where folders of results and MLflow's
     database lie.
+
+    train: instead of model, data and recipe a training of one's own: a function (activation, seed, …) that yields or
+    returns its numbers (docs/own_training.md). settings: its further keywords, which search_space={"recipe": {"lr":
+    [0.01, 0.1]}} searches. threads, per_device, timeout_s, metrics, check_repeat: as in conf/train/own.yaml.
     Raises ActSearchError for what a user can put right.
     """
-    asked = dict(locals())
-    if train is not None:
-        raise ActSearchError("train: a training of your own is compared, not searched. Write compare(train=…).")
-    terminal = Terminal(quiet)
+    return _answer(dict(locals()), searches=True)
+
+
+def _answer(asked: Mapping[str, Any], searches: bool) -> Result:
+    terminal, folder = Terminal(asked["quiet"]), asked["folder"]
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    config, given = _config(asked)
+    config, given = _config(asked, searches)
+    place = lambda study_name: Path(folder) / study_name  # noqa: E731
+    if given.train is not None:
+        own = build_own(config, place, "", given)
+        result = run_own(own, terminal)
+        show(result, own.tracking_uri, terminal)
+        return result
     with torch.inference_mode(False), torch.enable_grad():  # the caller may be in another mode
-        job = build(config, lambda study_name: Path(folder) / study_name, "", given)
+        job = build(config, place, "", given)
         try:
             result = run(job, terminal)
         except KeyboardInterrupt:
             raise KeyboardInterrupt("interrupted. What was finished is saved: the same call goes on.") from None
-    show(result, job, terminal)
+    show(result, job.tracking_uri, terminal)
     return result
 
 
@@ -111,67 +130,51 @@ def compare(
     activations: Sequence[str] | None = None,
     *,
     seeds: int | None = None,
-    train: Any = None,
     **keywords: Any,
 ) -> Result:
-    """All of `activations` against the baseline on the same fresh seeds, no search. keywords: as in `search`.
-
-    train: instead of model and data a training of one's own, a function (activation, seed, …) that yields or returns
-    its numbers. Then the keywords are: settings, the function's own; baseline; confirm (metric, alpha, margin,
-    until_decided, looks); threads, timeout_s and metrics, as in conf/train/own.yaml; name, fresh, storage, folder,
-    quiet.
-    """
-    if train is not None:
-        if model is not None or data is not None:
-            raise ActSearchError("train: a training of your own has its own model and data. Leave them out.")
-        return _compare_training(train, activations, seeds, **keywords)
+    """All of `activations` against the baseline on the same fresh seeds, no search. keywords: as in `search`."""
     return search(model, data, activations, sampler="grid", finalist_seeds=seeds, **keywords)
 
 
-def _compare_training(
-    train: Callable[..., Any],
-    activations: Sequence[Any] | None,
-    seeds: int | None,
-    *,
-    settings: Mapping[str, Any] = MappingProxyType({}),
-    baseline: str = "relu",
-    confirm: Mapping[str, Any] = MappingProxyType({}),
-    threads: int | None = None,
-    timeout_s: float | None = None,
-    metrics: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
-    name: str | None = None,
-    fresh: bool = False,
-    storage: str | None = None,
-    folder: str | Path = "runs",
-    quiet: bool = False,
-) -> Result:
-    """`compare` for a training of one's own. settings: its further keywords. confirm: metric, alpha, margin,
-    until_decided, looks. threads, timeout_s, metrics: as in conf/train/own.yaml.
+class Study(Asked):
+    """A study whose runs you train yourself, one after another or in many processes on one storage:
+
+        study = actsearch.Study("robot", ["relu", "gelu"], seeds=20)
+        while (run := study.ask()) is not None:
+            activation, seed, settings = run
+            study.tell(run, {"test_reward": train_my_robot(activation, seed)})
+        print(study.result())
+
+    name: of the training; with the settings it names the study. searches: whether there is a search, as in `search`;
+    otherwise all activations are compared, as in `compare`, on `seeds` seeds. keywords: as there.
     """
-    if not activations:
-        raise ActSearchError("activations: write a list, e.g. ['relu', 'gelu'].")
-    terminal = Terminal(quiet)
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    values = {**settings, "threads": threads, "timeout_s": timeout_s, "metrics": metrics}
-    try:
-        options = ConfirmOptions(
-            **{"baseline": _texts(baseline, "baseline"), **confirm, **({"seeds": seeds} if seeds else {})}
-        )
-    except TypeError as error:
-        raise ActSearchError(f"confirm: {one_line(error)}") from None
-    result = compare_own(
-        build_training(values, train), _texts(list(activations), "activations"), options,
-        lambda study_name: Path(folder) / study_name, terminal, name=name, fresh=fresh, storage_url=storage,
-    )  # fmt: skip
-    for warning in result.warnings:
-        terminal.warn(warning)
-    result.report(terminal)
-    return result
+
+    def __init__(
+        self,
+        name: str,
+        activations: Sequence[Any],
+        *,
+        seeds: int | None = None,
+        searches: bool = False,
+        **keywords: Any,
+    ) -> None:
+        defaults = {key: p.default for key, p in inspect.signature(search).parameters.items()}
+        for key in keywords:
+            if key not in defaults or key in ("train", "check_repeat"):
+                raise unknown("keyword of Study", key, [key for key in defaults if key != "train"])
+        many = {"seeds": seeds} if searches else {"finalist_seeds": seeds, "sampler": "grid"}
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        asked = {**defaults, "activations": activations, **many, **keywords, "train": Elsewhere(name)}
+        config, given = _config(asked, searches)
+        super().__init__(build_own(config, lambda found: Path(asked["folder"]) / found, "", given))
 
 
-def _config(asked: Mapping[str, Any]) -> tuple[Config, Given]:
+def _config(asked: Mapping[str, Any], searches: bool = False) -> tuple[Config, Given]:
     """The command's config with what was asked for, and the objects that no config can hold."""
     words, values, given = list(asked["overrides"]), {}, Given()
+    if asked["train"] is not None:
+        values["train"], given.train = _own_values(asked), asked["train"]
+        refuse_others(words)
     for word in words:
         if word.startswith(("-", "task", "hydra")):
             raise ActSearchError(f"overrides: '{word}' is for the command alone. From Python results go to folder=….")
@@ -205,7 +208,7 @@ def _config(asked: Mapping[str, Any]) -> tuple[Config, Given]:
         cfg.merge_with(values)
         for key, value in flat.items():
             OmegaConf.update(cfg, key, _plain(value))
-        config = settle(cfg, words)
+        config = settle(cfg, words, searches)
     except ERRORS as error:
         raise explain(error, words) from None
     for group, target in targets.items():
@@ -222,6 +225,25 @@ def _config(asked: Mapping[str, Any]) -> tuple[Config, Given]:
     else:
         given.only = asked["only"]
     return config, given
+
+
+def _own_values(asked: Mapping[str, Any]) -> dict[str, Any]:
+    """The keys of the group train for a training that is given as a function."""
+    for key in ("model", "data", "recipe", "n_validation", "standardise", "only", "engine"):
+        if asked[key] is not None:
+            raise ActSearchError(f"{key}: a training of your own has its own model, data and recipe. Leave it out.")
+    train, keys = asked["train"], ("threads", "per_device", "timeout_s", "metrics", "check_repeat")
+    name = f"{getattr(train, '__module__', '')}.{getattr(train, '__qualname__', type(train).__name__)}".lstrip(".")
+    known = {key: _plain(asked[key]) for key in keys if asked[key]}
+    return {"_target_": name, **{str(key): _kept(key, value) for key, value in asked["settings"].items()}, **known}
+
+
+def _kept(key: str, value: Any) -> Any:
+    """A setting, if it can be written down: in a config, and as the key under which runs are found again."""
+    plain = _plain(value)
+    if plain != value or type(plain) is not type(value):
+        raise ActSearchError(f"settings: {key}={value!r:.60}: write numbers, text, lists or mappings of these.")
+    return plain
 
 
 def _is_plain(only: Any) -> bool:

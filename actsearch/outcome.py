@@ -214,13 +214,19 @@ def deliver_end(delivery: Delivery, result: Result, files: Sequence[Path]) -> No
     delivery.finish(f"{result.summary}\n\n{table}", ends, files)
 
 
-def show(result: Result, job: Job, terminal: Terminal) -> None:
+FILES = {
+    "study": "leaderboard.csv, finalists.csv, verdict.json, …", "own": "runs.csv, verdict.json, finalists.md, …",
+    "table": "verdict.json, finalists.md, finalists.tex",
+}  # fmt: skip
+
+
+def show(result: Result, tracking_uri: str | None, terminal: Terminal) -> None:
     """Prints the leaderboard, the finalists and the verdict, and where the rest is."""
     result.report(terminal)
-    terminal.line(f"\nreport       {shown(job.folder)}/report.html")
-    terminal.line(f"results      {shown(job.folder)}/ (leaderboard.csv, finalists.csv, verdict.json, …)")
-    if job.tracking_uri and result.page:
-        terminal.line(f"dashboard    {_dashboard(job.tracking_uri, result.page)}")
+    terminal.line(f"\nreport       {shown(result.folder)}/report.html")
+    terminal.line(f"results      {shown(result.folder)}/ ({FILES[result.kind]})")
+    if tracking_uri and result.page:
+        terminal.line(f"dashboard    {_dashboard(tracking_uri, result.page)}")
 
 
 def _dashboard(uri: str, page: str) -> str:

@@ -488,8 +488,11 @@ class Delivery:
 class Tracker:
     """Delivers in a thread while the search goes on. The first failure is a warning and ends the delivery."""
 
-    def __init__(self, make: Callable[[], Delivery], warn: Callable[[str], None]) -> None:
-        self._make, self._warn = make, warn
+    def __init__(
+        self, make: Callable[[], Delivery], warn: Callable[[str], None],
+        cure: str = "'actsearch task=deliver' with the same overrides delivers what is missing",
+    ) -> None:  # fmt: skip
+        self._make, self._warn, self._cure = make, warn, cure
         self._queue: queue.Queue[Callable[[Delivery], None] | None] = queue.Queue()
         self._pending: dict[int, tuple[str, list[tuple[int, Mapping[str, float]]]]] = {}
         self._flushed = time.monotonic()
@@ -532,8 +535,5 @@ class Tracker:
                 job(delivery)
             except Exception as error:  # MLflow raises what its server, its driver and its network raise
                 self.failed = one_line(error)
-                self._warn(
-                    f"MLflow could not be written ({self.failed}). The search goes on; "
-                    "'actsearch task=deliver' with the same overrides delivers what is missing."
-                )
+                self._warn(f"MLflow could not be written ({self.failed}). The search goes on; {self._cure}.")
             self.seconds += time.monotonic() - start

@@ -1,5 +1,6 @@
 """Trainings of a user's own, for tests: they take milliseconds and report what the tests know."""
 
+import math
 import os
 import random
 import signal
@@ -101,3 +102,14 @@ def slow(activation, seed):
 
 def in_percent(activation, seed):
     yield {"test_accuracy": 100 * value(activation, seed)}
+
+
+def peaked(activation, seed, lr=0.1, width=8, test=False, log=None, epochs=4):
+    """Each activation has a learning rate of its own that is best; gelu is the best at its best."""
+    best = {"relu": 0.1, "gelu": 0.2, "tanh": 0.05, "elu": 0.1}.get(str(activation).partition("(")[0], 0.1)
+    top = {"relu": 0.80, "gelu": 0.84, "tanh": 0.70}.get(str(activation), 0.78)
+    reached = top - 0.05 * math.log(lr / best, 4) ** 2 + value("relu", seed) - 0.70
+    for epoch in range(epochs):
+        yield {"val_accuracy": reached - 0.2 * 0.5**epoch, "val_loss": 1 - reached}
+    yield {"val_accuracy": reached, "params": 10 * width}
+    yield {"test_accuracy": reached - 0.01, "told": float(test)} if test else {"test_accuracy": 9.0}

@@ -17,7 +17,7 @@ from rich.table import Table
 from actsearch import pipeline
 from actsearch.activations import CATALOG, Spec
 from actsearch.activations.activation import Param
-from actsearch.config.build import build, build_training, target
+from actsearch.config.build import build, build_own, refuse_others, target
 from actsearch.config.compose import search_name
 from actsearch.config.shape import Config
 from actsearch.errors import ActSearchError, hide_passwords, unknown
@@ -28,12 +28,11 @@ from actsearch.measure.cost import step_costs
 from actsearch.measure.properties import properties_of
 from actsearch.measure.timing import one_thread
 from actsearch.outcome import show, shown
-from actsearch.own.compare import compare_own, fixed_specs, refuse_others
+from actsearch.own.local import run_own
 from actsearch.processes import Processes
 from actsearch.report import costs as tables
 from actsearch.report.files import make_folder, write_csv
 from actsearch.report.properties import TEXT, property_tables
-from actsearch.report.result import Result
 from actsearch.report.terminal import Terminal
 from actsearch.results.judged import judge as judge_table
 from actsearch.training.trainer import find_device
@@ -53,9 +52,13 @@ class Asked:
     def job(self) -> Job:
         if self.config.train:
             raise ActSearchError(
-                "train=…: the same command without task= shows a comparison again, and trains nothing."
+                "train=…: the same command without task= shows a finished study again, delivers it, and trains nothing."
             )
-        return build(self.config, self.place, shlex.join(["actsearch", *hide_passwords(sys.argv[1:])]))
+        return build(self.config, self.place, self.typed)
+
+    @property
+    def typed(self) -> str:
+        return shlex.join(["actsearch", *hide_passwords(sys.argv[1:])])
 
     def place(self, name: str) -> Path:
         self.folder = self.folder.with_name(self.folder.name.replace(search_name(self.config), name, 1))
@@ -74,26 +77,20 @@ def search(asked: Asked) -> None:
     if asked.config.train:
         return own(asked)
     terminal, job = Terminal(), asked.job()
-    show(pipeline.run(job, terminal, asked.processes, psutil.Process().create_time()), job, terminal)
+    show(pipeline.run(job, terminal, asked.processes, psutil.Process().create_time()), job.tracking_uri, terminal)
 
 
 def own(asked: Asked) -> None:
-    """Compares the activations of the list in a training of the user's own."""
-    config, terminal = asked.config, Terminal()
+    """The same in a training of the user's own."""
     refuse_others(asked.words)
-    training = build_training(config.train)
-    result = compare_own(
-        training, fixed_specs(config.search_space.activations), config.confirm, asked.place, terminal,
-        name=config.study.name, fresh=config.study.fresh, storage_url=config.storage.url,
-        typed=shlex.join(["actsearch", *hide_passwords(sys.argv[1:])]),
-    )  # fmt: skip
-    _show_compared(result, terminal, "runs.csv, verdict.json, finalists.md, …")
+    job, terminal = build_own(asked.config, asked.place, asked.typed), Terminal()
+    show(run_own(job, terminal), job.tracking_uri, terminal)
 
 
 def report(asked: Asked) -> None:
     """Rebuilds the report of a finished search from its storage."""
     terminal, job = Terminal(), asked.job()
-    show(pipeline.report(job, terminal), job, terminal)
+    show(pipeline.report(job, terminal), job.tracking_uri, terminal)
 
 
 def deliver(asked: Asked) -> None:
@@ -101,7 +98,7 @@ def deliver(asked: Asked) -> None:
     terminal, job = Terminal(), asked.job()
     result = pipeline.deliver(job)
     terminal.line(f"delivered {job.name} to {job.tracking_uri}")
-    show(result, job, terminal)
+    show(result, job.tracking_uri, terminal)
 
 
 def judge(
@@ -117,26 +114,18 @@ def judge(
     texts = {"baseline": baseline, "metric": metric, "where": where}
     given = {key: None if value is None else str(value) for key, value in texts.items()}
     by = by if by is None or isinstance(by, list) else str(by)
-    command = shlex.join(["actsearch", *hide_passwords(sys.argv[1:])])
     result = judge_table(
         results, by, **given, pair=pair, margin=margin, higher_is_better=higher_is_better, ratio=ratio, alpha=alpha,
-        tracking=asked.config.tracking.uri, folder=asked.folder, about={"command": command},
+        tracking=asked.config.tracking.uri, folder=asked.folder, about={"command": asked.typed},
     )  # fmt: skip
     terminal = Terminal()
     if format == "json":
         answer = {"summary": result.summary, "warnings": result.warnings, "verdicts": result.verdicts}
         terminal.line(json.dumps(answer, indent=2, ensure_ascii=False))
         return
-    _show_compared(result, terminal, "verdict.json, finalists.md, finalists.tex")
-
-
-def _show_compared(result: Result, terminal: Terminal, files: str) -> None:
-    """Prints what was compared without a study of ours. files: what else lies in its folder."""
     for warning in result.warnings:
         terminal.warn(warning)
-    result.report(terminal)
-    terminal.line(f"\nreport       {shown(result.folder)}/report.html")
-    terminal.line(f"results      {shown(result.folder)}/ ({files})")
+    show(result, None, terminal)
 
 
 def list_activations(asked: Asked) -> None:

@@ -6,7 +6,7 @@ import contextlib
 import inspect
 import pkgutil
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from torch import nn
 
 from actsearch.activations.imported import own_folder_first
 from actsearch.activations.spec import parse_net
-from actsearch.config.compose import NOT_IN_RESULT, identity, label, search_name
+from actsearch.config.compose import NOT_IN_RESULT, identity, label, own_identity, search_name, training_name
 from actsearch.config.shape import OWN_KEYS, Config
 from actsearch.contents import Contents
 from actsearch.data.source import Data, make_data
@@ -26,7 +26,8 @@ from actsearch.measure.environment import source_commit
 from actsearch.models.model import Model
 from actsearch.module_values import packed
 from actsearch.own import command
-from actsearch.own.compare import OwnTraining
+from actsearch.own.study import OwnJob
+from actsearch.own.training import OwnTraining
 from actsearch.question.identity import flatten
 from actsearch.space.space import SearchSpace
 from actsearch.study.samplers import SamplerFactory, make_pruner
@@ -39,12 +40,13 @@ class Given:
     """What a call from Python gives as an object; a Config then has its name and a digest instead of a `_target_`.
 
     model: a model function or an nn.Module. data: a Data, or a function without arguments that makes a data set. only:
-    which activations of the model are replaced.
+    which activations of the model are replaced. train: the function of a training of the user's own.
     """
 
     model: Any = None
     data: Any = None
     only: Any = None
+    train: Any = None
 
 
 def build(config: Config, place: Callable[[str], Path], typed: str, given: Given | None = None) -> Job:
@@ -76,24 +78,63 @@ def build(config: Config, place: Callable[[str], Path], typed: str, given: Given
     )  # fmt: skip
 
 
-def build_training(values: Mapping[str, Any], function: Any = None) -> OwnTraining:
-    """The user's own training. values: the keys of the group train. function: what a call from Python gives."""
-    path = values.get("_target_")
+def build_own(config: Config, place: Callable[[str], Path], typed: str, given: Given | None = None) -> OwnJob:
+    """The job of a training of the user's own, as `build`."""
+    function = None if given is None else given.train
+    space = SearchSpace(
+        config.search_space.activations, config.search_space.recipe, config.search_space.scope,
+        n_slots=None, base=config.train,
+    )  # fmt: skip
+    tuned = [axis.key for axis in axes_of(space, config.confirm.tune)]
+    training = _training(config, function, tuned)
+    searches = config.confirm.finalists != "all"
+    parts = {"train": training.contents, **_contents_of_specs(config, space)}
+    if searches:
+        parts |= _contents_of_groups(config)
+    contents = {part: found.digest for part, found in parts.items()}
+    name = search_name(config, contents)
+    folder = place(name)
+    return OwnJob(
+        training=training, space=space, study=config.study, confirm=config.confirm,
+        sampler=SamplerFactory(*target("sampler", config.sampler), config.study.seed),
+        pruner=make_pruner(*target("pruner", config.pruner)), searches=searches,
+        identity=own_identity(config, contents), name=name, folder=folder,
+        storage_url=config.storage.url or sqlite_url(folder / "study.db"), contents=parts["train"],
+        tracking_uri=config.tracking.uri, experiment=config.tracking.experiment, device=config.device, typed=typed,
+        config_yaml=_yaml(config, OF_OWN), tags=_tags(typed), params=_params_of_own(config),
+        unknown=list(dict.fromkeys(what for found in parts.values() for what in found.unknown)),
+    )  # fmt: skip
+
+
+def _training(config: Config, function: Any, searched: Collection[str]) -> OwnTraining:
+    values, path = config.train, config.train.get("_target_")
     if function is None and not path:
         raise ActSearchError("train._target_ is missing: the import path of your function, e.g. my_train.train.")
-    if function is None:
-        function, name = _imported("train", str(path)), str(path)
-        if function is command.train:
-            name = command.name_of(str(values.get("command")))
-    else:
-        name = f"{getattr(function, '__module__', '')}.{getattr(function, '__qualname__', type(function).__name__)}"
+    function = _imported("train", str(path)) if function is None else function
     own = {key: values[key] for key in OWN_KEYS["train"] if values.get(key) is not None}
     settings = {key: value for key, value in values.items() if key not in ("_target_", *OWN_KEYS["train"])}
     if function is command.train and not isinstance(settings.get("command"), str):
         raise ActSearchError(
             "train.command is missing. Write e.g. 'train.command=python train.py --act {activation} --seed {seed}'."
         )
-    return OwnTraining(function, name, settings, **own)
+    return OwnTraining(function, training_name(config), settings, searched, **own)
+
+
+NOT_OF_OWN = (
+    "model", "data", "recipe", "engine", "search_space.scope", "confirm.equal", "confirm.fresh",
+)  # fmt: skip
+OF_OWN = ("train", "search_space", "sampler", "pruner", "study", "confirm", "storage", "tracking", "device")
+
+
+def refuse_others(words: Iterable[str]) -> None:
+    """Raises ActSearchError for words of a command that a training of the user's own does not heed."""
+    for word in words:
+        key = word.lstrip("+~").partition("=")[0]
+        if any(key == name or key.startswith(f"{name}.") for name in NOT_OF_OWN):
+            raise ActSearchError(
+                f"{word}: it does not apply to train=…, which has its own model, data and recipe. Leave it out; what "
+                "your training takes stands under train, and what is searched of it under search_space.recipe."
+            )
 
 
 def _data(values: Mapping[str, Any], given: Any) -> Data:
@@ -146,20 +187,30 @@ def _contents(config: Config, given: Given, data: Data, model: Model, space: Sea
     if given.data is not None or _is_own(config.data):
         for part in fields(data.source):
             parts["data"].add(getattr(data.source, part.name))
-    specs = [spec for candidate in space.typical() for spec in candidate.specs]
-    with contextlib.suppress(ActSearchError):  # `job.check` reports a bad baseline
-        specs += parse_net(config.confirm.baseline)
-    for spec in dict.fromkeys(specs):
-        if spec.activation.family == "own":
-            parts["activations"].add(spec.activation.fn)
-    for group in ("sampler", "pruner"):
-        if _is_own(getattr(config, group)):
-            parts[group].add(target(group, getattr(config, group))[0])
+    parts |= {**_contents_of_specs(config, space), **_contents_of_groups(config)}
     if edited := next((file for contents in parts.values() for file in contents.edited), None):
         raise ActSearchError(
             f"{edited} was edited after it was imported here, and training processes would import it as it is now. "
             "Start Python again, or import it again: importlib.reload(module)."
         )
+    return parts
+
+
+def _contents_of_specs(config: Config, space: SearchSpace) -> dict[str, Contents]:
+    specs = [spec for candidate in space.typical() for spec in candidate.specs]
+    with contextlib.suppress(ActSearchError):  # `job.check` reports a bad baseline
+        specs += parse_net(config.confirm.baseline)
+    own, found = [spec for spec in dict.fromkeys(specs) if spec.activation.family == "own"], Contents()
+    for spec in own:
+        found.add(spec.activation.fn)
+    return {"activations": found} if own else {}
+
+
+def _contents_of_groups(config: Config) -> dict[str, Contents]:
+    parts: dict[str, Contents] = defaultdict(Contents)
+    for group in ("sampler", "pruner"):
+        if _is_own(getattr(config, group)):
+            parts[group].add(target(group, getattr(config, group))[0])
     return parts
 
 
@@ -218,9 +269,10 @@ def _imported(group: str, path: str) -> Callable[..., Any]:
     return function
 
 
-def _yaml(config: Config) -> str:
-    """The config of the search, whatever is done with it now."""
+def _yaml(config: Config, groups: Collection[str] | None = None) -> str:
+    """The config of the search, whatever is done with it now. groups: those that it heeds, if not all."""
     plain: Any = hide_passwords(OmegaConf.to_container(OmegaConf.structured(config), resolve=True))
+    plain = {key: value for key, value in plain.items() if groups is None or key in groups}
     plain["study"]["fresh"] = False
     return OmegaConf.to_yaml(OmegaConf.create({**plain, "task": {"_target_": "actsearch.command.tasks.search"}}))
 
@@ -237,4 +289,10 @@ def _tags(command: str) -> dict[str, str]:
 def _shown_params(config: Config) -> dict[str, Any]:
     parts = {"data": config.data, "model": config.model, "recipe": vars(config.recipe), "study": vars(config.study)}
     flat = flatten({**parts, "confirm": vars(config.confirm), "search_space": vars(config.search_space)})
+    return {key: value for key, value in flat.items() if value is not None}
+
+
+def _params_of_own(config: Config) -> dict[str, Any]:
+    parts = {"train": config.train, "study": vars(config.study), "confirm": vars(config.confirm)}
+    flat = flatten({**parts, "search_space": vars(config.search_space)})
     return {key: value for key, value in flat.items() if value is not None}

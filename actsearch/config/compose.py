@@ -18,7 +18,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 
-from actsearch.config.shape import WITH_TARGET, Config
+from actsearch.config.shape import OWN_KEYS, WITH_TARGET, Config
 from actsearch.errors import ActSearchError, is_utf8, unknown
 from actsearch.question.identity import check_name, fingerprint, own_name, study_name
 
@@ -70,9 +70,11 @@ def compose(words: Sequence[str]) -> DictConfig:
         GlobalHydra.instance().hydra = theirs  # by now another instance
 
 
-def settle(cfg: DictConfig, words: Sequence[str]) -> Config:
+def settle(cfg: DictConfig, words: Sequence[str], searches: bool = False) -> Config:
     """The typed config. Raises what OmegaConf raises for a key or a value that does not fit.
 
+    searches: whether a search is asked for, whatever the words say. In a training of the user's own a plain list is
+    compared without one, unless the words ask for trials, finalists or a sampler.
     A function that the words name themselves does not inherit the keys of the option that was chosen before:
     with model._target_=my_net.my_net, the width of conf/model/mlp.yaml is not handed to it.
     """
@@ -82,6 +84,9 @@ def settle(cfg: DictConfig, words: Sequence[str]) -> Config:
         plain[group] = {key: value for key, value in plain[group].items() if key in given}
     # once more against the shape: '+modle=mlp' passes Hydra
     config: Any = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), plain))
+    asked = searches or any(_key(word) in ("study.n_trials", "confirm.finalists", "sampler") for word in words)
+    if config.train and not asked and all(isinstance(item, str) for item in config.search_space.activations):
+        config.confirm.finalists = "all"
     return config
 
 
@@ -107,12 +112,34 @@ def identity(config: Config, contents: Mapping[str, str]) -> dict[str, Any]:
     return {**parts, "engine": plain["engine"], "study": study, **({"contents": dict(contents)} if contents else {})}
 
 
+def own_identity(config: Config, contents: Mapping[str, str]) -> dict[str, Any]:
+    """The same for a training of the user's own. Where nothing is searched, runs alone are kept, and they name what
+    they were trained with: so another list or more seeds find those that are there.
+    """
+    plain: Any = OmegaConf.to_container(OmegaConf.structured(config), resolve=True)
+    settings = {key: value for key, value in plain["train"].items() if key not in OWN_KEYS["train"]}
+    found: dict[str, Any] = {"train": settings}
+    if config.confirm.finalists != "all":
+        study = {k: plain["study"][k] for k in ("seeds", "seed", "generation", "objectives")}
+        found |= {part: plain[part] for part in ("search_space", "sampler", "pruner")} | {"study": study}
+    return {**found, **({"contents": dict(contents)} if contents else {})}
+
+
 def label(group: str, values: Mapping[str, Any]) -> str:
     """What a data set or model is called, in names of studies and so of folders."""
     if values.get("name") is None:
         return str(values.get("_target_", group)).rpartition(".")[2]
     check_name(f"{group}.name", str(values["name"]))
     return str(values["name"])
+
+
+def training_name(config: Config) -> str:
+    """What a training of the user's own is called: its function, or its command's program."""
+    if config.train.get("command") is not None and str(config.train.get("_target_")).endswith(".command.train"):
+        words = str(config.train["command"]).split()
+        files = [word for word in words[1:] if Path(word).suffix and not word.startswith("-") and "{" not in word]
+        return Path((files or words or ["command"])[0]).stem or "command"
+    return str(config.train.get("_target_"))
 
 
 def search_name(config: Config, contents: Mapping[str, str] | None = None) -> str:
@@ -123,8 +150,7 @@ def search_name(config: Config, contents: Mapping[str, str] | None = None) -> st
     if config.study.name is not None:
         return config.study.name
     if config.train:
-        given = {"train": config.train, **({"contents": dict(contents)} if contents else {})}
-        return own_name(str(config.train.get("_target_")), given)
+        return own_name(training_name(config), own_identity(config, contents or {}))
     return study_name(label("data", config.data), label("model", config.model), identity(config, contents or {}))
 
 

@@ -52,7 +52,7 @@ class Config:
 OWN_KEYS = {
     "data": ("name", "n_validation", "subset", "resample", "standardise"),
     "model": ("name", "only"),
-    "train": ("threads", "timeout_s", "metrics"),
+    "train": ("threads", "per_device", "timeout_s", "metrics", "check_repeat"),
 }
 """Keys that stand beside a function's keywords, and are not handed to it (unless it has one of that name)."""
 WITH_TARGET = ("data", "model", "train", "sampler", "pruner", "task")

@@ -59,13 +59,6 @@ def train(activation: Any, seed: int, command: str, **settings: Any) -> Iterator
             raise ActSearchError(f"the command ended with exit code {code}: {' / '.join(last) or 'no output'}")
 
 
-def name_of(command: str) -> str:
-    """What a command is called: its first word that is a file, or else its first word, without folder and ending."""
-    words = command.split()
-    files = [word for word in words[1:] if Path(word).suffix and not word.startswith("-") and "{" not in word]
-    return Path((files or words or ["command"])[0]).stem or "command"
-
-
 def files_of(command: str) -> list[Path]:
     """The files that a command names: its program, scripts and configs."""
     return [path for word in shlex.split(command) if (path := Path(word)).is_file()]

@@ -9,10 +9,12 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from actsearch.errors import ActSearchError
 from actsearch.own.run import OwnRun
@@ -23,20 +25,46 @@ CODE = (
 )
 
 
-class Pool:
-    """`count` processes with `threads` threads each. message: the pickled function. logs: where what runs print goes.
+def places_of(
+    device: torch.device, per_device: int | None, threads: int | None, cores: int
+) -> tuple[list[dict[str, str]], int]:
+    """The environment of each process that fits on this machine, and the number of threads that each may have.
 
-    timeout_s: after so many seconds without a report a run has failed; None: never.
+    On GPUs one process for each, or per_device; each sees its GPU alone, as cuda:0. On a CPU as many as have `threads`
+    cores each. device: cuda, without a number, are all.
+    """
+    if device.type != "cuda":
+        hidden = {"CUDA_VISIBLE_DEVICES": ""} if torch.cuda.is_available() else {}
+        count = max(1, cores // (threads or 1))
+        return [hidden] * count, threads or max(1, cores // count)
+    seen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    names = seen.split(",") if seen else [str(i) for i in range(torch.cuda.device_count())]
+    names = names if device.index is None else [names[device.index]]
+    places = [{"CUDA_VISIBLE_DEVICES": name.strip()} for _ in range(per_device or 1) for name in names]
+    return places, threads or max(1, cores // len(places))
+
+
+class Pool:
+    """A process for each of `places`, which are their environments, with `threads` threads each.
+
+    message: the pickled function. logs: where what runs print goes. timeout_s: after so many seconds without a report a
+    run has failed; None: never.
     """
 
-    def __init__(self, count: int, threads: int, message: bytes, logs: Path, timeout_s: float | None) -> None:
+    def __init__(
+        self, places: Sequence[Mapping[str, str]], threads: int, message: bytes, logs: Path, timeout_s: float | None
+    ) -> None:
         self.threads, self.message, self.logs, self.timeout_s = threads, message, logs, timeout_s
+        self.ends: Callable[[OwnRun], bool] | None = None
         self.logs.mkdir(parents=True, exist_ok=True)
-        self._slots = [_Slot(self, number) for number in range(count)]
+        self._slots = [_Slot(self, number, place) for number, place in enumerate(places)]
 
-    def run(self, runs: Sequence[OwnRun]) -> Iterator[OwnRun]:
-        """Trains these runs, and yields each as it ends. Raises ActSearchError if the function cannot be loaded."""
-        waiting = list(runs)
+    def run(self, runs: Sequence[OwnRun], ends: Callable[[OwnRun], bool] | None = None) -> Iterator[OwnRun]:
+        """Trains these runs, and yields each as it ends. Raises ActSearchError if the function cannot be loaded.
+
+        ends: asked at each rung whether the run ends there.
+        """
+        self.ends, waiting = ends, list(runs)
         while waiting or any(slot.run for slot in self._slots):
             for slot in self._slots:
                 if slot.run is None and slot.ready and waiting and slot.start(waiting[0]):
@@ -62,15 +90,15 @@ class Pool:
 class _Slot:
     """One process, and the run that it has in hand."""
 
-    def __init__(self, pool: Pool, number: int) -> None:
-        self.pool, self.number = pool, number
+    def __init__(self, pool: Pool, number: int, place: Mapping[str, str]) -> None:
+        self.pool, self.number, self.place = pool, number, place
         self._open()
 
     def _open(self) -> None:
         ours, theirs = socket.socketpair()
         threads = str(self.pool.threads)
         path = os.pathsep.join([os.getcwd(), *(p for p in sys.path if p)])
-        env = dict(os.environ, PYTHONPATH=path, OMP_NUM_THREADS=threads, MKL_NUM_THREADS=threads)
+        env = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, **self.place}
         with (self.pool.logs / f"process{self.number}.log").open("ab") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-c", CODE, str(theirs.fileno())], pass_fds=[theirs.fileno()], env=env, stdout=log,
@@ -85,7 +113,7 @@ class _Slot:
     def start(self, run: OwnRun) -> bool:
         """Gives the process a run. False if it has ended meanwhile, and another had to be opened."""
         try:
-            self.connection.send((run.activation, run.seed, run.settings))
+            self.connection.send((run.activation, run.seed, run.settings, self.pool.ends is not None))
         except OSError:
             self.stop()
             self._open()
@@ -114,10 +142,18 @@ class _Slot:
         if kind == "rung":
             self.run.rungs.append(rest[0])
             self._extend()
+            if self.pool.ends is not None:
+                self.run.stopped = self.pool.ends(self.run)
+                self._send(not self.run.stopped)
             return None
-        self.run.seconds, self.run.error = rest
+        self.run.seconds, error, self.run.withheld = rest
+        self.run.error = "" if self.run.stopped else error
         ended, self.run = self.run, None
         return ended
+
+    def _send(self, answer: bool) -> None:
+        with contextlib.suppress(OSError):  # the process has died: `read` is told so next
+            self.connection.send(answer)
 
     def give_up(self, why: str) -> OwnRun | None:
         """Ends the process, and opens another. Returns the run that it had in hand, as failed."""

@@ -17,11 +17,13 @@ import torch
 
 from actsearch.errors import ActSearchError
 from actsearch.module_values import settle
-from actsearch.own.run import rungs_of
+from actsearch.own.run import train_once
 
 
 def main(descriptor: int) -> None:
-    """Answers (activation, seed, settings) by ("rung", mapping) … and ("end", seconds, error) until the leader ends."""
+    """Answers (activation, seed, settings, asks) by ("rung", mapping) … and ("end", seconds, error, withheld) until the
+    leader ends. asks: whether each rung waits for the leader's answer, whether the run goes on.
+    """
     leader = os.getppid()
     _end_with(leader)
     connection = Connection(descriptor)
@@ -37,27 +39,32 @@ def main(descriptor: int) -> None:
     connection.send(("ready", ""))
     while True:
         try:
-            activation, seed, settings = connection.recv()
+            activation, seed, settings, asks = connection.recv()
         except (EOFError, OSError):
             return
-        connection.send(_run(connection, function, activation, seed, settings))
+        connection.send(_run(connection, function, activation, seed, settings, asks))
 
 
-def _run(connection: Connection, function: Any, activation: str, seed: int, settings: dict[str, Any]) -> Any:
+def _run(
+    connection: Connection, function: Any, activation: str, seed: int, settings: dict[str, Any], asks: bool
+) -> tuple[str, float, str, list[str]]:
+    def go_on(rung: dict[str, float]) -> bool:
+        connection.send(("rung", rung))
+        return connection.recv() if asks else True
+
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
-    begin, error = time.perf_counter(), ""
+    begin, error, withheld = time.perf_counter(), "", []
     print(f"--- {activation}, seed {seed}", flush=True)
     try:
-        for rung in rungs_of(function, activation, seed, settings):
-            connection.send(("rung", rung))
+        withheld = train_once(function, activation, seed, settings, go_on).withheld
     except ActSearchError as found:
         error = str(found)
     except (Exception, SystemExit) as found:  # whatever a user's training raises
         traceback.print_exc()
         error = f"{type(found).__name__}: {found}"
-    return "end", time.perf_counter() - begin, " ".join(error.split())
+    return "end", time.perf_counter() - begin, " ".join(error.split()), withheld
 
 
 def _end_with(leader: int) -> None:

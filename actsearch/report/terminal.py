@@ -67,6 +67,10 @@ class Terminal:
             self._task = self._progress.add_task("starting", total=total)
             self._progress.start()
 
+    def ranked_by(self, objective: str, direction: Direction) -> None:
+        """Sets by which number the best so far is shown, where that is not known at the beginning."""
+        self._objective, self._direction = objective, direction
+
     def event(self, event: Event) -> None:
         self._stage = event.stage
         if isinstance(event, RungReached):
@@ -99,6 +103,7 @@ class Terminal:
     def advance(self, n: int, text: str) -> None:
         """Counts n more of what `begin` was told, and shows the text."""
         self._done += n
+        self._total = max(self._total, self._done)
         if self._progress is not None:
             self._progress.update(self._task, completed=self._done, total=self._total, description=text)
         elif time.monotonic() - self._last_line > LINE_SECONDS:

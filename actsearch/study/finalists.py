@@ -223,6 +223,6 @@ def as_records(runs: Sequence[FinalistRun], objective: str) -> list[TrialRecord]
             curves.val_loss.append([run.curves.val_loss[i][0] for run in group])
             curves.train_loss.append([run.curves.train_loss[i][0] for run in group])
         curves.diagnostics = mean_entries([run.curves.diagnostics for run in group])
-        value = mean(curves.of(objective)[-1])
+        value = mean(curves.of(objective)[-1]) if curves.steps else math.nan
         out.append(TrialRecord(number, group[0].activation, group[0].recipe, "complete", [value], curves))
     return out
