@@ -27,8 +27,8 @@ _PLACES = {
     "swap": ("find_activations", "swap_activations"),
 }
 __all__ = [
-    "CATALOG", "ActSearchError", "Data", "Goal", "Metric", "Recipe", "Source", "Spec", "Study", "compare", "find_activations",
-    "get_activation", "judge", "search", "swap_activations",
+    "CATALOG", "ActSearchError", "Data", "Goal", "Metric", "Recipe", "Source", "Spec", "Study", "compare",
+    "find_activations", "get_activation", "judge", "search", "swap_activations",
 ]  # fmt: skip
 
 

@@ -234,7 +234,7 @@ def _own_values(asked: Mapping[str, Any]) -> dict[str, Any]:
             raise ActSearchError(f"{key}: a training of your own has its own model, data and recipe. Leave it out.")
     train, keys = asked["train"], ("threads", "per_device", "timeout_s", "metrics", "check_repeat")
     name = f"{getattr(train, '__module__', '')}.{getattr(train, '__qualname__', type(train).__name__)}".lstrip(".")
-    known = {key: _plain(asked[key]) for key in keys if asked[key]}
+    known = {key: _plain(asked[key]) for key in keys if asked[key] is not None}
     return {"_target_": name, **{str(key): _kept(key, value) for key, value in asked["settings"].items()}, **known}
 
 

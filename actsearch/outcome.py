@@ -22,7 +22,6 @@ from actsearch.records import Evidence
 from actsearch.report.files import leaderboard_rows
 from actsearch.report.result import Result
 from actsearch.report.sentence import sentence, span
-from actsearch.report.tables import finalist_table, markdown_table
 from actsearch.report.terminal import Terminal
 from actsearch.space.domains import plural
 from actsearch.study.finalists import as_records, standing
@@ -30,7 +29,7 @@ from actsearch.study.ledger import Look
 from actsearch.study.storage import close_storage, open_storage, sqlite_path
 from actsearch.study.store import Notes, Store
 from actsearch.study.tuning import SHORTLIST, Tuned, again, criterion, n_points
-from actsearch.tracking import Delivery, mlflow_uri
+from actsearch.tracking import mlflow_uri
 from actsearch.training.plan import FAULT
 from actsearch.verdicts.comparison import Comparison, compare_finalists
 
@@ -197,21 +196,6 @@ def model_rows(job: Job) -> dict[str, str]:
         "recipe": f"{r.optimizer}, lr {r.lr:g}, {r.schedule}, {r.steps} steps of {r.batch_size}{equal}",
         "search space": str(job.space),
     }
-
-
-def deliver_end(delivery: Delivery, result: Result, files: Sequence[Path]) -> None:
-    """Writes the finalists, the verdict and the files to MLflow."""
-    own, val = result.options.own_test, result.options.own_val
-    curves = {(r.activation, str(r.recipe)): r.curves for r in as_records(result.runs, val.name)}
-    for comparison in result.comparisons:
-        theirs = [r for r in result.runs if (r.activation, r.recipe) == (comparison.activation, comparison.recipe)]
-        delivery.finalist(comparison, theirs, curves[comparison.activation, str(comparison.recipe)])
-    seen = [float(row[f"{val.name}_mean"]) for row in result.rows]
-    ends = {own.name: result.comparisons[0].test_metric}
-    if seen:
-        ends[val.name] = max(seen) if val.higher_is_better else min(seen)
-    table = markdown_table(*finalist_table(result.comparisons, result.options))
-    delivery.finish(f"{result.summary}\n\n{table}", ends, files)
 
 
 FILES = {

@@ -25,7 +25,6 @@ from actsearch.measure.environment import environment
 from actsearch.measure.timing import one_thread
 from actsearch.outcome import (
     asked,
-    deliver_end,
     first_seed,
     found_again,
     look_in_words,
@@ -51,7 +50,7 @@ from actsearch.study.search import run_trials
 from actsearch.study.storage import close_storage, open_storage, sole_leader
 from actsearch.study.store import Store, forget
 from actsearch.study.tuning import Tuned, baseline_at_best, cost_by, n_runs, reference, tune_recipes
-from actsearch.tracking import Delivery, Tracker
+from actsearch.tracking import Delivery, Tracker, deliver_end
 from actsearch.training.plan import choose_plan
 from actsearch.training.reference import Run
 from actsearch.training.trainer import Trainer, devices_of, find_device, tune_plan

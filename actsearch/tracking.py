@@ -33,6 +33,9 @@ from actsearch.data.files import cache_folder
 from actsearch.errors import ActSearchError, one_line, unknown
 from actsearch.question.metrics import ACCURACY, Metric, on_validation
 from actsearch.records import Curves, FinalistRun, TrialRecord
+from actsearch.report.result import Result
+from actsearch.report.tables import finalist_table, markdown_table
+from actsearch.study.finalists import as_records
 from actsearch.study.storage import sqlite_path, sqlite_url
 from actsearch.verdicts.comparison import Comparison
 from actsearch.verdicts.statistics import mean
@@ -537,3 +540,18 @@ class Tracker:
                 self.failed = one_line(error)
                 self._warn(f"MLflow could not be written ({self.failed}). The search goes on; {self._cure}.")
             self.seconds += time.monotonic() - start
+
+
+def deliver_end(delivery: Delivery, result: Result, files: Sequence[Path]) -> None:
+    """Writes the finalists, the verdict and the files to MLflow."""
+    own, val = result.options.own_test, result.options.own_val
+    curves = {(r.activation, str(r.recipe)): r.curves for r in as_records(result.runs, val.name)}
+    for comparison in result.comparisons:
+        theirs = [r for r in result.runs if (r.activation, r.recipe) == (comparison.activation, comparison.recipe)]
+        delivery.finalist(comparison, theirs, curves[comparison.activation, str(comparison.recipe)])
+    seen = [float(row[f"{val.name}_mean"]) for row in result.rows]
+    ends = {own.name: result.comparisons[0].test_metric}
+    if seen:
+        ends[val.name] = max(seen) if val.higher_is_better else min(seen)
+    table = markdown_table(*finalist_table(result.comparisons, result.options))
+    delivery.finish(f"{result.summary}\n\n{table}", ends, files)

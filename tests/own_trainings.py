@@ -113,3 +113,15 @@ def peaked(activation, seed, lr=0.1, width=8, test=False, log=None, epochs=4):
         yield {"val_accuracy": reached - 0.2 * 0.5**epoch, "val_loss": 1 - reached}
     yield {"val_accuracy": reached, "params": 10 * width}
     yield {"test_accuracy": reached - 0.01, "told": float(test)} if test else {"test_accuracy": 9.0}
+
+
+BROKEN = False
+
+
+def where(activation, seed):
+    time.sleep(0.2)
+    return {"device": ord(os.environ["CUDA_VISIBLE_DEVICES"][-1])}
+
+
+def reward(activation, seed):
+    return {"test_reward": value(activation, seed)}

@@ -225,7 +225,7 @@ def test_words_that_do_not_fit_are_one_line(tmp_path):
         ({"timeout_s": -1}, "train.timeout_s=-1"),
         ({"activations": ["gleu"]}, "Did you mean 'gelu'"),
         ({"activations": ["relu"]}, "nothing to compare with the baseline relu"),
-        ({"model": "mlp"}, "has its own model and data"),
+        ({"model": "mlp"}, "has its own model, data and recipe"),
     ):
         with pytest.raises(ActSearchError) as error:
             actsearch.compare(

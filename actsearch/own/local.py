@@ -6,7 +6,6 @@ import contextlib
 from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 
-from actsearch.outcome import deliver_end
 from actsearch.own.pool import Pool
 from actsearch.own.study import OwnJob, OwnStudy, looks_before
 from actsearch.own.trials import RunsWanted
@@ -16,7 +15,7 @@ from actsearch.report.result import Result
 from actsearch.report.terminal import Terminal
 from actsearch.study.storage import close_storage, open_storage, sole_leader
 from actsearch.study.store import forget
-from actsearch.tracking import Delivery, Tracker, check_tracking
+from actsearch.tracking import Delivery, Tracker, check_tracking, deliver_end
 from actsearch.training.trainer import find_device
 
 

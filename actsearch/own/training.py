@@ -75,15 +75,18 @@ class OwnTraining:
         places, threads = places_of(device, self.per_device, self.threads, core_count())
         if self.threads is None and most < len(places) and device.type != "cuda":
             threads = core_count() // most
+        return Pool(places[:most], threads, self.pickled(contents), folder / "logs", self.timeout_s)
+
+    def pickled(self, contents: Contents) -> bytes:
+        """The function as processes take it. Raises ActSearchError if it cannot be pickled."""
         try:
             code = cloudpickle.dumps(self.function)
-            message = cloudpickle.dumps((list(packed(contents.values)), code))
+            return cloudpickle.dumps((list(packed(contents.values)), code))
         except Exception as error:
             raise ActSearchError(
                 f"the training function cannot be pickled for a process: {one_line(error)}. Put it into a file of its "
                 "own."
             ) from error
-        return Pool(places[:most], threads, message, folder / "logs", self.timeout_s)
 
     def metric(self, name: str) -> Metric:
         return metric_named(name, **dict(self.metrics.get(name, {})), place=f"train.metrics.{name}")
