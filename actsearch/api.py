@@ -17,7 +17,7 @@ from torch import nn
 from actsearch.activations.given import text_of
 from actsearch.activations.spec import Spec
 from actsearch.config.build import Given, build, build_own, refuse_others
-from actsearch.config.compose import compose, options, settle
+from actsearch.config.compose import compose, options, settle, spelt_out
 from actsearch.config.explain import ERRORS, explain
 from actsearch.config.shape import WITH_TARGET, Config
 from actsearch.data.source import Data, Source
@@ -202,7 +202,7 @@ def _config(asked: Mapping[str, Any], searches: bool = False) -> tuple[Config, G
     if "confirm.baseline" in flat:
         flat["confirm.baseline"] = _texts(flat["confirm.baseline"], "baseline")
     try:
-        cfg = compose(words)
+        cfg = compose(spelt_out(words))
         if cfg.tracking.uri == "sqlite:///runs/mlflow.db":
             cfg.tracking.uri = sqlite_url(Path(asked["folder"]) / "mlflow.db")
         cfg.merge_with(values)

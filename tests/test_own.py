@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 
 import actsearch
-from actsearch.config.compose import quoted
+from actsearch.config.compose import spelt_out
 from actsearch.errors import ActSearchError
 from actsearch.own import command
 from actsearch.own.run import Chosen, train_once
@@ -309,6 +309,6 @@ def test_the_command_line_takes_braces_and_refuses_what_does_not_apply(tmp_path)
         )
     done = subprocess.run([*base, *words, "task=report"], check=False, **here)
     assert done.returncode == 2 and "without task= shows a finished study again" in done.stderr
-    assert quoted(["train.command=a {b} \"c\"", "x=1", 'train.command="d"']) == [
-        'train.command="a {b} \\"c\\""', "x=1", 'train.command="d"',
+    assert spelt_out(["train.command=a {b} \"c\"", "x=1", 'train.command="d"', "search_space.recipe.lr=[1,2]"]) == [
+        'train.command="a {b} \\"c\\""', "x=1", 'train.command="d"', "++search_space.recipe.lr=[1,2]",
     ]  # fmt: skip

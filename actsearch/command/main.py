@@ -22,7 +22,7 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from actsearch.config.compose import CONF, quoted, register, settle
+from actsearch.config.compose import CONF, register, settle, spelt_out
 from actsearch.config.explain import ERRORS, explain
 from actsearch.errors import ActSearchError, hide_password, one_line
 from actsearch.output import Output, open_standard_streams
@@ -74,7 +74,7 @@ def _main() -> None:
     try:
         if "${" in os.getcwd():
             raise ActSearchError(f"the folder {os.getcwd()}: Hydra reads ${{…}} as a value. Rename it.")
-        sys.argv[1:] = quoted(sys.argv[1:])
+        sys.argv[1:] = spelt_out(sys.argv[1:])
         register(sys.argv[1:])
         with _yaml_without_passwords():
             hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(_task)()

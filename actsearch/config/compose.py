@@ -45,11 +45,15 @@ def register(words: Sequence[str]) -> None:
     )
 
 
-def quoted(words: Sequence[str]) -> list[str]:
-    """The words, with quotes around a command: Hydra would read its braces as a dictionary."""
+def spelt_out(words: Sequence[str]) -> list[str]:
+    """The words as Hydra takes them: with quotes around a command, whose braces it would read as a dictionary, and with
+    ++ before keys of a mapping that is null, to which it would add none.
+    """
     out = []
     for word in words:
         key, equals, value = word.partition("=")
+        if key.startswith("search_space.recipe."):
+            key = f"++{key}"
         if key.lstrip("+") == "train.command" and equals and value[:1] not in ("'", '"'):
             value = '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
         out.append(key + equals + value)

@@ -139,7 +139,7 @@ class OwnJob:
     def shown(self) -> str:
         """The training with its settings, in words."""
         values = ", ".join(f"{key}={value}" for key, value in self.training.settings.items())
-        return f"{self.training.name}({values})"
+        return f"{self.training.name}({values})" if values else self.training.name
 
     @property
     def remarks(self) -> list[str]:

@@ -70,8 +70,12 @@ def _contents(result: Result, plots: Sequence[Plot]) -> dict[str, Any]:
         "plots": plots,
         "secondary": _secondary(result),
         "secondary_caption": "The same runs by other metrics. Intervals and p are corrected for the number of "
-        "finalists, not for the number of metrics, so take these verdicts as hints. Times are geometric means over "
-        "repeated measurements, not seeds.",
+        "finalists, not for the number of metrics, so take these verdicts as hints. "
+        + (
+            "Seconds are wall times of runs that shared a machine."
+            if result.kind == "own"
+            else "Times are geometric means over repeated measurements, not seeds."
+        ),
         "properties": _properties(result),
         "property_text": TEXT,
         "board_heads": board_heads,
