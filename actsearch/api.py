@@ -16,7 +16,7 @@ from torch import nn
 
 from actsearch.activations.given import text_of
 from actsearch.activations.spec import Spec
-from actsearch.config.build import Given, build, build_own, refuse_others
+from actsearch.config.build import Given, build, build_own
 from actsearch.config.compose import compose, options, settle, spelt_out
 from actsearch.config.explain import ERRORS, explain
 from actsearch.config.shape import WITH_TARGET, Config
@@ -174,7 +174,6 @@ def _config(asked: Mapping[str, Any], searches: bool = False) -> tuple[Config, G
     words, values, given = list(asked["overrides"]), {}, Given()
     if asked["train"] is not None:
         values["train"], given.train = _own_values(asked), asked["train"]
-        refuse_others(words)
     for word in words:
         if word.startswith(("-", "task", "hydra")):
             raise ActSearchError(f"overrides: '{word}' is for the command alone. From Python results go to folder=….")

@@ -11,6 +11,7 @@ from pathlib import Path
 import own_trainings
 import pandas as pd
 import pytest
+from here import compare_here, on
 
 import actsearch
 from actsearch.config.compose import spelt_out
@@ -34,10 +35,6 @@ def compare(train, tmp_path, activations=("relu", "gelu"), seeds=8, **keywords):
     )
 
 
-def on(result, name):
-    return next(c.verdict for c in result.comparisons if c.activation == name)
-
-
 def runs_of(result):
     return pd.read_csv(result.folder / "runs.csv")
 
@@ -47,7 +44,7 @@ def runs_of(result):
 
 @pytest.mark.parametrize("train", [own_trainings.steps, own_trainings.returned, own_trainings.reporting])
 def test_generators_functions_and_reporters_give_the_same_verdicts(train, tmp_path):
-    result = compare(train, tmp_path, ["gelu", "tanh"])
+    result = compare_here(train, tmp_path, ["gelu", "tanh"])
     assert {c.activation: c.verdict and c.verdict.verdict for c in result.comparisons} == {
         "gelu": "better", "relu": None, "tanh": "worse",
     }  # fmt: skip
@@ -62,22 +59,22 @@ def test_generators_functions_and_reporters_give_the_same_verdicts(train, tmp_pa
 
 
 def test_without_a_test_value_the_verdict_is_on_validation_and_says_so(tmp_path):
-    result = compare(own_trainings.one_number, tmp_path)
+    result = compare_here(own_trainings.one_number, tmp_path)
     assert on(result, "gelu").metric.name == "val_accuracy"
     assert any("The verdict is on val accuracy" in said for said in result.warnings)
-    chosen = compare(own_trainings.steps, tmp_path, confirm={"metric": "val_accuracy"})
+    chosen = compare_here(own_trainings.steps, tmp_path, confirm={"metric": "val_accuracy"})
     assert on(chosen, "gelu").metric.name == "val_accuracy"
 
 
 def test_a_metric_of_ones_own_is_described_once(tmp_path):
     metrics = {"niceness": {"higher_is_better": True, "margin": 0.5}}
-    result = compare(own_trainings.own_score, tmp_path, metrics=metrics, confirm={"metric": "niceness"})
+    result = compare_here(own_trainings.own_score, tmp_path, metrics=metrics, confirm={"metric": "niceness"})
     assert on(result, "gelu").verdict == "better"
     assert on(result, "gelu").margin == 0.5
     with pytest.raises(ActSearchError, match="by which metric are they judged"):
-        compare(own_trainings.own_score, tmp_path)
+        compare_here(own_trainings.own_score, tmp_path)
     with pytest.raises(ActSearchError, match=r"'niceness' is not known by its name.*train\.metrics\.niceness"):
-        compare(own_trainings.own_score, tmp_path, confirm={"metric": "niceness"})
+        compare_here(own_trainings.own_score, tmp_path, confirm={"metric": "niceness"})
 
 
 def test_shares_in_per_cent_are_refused_until_it_is_said_what_they_are(tmp_path):
@@ -85,15 +82,15 @@ def test_shares_in_per_cent_are_refused_until_it_is_said_what_they_are(tmp_path)
         with pytest.raises(
             ActSearchError, match=r"test_accuracy is 7\d\.\d+ \(relu, seed 1000\): report shares from 0 to 1"
         ):
-            compare(own_trainings.in_percent, tmp_path)
+            compare_here(own_trainings.in_percent, tmp_path)
     metrics = {"test_accuracy": {"higher_is_better": True, "margin": 0.7, "ratio": False}}
-    result = compare(own_trainings.in_percent, tmp_path, metrics=metrics)
+    result = compare_here(own_trainings.in_percent, tmp_path, metrics=metrics)
     assert on(result, "gelu").difference == pytest.approx(3, abs=0.5)
     assert on(result, "gelu").margin == 0.7  # not that of confirm.margin, which is of shares
 
 
 def test_the_activation_is_a_factory_a_swap_and_a_text(tmp_path):
-    result = compare(own_trainings.a_net, tmp_path, ["relu", "leaky_relu(negative_slope=0.02)"], seeds=3)
+    result = compare_here(own_trainings.a_net, tmp_path, ["relu", "leaky_relu(negative_slope=0.02)"], seeds=3)
     assert set(runs_of(result).activation) == {"relu", "leaky_relu(negative_slope=0.02)"}
     layers = Chosen("relu | gelu")
     assert [str(layers(3).spec), str(layers(3).spec), str(layers)] == ["relu", "gelu", "relu | gelu"]
@@ -102,8 +99,8 @@ def test_the_activation_is_a_factory_a_swap_and_a_text(tmp_path):
 
 
 def test_settings_are_handed_over_and_make_another_study(tmp_path):
-    one = compare(own_trainings.steps, tmp_path, settings={"lr": 0.2})
-    other = compare(own_trainings.steps, tmp_path, settings={"lr": 0.1, "epochs": 1})
+    one = compare_here(own_trainings.steps, tmp_path, settings={"lr": 0.2})
+    other = compare_here(own_trainings.steps, tmp_path, settings={"lr": 0.1, "epochs": 1})
     assert one.name != other.name
     assert set(runs_of(one).lr) == {0.2} and set(runs_of(other).epochs) == {1}
     assert one.comparisons[0].mean == pytest.approx(other.comparisons[0].mean + 0.1)
@@ -139,7 +136,7 @@ def test_more_seeds_and_arms_train_only_what_is_missing(tmp_path):
 
 
 def test_until_decided_gives_seeds_where_they_matter(tmp_path):
-    result = compare(
+    result = compare_here(
         own_trainings.steps, tmp_path, ["gelu", "tanh"], confirm={"until_decided": True, "looks": [8, 10, 12]}
     )
     assert {c.activation: c.n_seeds for c in result.comparisons} == {"gelu": 8, "relu": 8, "tanh": 8}
@@ -208,7 +205,7 @@ def test_runs_that_raise_die_hang_or_say_nan_are_failures_and_the_rest_goes_on(t
 )
 def test_what_cannot_run_is_one_line(train, said, tmp_path):
     with pytest.raises(ActSearchError) as error:
-        compare(train, tmp_path)
+        compare_here(train, tmp_path)
     assert said in str(error.value) and "\n" not in str(error.value)
 
 
@@ -253,14 +250,14 @@ def test_a_program_is_a_training(tmp_path):
     program = tmp_path / "prog.py"
     program.write_text(PROGRAM)
     line = f"{sys.executable} {program} {{activation}} {{seed}} {{lr}}"
-    result = compare(command.train, tmp_path, settings={"command": line, "lr": 0.05})
+    result = compare_here(command.train, tmp_path, settings={"command": line, "lr": 0.05})
     rows = runs_of(result).set_index(["activation", "seed"])
     assert rows.test_accuracy["gelu", 1000] == pytest.approx(0.71)
     assert rows.error["gelu", 1001].startswith("the command ended with exit code 3: begin gelu 0.05 1001 / broken")
     assert on(result, "gelu").n_failed == 1
     assert any("what the program of train.command imports and reads" in said for said in result.warnings)
     program.write_text(PROGRAM.replace("0.6 +", "0.5 +"))  # an edited program is another question
-    other = compare(command.train, tmp_path, settings={"command": line, "lr": 0.05})
+    other = compare_here(command.train, tmp_path, settings={"command": line, "lr": 0.05})
     assert other.folder != result.folder
     assert on(other, "gelu").baseline_mean == pytest.approx(on(result, "gelu").baseline_mean - 0.1)
     assert result.name.startswith("prog-")

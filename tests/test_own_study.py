@@ -1,97 +1,24 @@
 """A study of a user's own training: search, pruning, tuning and finalists, whenever it is killed. Without processes."""
 
-import inspect
+import re
 from pathlib import Path
 
 import own_trainings
 import pandas as pd
 import pytest
+from here import Here, Killed, job_of, on
 
 import actsearch
-from actsearch.api import _config, search
-from actsearch.config.build import build_own
 from actsearch.errors import ActSearchError
 from actsearch.own.local import run_own
 from actsearch.own.pool import Pool
-from actsearch.own.run import train_once
-from actsearch.own.study import NO_PRUNING, OwnStudy
-from actsearch.own.trials import RunsWanted
+from actsearch.own.run import OwnRun
+from actsearch.own.study import NO_PRUNING
 from actsearch.question.options import FRESH_SEED
 from actsearch.report.terminal import Terminal
-from actsearch.study.storage import close_storage, open_storage
 
 LR = {"recipe": {"lr": {"low": 0.02, "high": 0.5, "log": True}}}
 MEDIAN = {"_target_": "optuna.pruners.MedianPruner", "n_startup_trials": 3, "n_warmup_steps": 0}
-
-
-class Killed(BaseException):
-    pass
-
-
-def job_of(train, tmp_path, activations=("relu", "gelu", "tanh"), searches=True, **asked):
-    defaults = {key: p.default for key, p in inspect.signature(search).parameters.items()}
-    if not searches:
-        defaults["sampler"] = "grid"
-    given = {
-        "n_trials": 8,
-        "finalists": 1,
-        "finalist_seeds": 7,
-        "tracking": "none",
-        "study": {"generation": 3},
-        **asked,
-    }
-    if not searches:
-        given.pop("finalists")
-    config, found = _config({**defaults, "activations": list(activations), "train": train, **given}, searches)
-    return build_own(config, lambda name: Path(tmp_path) / name, "", found)
-
-
-class Here:
-    """Trains in this process. trained: every run, with the rungs at which it ended."""
-
-    def __init__(self, job, die_at=None):
-        self.job, self.die_at, self.trained = job, die_at, []
-
-    def walk(self):
-        self.job.folder.mkdir(parents=True, exist_ok=True)
-        storage = open_storage(self.job.storage_url)
-        try:
-            self.study = OwnStudy(self.job, storage)
-            events = self.study.steps()
-            while True:
-                try:
-                    event = next(events)
-                except StopIteration as end:
-                    return end.value
-                if isinstance(event, RunsWanted):
-                    for run in event.runs:
-                        self.train(run, event)
-        finally:
-            close_storage(storage)
-
-    def train(self, run, event):
-        if len(self.trained) == self.die_at:
-            raise Killed
-        self.trained.append(run)
-
-        def go_on(rung):
-            run.rungs.append(rung)
-            run.stopped = event.ends is not None and event.ends(run)
-            return not run.stopped
-
-        try:
-            told = train_once(self.job.training.function, run.activation, run.seed, run.settings, go_on)
-            run.withheld = told.withheld
-        except Exception as error:
-            run.error = f"{type(error).__name__}: {error}"
-        run.seconds = 0.5
-        if event.stage != "repeat":
-            self.study.runs.add(run)
-        event.check(run)
-
-
-def on(result, name):
-    return next(c.verdict for c in result.comparisons if c.activation == name)
 
 
 def outcome(result):
@@ -168,12 +95,12 @@ def test_a_list_is_tuned_alike_and_compared(tmp_path):
 @pytest.mark.parametrize("pruner", [None, MEDIAN])
 def test_a_study_that_is_killed_anywhere_ends_as_if_it_had_not_been(pruner, tmp_path):
     def job(folder):
-        return job_of(own_trainings.peaked, tmp_path / folder, search_space=LR, pruner=pruner, n_trials=9)
+        return job_of(own_trainings.peaked, tmp_path / folder, search_space=LR, pruner=pruner, n_trials=6)
 
     whole = Here(job("whole"))
     wanted = outcome(whole.walk())
     n = len(whole.trained)
-    for die_at in range(1, n, 11):
+    for die_at in range(1, n, 19):
         folder, killed = f"killed{die_at}", []
         with pytest.raises(Killed):
             first = Here(job(folder), die_at)
@@ -357,11 +284,13 @@ def test_each_process_sees_its_gpu_alone(tmp_path, monkeypatch):
     job = job_of(own_trainings.where, tmp_path, searches=False)
     pool = Pool(places, 1, job.training.pickled(job.contents), tmp_path, None)
     try:
-        runs = [actsearch.own.run.OwnRun("relu", {}, 1000 + i) for i in range(4)]
-        found = {run.last["device"] for run in pool.run(runs)}
+        environments = [Path(f"/proc/{pid}/environ").read_text() for pid in pool.pids]
+        (run,) = pool.run([OwnRun("relu", {}, 1000)])
     finally:
         pool.close()
-    assert found == {float(ord("a")), float(ord("b"))}
+    names = [re.search(r"CUDA_VISIBLE_DEVICES=([^\0]*)", text)[1] for text in environments]
+    assert names == ["GPU-a", "GPU-b"]
+    assert chr(int(run.last["device"])) in "ab"
 
 
 def test_words_that_do_not_fit_are_one_line(tmp_path):

@@ -17,7 +17,7 @@ from rich.table import Table
 from actsearch import pipeline
 from actsearch.activations import CATALOG, Spec
 from actsearch.activations.activation import Param
-from actsearch.config.build import build, build_own, refuse_others, target
+from actsearch.config.build import build, build_own, target
 from actsearch.config.compose import search_name
 from actsearch.config.shape import Config
 from actsearch.errors import ActSearchError, hide_passwords, unknown
@@ -82,7 +82,6 @@ def search(asked: Asked) -> None:
 
 def own(asked: Asked) -> None:
     """The same in a training of the user's own."""
-    refuse_others(asked.words)
     job, terminal = build_own(asked.config, asked.place, asked.typed), Terminal()
     show(run_own(job, terminal), job.tracking_uri, terminal)
 

@@ -6,7 +6,7 @@ import contextlib
 import inspect
 import pkgutil
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -120,21 +120,7 @@ def _training(config: Config, function: Any, searched: Collection[str]) -> OwnTr
     return OwnTraining(function, training_name(config), settings, searched, **own)
 
 
-NOT_OF_OWN = (
-    "model", "data", "recipe", "engine", "search_space.scope", "confirm.equal", "confirm.fresh",
-)  # fmt: skip
 OF_OWN = ("train", "search_space", "sampler", "pruner", "study", "confirm", "storage", "tracking", "device")
-
-
-def refuse_others(words: Iterable[str]) -> None:
-    """Raises ActSearchError for words of a command that a training of the user's own does not heed."""
-    for word in words:
-        key = word.lstrip("+~").partition("=")[0]
-        if any(key == name or key.startswith(f"{name}.") for name in NOT_OF_OWN):
-            raise ActSearchError(
-                f"{word}: it does not apply to train=…, which has its own model, data and recipe. Leave it out; what "
-                "your training takes stands under train, and what is searched of it under search_space.recipe."
-            )
 
 
 def _data(values: Mapping[str, Any], given: Any) -> Data:

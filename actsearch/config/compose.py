@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,11 @@ CONF = PACKAGE / "conf" if (PACKAGE / "conf").is_dir() else PACKAGE.parent / "co
 NOT_IN_RESULT = ("root", "download")  # of data: where it lies, not what it is
 # keys of data and model that were added later, with the value that changes nothing
 SAME_AS_NONE = [("standardise", "auto"), ("only", None)]
+
+
+NOT_OF_OWN = (
+    "model", "data", "recipe", "engine", "search_space.scope", "confirm.equal", "confirm.fresh",
+)  # fmt: skip
 
 
 def register(words: Sequence[str]) -> None:
@@ -88,6 +93,8 @@ def settle(cfg: DictConfig, words: Sequence[str], searches: bool = False) -> Con
         plain[group] = {key: value for key, value in plain[group].items() if key in given}
     # once more against the shape: '+modle=mlp' passes Hydra
     config: Any = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), plain))
+    if config.train:
+        _refuse_others(words)
     asked = searches or any(_key(word) in ("study.n_trials", "confirm.finalists", "sampler") for word in words)
     if config.train and not asked and all(isinstance(item, str) for item in config.search_space.activations):
         config.confirm.finalists = "all"
@@ -114,6 +121,17 @@ def identity(config: Config, contents: Mapping[str, str]) -> dict[str, Any]:
     parts["model"] = {k: v for k, v in parts["model"].items() if (k, v) not in SAME_AS_NONE}
     study = {k: plain["study"][k] for k in ("seeds", "seed", "generation", "objectives")}
     return {**parts, "engine": plain["engine"], "study": study, **({"contents": dict(contents)} if contents else {})}
+
+
+def _refuse_others(words: Iterable[str]) -> None:
+    """Raises ActSearchError for words of a command that a training of the user's own does not heed."""
+    for word in words:
+        key = word.lstrip("+~").partition("=")[0]
+        if any(key == name or key.startswith(f"{name}.") for name in NOT_OF_OWN):
+            raise ActSearchError(
+                f"{word}: it does not apply to train=…, which has its own model, data and recipe. Leave it out; what "
+                "your training takes stands under train, and what is searched of it under search_space.recipe."
+            )
 
 
 def own_identity(config: Config, contents: Mapping[str, str]) -> dict[str, Any]:

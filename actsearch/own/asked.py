@@ -120,7 +120,7 @@ class Asked:
             ended = run.ended(error)
             if wanted is None or ended.key not in [one.key for one in wanted.runs]:
                 raise ActSearchError(f"{ended}: the study does not want this run, or was told of it before.")
-            study.runs.add(ended)
+            study.runs.add(ended, at_once=True)
             claims = self._claims(study)
             claims.pop(json.dumps(ended.key), None)
             self._claim(study, claims)

@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from actsearch.activations.spec import Spec
 from actsearch.errors import ActSearchError, unknown
 from actsearch.export import export
@@ -20,16 +22,17 @@ from actsearch.export import export
 LAST_LINES = 3  # of a program that failed, which are shown
 
 
-def train(activation: Any, seed: int, command: str, **settings: Any) -> Iterator[dict[str, float]]:
+def train(activation: Any, seed: int, command: str, test: bool, **settings: Any) -> Iterator[dict[str, float]]:
     """Runs a command and yields each line of its output that is a JSON object with numbers.
 
-    command: its words may have the places {activation}, {activation_file} (a Python file with the module), {seed} and
-    those of the settings; {{ is a brace. No shell reads it: write bash -c '…' for one. The same stand in the
-    environment: ACTSEARCH_ACTIVATION, ACTSEARCH_SEED, …. All other lines are printed. Raises ActSearchError for a place
+    command: its words may have the places {activation}, {activation_file} (a Python file with the module), {seed},
+    {test} (1 for a finalist, whose test set may be scored, else 0) and those of the settings; {{ is a brace. No shell
+    reads it: write bash -c '…' for one. The same stand in the environment: ACTSEARCH_ACTIVATION, ACTSEARCH_SEED, ….
+    All other lines are printed. Raises ActSearchError for a place
     that does not exist, a program that is not found, and an exit code other than 0.
     """
     with tempfile.TemporaryDirectory() as folder:
-        values = {"activation": str(activation), "seed": seed, **settings}
+        values = {"activation": str(activation), "seed": seed, "test": int(test), **settings}
         names = _places(command)
         known = [*values, "activation_file"]
         for name in names:
@@ -48,13 +51,19 @@ def train(activation: Any, seed: int, command: str, **settings: Any) -> Iterator
             raise ActSearchError(f"train.command: '{words[0]}' cannot be started ({error.strerror}).") from None
         assert process.stdout is not None
         last: deque[str] = deque(maxlen=LAST_LINES)
-        for line in process.stdout:
-            found = _object(line)
-            if found is not None:
-                yield found
-            else:
-                print(line, end="", flush=True)
-                last += [line.strip()] * bool(line.strip())
+        try:
+            for line in process.stdout:
+                found = _object(line)
+                if found is not None:
+                    yield found
+                else:
+                    print(line, end="", flush=True)
+                    last += [line.strip()] * bool(line.strip())
+        except GeneratorExit:  # the run ends at this rung
+            for one in (*psutil.Process(process.pid).children(recursive=True), process):
+                one.kill()
+            process.wait()
+            raise
         if code := process.wait():
             raise ActSearchError(f"the command ended with exit code {code}: {' / '.join(last) or 'no output'}")
 

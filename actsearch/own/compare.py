@@ -11,7 +11,7 @@ from actsearch.errors import ActSearchError
 from actsearch.own.run import OwnRun
 from actsearch.own.training import OwnTraining
 from actsearch.own.trials import Runs, RunsWanted, fill, run_of
-from actsearch.question.known import known_metric
+from actsearch.question.known import COSTS, known_metric, known_word
 from actsearch.question.metrics import Metric
 from actsearch.question.options import FRESH_SEED, ConfirmOptions
 from actsearch.records import Candidate, Curves, FinalistRun
@@ -139,8 +139,10 @@ class Finals:
         names = [name for name in good[0].last if all(name in run.last for run in good)] if good else []
         start = "test_" if own.name.startswith("test_") else ""
         known = [
-            name for name in names if name.startswith(start) and (known_metric(name) or name in self.training.metrics)
-        ]
+            name for name in names
+            if (name.startswith(start) and (known_metric(name) or name in self.training.metrics))
+            or known_word(name) in COSTS
+        ]  # fmt: skip
         found = [self.training.metric(name) for name in known if name not in (own.name, "seconds")]
         return [*found, SECONDS] if own.name != "seconds" else found
 

@@ -6,7 +6,8 @@ import contextlib
 from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 
-from actsearch.own.pool import Pool
+from actsearch.errors import ActSearchError
+from actsearch.own.pool import Pool, log_of
 from actsearch.own.study import OwnJob, OwnStudy, looks_before
 from actsearch.own.trials import RunsWanted
 from actsearch.records import Event, GenerationFinished
@@ -96,7 +97,11 @@ class _Session:
         for run in self._pool.run(wanted.runs, wanted.ends):
             if wanted.stage != "repeat":
                 study.runs.add(run)
-            wanted.check(run)
+            try:
+                wanted.check(run)
+            except ActSearchError as error:
+                printed = f" What it printed: {job.folder}/logs/{log_of(run)}" if run.error else ""
+                raise ActSearchError(f"{error}{printed}") from None
             shown = "stopped" if run.stopped else run.error or f"{run.seconds:.3g} s"
             self.terminal.advance(1, f"{wanted.stage}  {run}: {shown}")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -18,11 +19,18 @@ import torch
 
 from actsearch.errors import ActSearchError
 from actsearch.own.run import OwnRun
+from actsearch.question.identity import fingerprint
 
 CODE = (
     "import signal, sys; signal.signal(signal.SIGINT, signal.SIG_IGN); "
     "from actsearch.own.process import main; main(int(sys.argv[1]))"
 )
+
+
+def log_of(run: OwnRun) -> str:
+    """The name of a run's log."""
+    name = re.sub(r"[^\w.=-]+", "_", run.activation).strip("_")[:60]
+    return f"{name}-seed{run.seed}-{fingerprint({'activation': run.activation, **run.settings})}.log"
 
 
 def places_of(
@@ -47,8 +55,8 @@ def places_of(
 class Pool:
     """A process for each of `places`, which are their environments, with `threads` threads each.
 
-    message: the pickled function. logs: where what runs print goes. timeout_s: after so many seconds without a report a
-    run has failed; None: never.
+    message: the pickled function. logs: the folder for what runs print, a file for each. timeout_s: after so many
+    seconds without a report a run has failed; None: never.
     """
 
     def __init__(
@@ -82,6 +90,10 @@ class Pool:
                 if ended is not None:
                     yield ended
 
+    @property
+    def pids(self) -> list[int]:
+        return [slot.process.pid for slot in self._slots]
+
     def close(self) -> None:
         for slot in self._slots:
             slot.stop()
@@ -113,7 +125,8 @@ class _Slot:
     def start(self, run: OwnRun) -> bool:
         """Gives the process a run. False if it has ended meanwhile, and another had to be opened."""
         try:
-            self.connection.send((run.activation, run.seed, run.settings, self.pool.ends is not None))
+            log = str(self.pool.logs / log_of(run))
+            self.connection.send((run.activation, run.seed, run.settings, self.pool.ends is not None, log))
         except OSError:
             self.stop()
             self._open()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import signal
+import sys
 import threading
 import time
 import traceback
@@ -21,8 +22,10 @@ from actsearch.own.run import train_once
 
 
 def main(descriptor: int) -> None:
-    """Answers (activation, seed, settings, asks) by ("rung", mapping) … and ("end", seconds, error, withheld) until the
-    leader ends. asks: whether each rung waits for the leader's answer, whether the run goes on.
+    """Answers (activation, seed, settings, asks, log) until the leader ends.
+
+    By ("rung", mapping) … and ("end", seconds, error, withheld). asks: whether each rung waits for the leader's answer,
+    whether the run goes on. log: the file for what the run prints.
     """
     leader = os.getppid()
     _end_with(leader)
@@ -39,9 +42,10 @@ def main(descriptor: int) -> None:
     connection.send(("ready", ""))
     while True:
         try:
-            activation, seed, settings, asks = connection.recv()
+            activation, seed, settings, asks, log = connection.recv()
         except (EOFError, OSError):
             return
+        _print_to(log)
         connection.send(_run(connection, function, activation, seed, settings, asks))
 
 
@@ -65,6 +69,16 @@ def _run(
         traceback.print_exc()
         error = f"{type(found).__name__}: {found}"
     return "end", time.perf_counter() - begin, " ".join(error.split()), withheld
+
+
+def _print_to(log: str) -> None:
+    """Sends all that this process and those that it starts print into this file."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    number = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+    os.dup2(number, 1)
+    os.dup2(number, 2)
+    os.close(number)
 
 
 def _end_with(leader: int) -> None:

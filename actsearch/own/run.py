@@ -157,6 +157,11 @@ class Told:
         self.rungs.append(rung)
         return rung
 
+    @property
+    def last(self) -> dict[str, float]:
+        """The last value of each key."""
+        return {key: value for rung in self.rungs for key, value in rung.items()}
+
     def check(self) -> None:
         """Raises ActSearchError if nothing was told that can be used."""
         if not self.rungs and self.withheld:

@@ -194,7 +194,11 @@ class OwnStudy:
 
     def _first(self) -> Generator[RunsWanted, None, OwnRun]:
         """Trains the baseline once: it tells what runs report, and whether the training works at all."""
-        values = {axis.key: axis.values[0] for axis in self.job.axes if axis.key not in self.job.training.settings}
+        values = {
+            axis.key: axis.values[len(axis.values) // 2]
+            for axis in self.job.axes
+            if axis.key not in self.job.training.settings
+        }
         first = run_of(Candidate(parse_net(self.job.home), tuple(values.items())), self.job.training.settings, 0)
 
         def check(run: OwnRun) -> None:

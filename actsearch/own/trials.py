@@ -51,10 +51,11 @@ class Runs:
         if not (run.stopped and run.key in self._by_key):
             self._by_key[run.key] = run
 
-    def add(self, run: OwnRun) -> None:
+    def add(self, run: OwnRun, at_once: bool = False) -> None:
+        """Keeps a run. at_once: writes it even if none has ended well."""
         self._note(run)
         self._unwritten.append(run)
-        if any(not other.error for other in self._by_key.values()):
+        if at_once or any(not other.error for other in self._by_key.values()):
             for one in self._unwritten:
                 self._kept.add(one, one.seconds)
             self._unwritten = []
