@@ -1,7 +1,7 @@
-"""Fine-tuning with kept weights: a small BERT reads Python's documentation, and then tells from which package a text is.
+"""Fine-tuning with kept weights: a small BERT reads Python's documentation, and learns to tell its packages apart.
 
-The net is pretrained once, with GELU, and kept in a folder. Each run swaps its activations, keeps its weights, and trains on
-the task. `val_kept_accuracy` is what the frozen net is worth right after the swap: its features, read by a linear probe.
+The net is pretrained once, with GELU, and kept in a folder. Each run swaps its activations, keeps its weights, and trains
+on the task. `val_kept_accuracy` is what the net is worth right after the swap: its features, read by a linear probe.
 """
 
 import ast

@@ -1,4 +1,4 @@
-"""A table, judged by AUROC: does diabetes progress faster than usual? Beside the net, gradient boosting on the same rows."""
+"""A table, judged by AUROC: does diabetes progress faster than usual? Beside it gradient boosting on the same rows."""
 
 import torch
 from sklearn.datasets import load_diabetes
