@@ -1,7 +1,8 @@
 """Fine-tuning with kept weights: a small BERT reads Python's documentation, and learns to tell its packages apart.
 
-The net is pretrained once, with GELU, and kept in a folder. Each run swaps its activations, keeps its weights, and trains
-on the task. `val_kept_accuracy` is what the net is worth right after the swap: its features, read by a linear probe.
+The net is pretrained once, with GELU, and kept in a folder. Each run swaps its activations, keeps its weights and
+trains on the task. `val_kept_accuracy` is what the net is worth right after the swap: its features, read by a linear
+probe.
 """
 
 import ast
