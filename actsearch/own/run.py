@@ -13,7 +13,7 @@ from typing import Any
 from torch import nn
 
 from actsearch.activations.spec import parse_net
-from actsearch.errors import ActSearchError, unknown
+from actsearch.errors import ActSearchError, hide_passwords, unknown
 from actsearch.question.options import FRESH_SEED
 
 GIVEN = ("activation", "seed", "report", "test")  # keywords that are no setting of the user's
@@ -62,7 +62,7 @@ class OwnRun:
 
     @property
     def key(self) -> tuple[str, str, int]:
-        return self.activation, json.dumps(self.settings, sort_keys=True), self.seed
+        return self.activation, json.dumps(hide_passwords(self.settings), sort_keys=True), self.seed
 
     @property
     def last(self) -> dict[str, float]:
@@ -85,7 +85,7 @@ class OwnRun:
         return f"{self.activation}, seed {self.seed}"
 
     def to_json(self) -> str:
-        return json.dumps(asdict(self))
+        return json.dumps({**asdict(self), "settings": hide_passwords(self.settings)})
 
     @classmethod
     def from_json(cls, text: str) -> OwnRun:

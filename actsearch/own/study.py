@@ -18,7 +18,7 @@ import torch
 from actsearch.activations.reach import remarks
 from actsearch.activations.spec import parse_net, print_net
 from actsearch.contents import Contents
-from actsearch.errors import ActSearchError
+from actsearch.errors import ActSearchError, check_url, hide_passwords
 from actsearch.measure.environment import environment
 from actsearch.own.compare import Finals, rows_of
 from actsearch.own.run import OwnRun
@@ -94,6 +94,10 @@ class OwnJob:
     unknown: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
+        check_url("storage.url", self.storage_url)
+        if self.tracking_uri is not None:
+            check_url("tracking.uri", self.tracking_uri)
+        self.tags, self.params = hide_passwords(self.tags), hide_passwords(self.params)
         if self.confirm.equal != "steps" or self.confirm.fresh:
             key = "equal" if self.confirm.equal != "steps" else "fresh"
             raise ActSearchError(f"confirm.{key}: it is not there for a training of your own. Leave it out.")
@@ -138,7 +142,7 @@ class OwnJob:
     @property
     def shown(self) -> str:
         """The training with its settings, in words."""
-        values = ", ".join(f"{key}={value}" for key, value in self.training.settings.items())
+        values = ", ".join(f"{key}={value}" for key, value in hide_passwords(self.training.settings).items())
         return f"{self.training.name}({values})" if values else self.training.name
 
     @property

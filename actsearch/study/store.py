@@ -255,7 +255,7 @@ def open_study(
     storage: optuna.storages.BaseStorage, name: str, directions: Sequence[Direction], config: Mapping[str, Any]
 ) -> optuna.Study:
     """The study, created if it is new. Raises ActSearchError if it was made with another config, naming the keys."""
-    config = hide_passwords(config)
+    config, shown = hide_passwords(config), name.removesuffix("/runs")
     try:
         study = optuna.load_study(study_name=name, storage=storage)
     except KeyError:
@@ -267,12 +267,12 @@ def open_study(
     differing = [key for key in sorted({*before, *now}) if before.get(key) != now.get(key)]
     if differing and all(key.startswith("contents.") for key in differing):
         parts = " and ".join(key.removeprefix("contents.") for key in differing)
-        raise ActSearchError(f"the code or the numbers of the {parts} are not those of the study '{name}'. {FRESH}")
+        raise ActSearchError(f"the code or the numbers of the {parts} are not those of the study '{shown}'. {FRESH}")
     if differing:
         shown = "; ".join(f"{key}: {before.get(key)} then, {now.get(key)} now" for key in differing[:4])
         more = f" and {len(differing) - 4} more" if len(differing) > 4 else ""
         raise ActSearchError(
-            f"the study '{name}' was made with another config ({shown}{more}). "
+            f"the study '{shown}' was made with another config ({shown}{more}). "
             "Choose another study.name, or leave it out: each config then has its own."
         )
     return study

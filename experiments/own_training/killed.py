@@ -20,8 +20,10 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
 import killed as this
+import optuna
 
 import actsearch
+from actsearch.own.run import OwnRun
 
 CODE = """
 import sys
@@ -43,15 +45,13 @@ def starts(folder: Path) -> list[str]:
 
 def ended(folder: Path) -> set[str]:
     """The runs that the study has."""
-    import optuna
-
     found = set()
     for path in folder.glob("*/study.db"):
         storage = optuna.storages.RDBStorage(f"sqlite:///{path}")
         for name in optuna.get_all_study_names(storage):
             if name.endswith("/runs"):
                 for trial in optuna.load_study(study_name=name, storage=storage).get_trials():
-                    run = actsearch.own.run.OwnRun.from_json(trial.user_attrs["result"])
+                    run = OwnRun.from_json(trial.user_attrs["result"])
                     found.add(f"--- {run.activation}, seed {run.seed}")
     return found
 

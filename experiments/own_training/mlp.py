@@ -40,7 +40,7 @@ def train(
     assert isinstance(x, torch.Tensor)
     model = Model(mlp, "mlp", (40,), 10, {"width": 100, "depth": 3})
     net = model.build(parse_net(str(activation)), stream(seed, WEIGHTS), "gain")
-    optimizer = torch.optim.AdamW(net.parameters(), lr, weight_decay=weight_decay)
+    optimizer = torch.optim.AdamW(net.parameters(), lr, weight_decay=weight_decay, fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, steps, cycle_momentum=True)
     torch.manual_seed(stream(seed, NOISE))
     for step, batch in enumerate(batch_order(len(y), 100, steps, seed), start=1):
