@@ -12,7 +12,7 @@ import actsearch
 from actsearch.errors import ActSearchError
 from actsearch.own.local import run_own
 from actsearch.own.pool import Pool
-from actsearch.own.run import OwnRun
+from actsearch.own.run import OwnRun, train_once
 from actsearch.own.study import NO_PRUNING
 from actsearch.question.options import FRESH_SEED
 from actsearch.report.terminal import Terminal
@@ -205,6 +205,31 @@ def test_where_everything_fails_it_stops_and_the_same_command_tries_again(tmp_pa
         Here(job_of(train, tmp_path)).walk()
     own_trainings.BROKEN = False
     assert Here(job_of(train, tmp_path)).walk().comparisons[0].n_failed == 0
+
+
+def test_steps_must_grow_and_nothing_is_heard_after_the_end():
+    def shrinking(activation, seed):
+        yield {"val_loss": 1.0, "step": 5}
+        yield {"val_loss": 0.9, "step": 3}
+
+    with pytest.raises(ActSearchError, match="it reported step 3 after step 5: steps are growing whole numbers"):
+        train_once(shrinking, "relu", 0, {})
+
+    def deaf(activation, seed, report):
+        for epoch in range(5):
+            try:
+                report(val_loss=1.0 - epoch / 10)
+            except BaseException:
+                continue
+
+    told = train_once(deaf, "relu", 0, {}, lambda rung: rung["val_loss"] > 0.85)
+    assert [rung["val_loss"] for rung in told.rungs] == [1.0, 0.9, 0.8]
+
+    def half(activation, seed):
+        return {"val_loss": 1.0, "step": 0.5}
+
+    with pytest.raises(ActSearchError, match=r"it reported step 0\.5: steps are growing whole numbers"):
+        train_once(half, "relu", 0, {})
 
 
 # --- does it repeat -------------------------------------------------------------------------------

@@ -192,11 +192,14 @@ def train_once(
 
     Raises what the function raises, and ActSearchError for what is no mapping of numbers.
     """
-    told = Told(seed >= FRESH_SEED)
+    told, ended = Told(seed >= FRESH_SEED), False
 
     def add(found: Any) -> bool:
-        rung = told.add(found)
-        return rung is None or go_on(rung)
+        nonlocal ended
+        if not ended:  # what a function reports after its end, because it goes on all the same, is not heard
+            rung = told.add(found)
+            ended = rung is not None and not go_on(rung)
+        return not ended
 
     def report(found: Any = None, /, **more: Any) -> None:
         if not add({**(found or {}), **more} if more else found):
