@@ -24,7 +24,7 @@ from actsearch.question.options import FRESH_SEED
 from actsearch.report.files import make_folder
 from actsearch.report.result import Result
 from actsearch.report.terminal import Terminal
-from actsearch.study.storage import close_storage, open_storage, sole_leader
+from actsearch.study.storage import HeldAlready, close_storage, open_storage, sole_leader
 from actsearch.study.store import forget
 
 WAIT_S = 60.0  # for another process that asks or tells at this moment
@@ -170,8 +170,8 @@ class Asked:
                 try:
                     stack.enter_context(sole_leader(self.job.storage_url, self.job.name))
                     break
-                except ActSearchError as error:
-                    if "held by another process" not in str(error) or time.monotonic() > until:
+                except HeldAlready:
+                    if time.monotonic() > until:
                         raise
                     time.sleep(0.05)
             storage = open_storage(self.job.storage_url)

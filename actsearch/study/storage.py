@@ -107,8 +107,12 @@ def sole_leader(url: str, study_name: str) -> AbstractContextManager[Callable[[]
     return _held_in_database(url, study_name) if path is None else _held_by_file(path, url, study_name)
 
 
-def _held_already(where: object, study_name: str) -> ActSearchError:
-    return ActSearchError(
+class HeldAlready(ActSearchError):
+    """Another process leads the study."""
+
+
+def _held_already(where: object, study_name: str) -> HeldAlready:
+    return HeldAlready(
         f"the study '{study_name}' in {where} is held by another process, and one process leads a study. "
         "Wait for it or stop it, or choose another study.name."
     )
