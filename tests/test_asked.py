@@ -7,6 +7,7 @@ from pathlib import Path
 
 import own_trainings
 import pytest
+from here import Here, compare_here, job_of
 
 import actsearch
 from actsearch.errors import ActSearchError
@@ -38,8 +39,7 @@ def test_a_loop_gets_each_run_once_and_then_the_verdicts(tmp_path):
     assert len(told) == len(set(told)) == 14 and {seed for _, seed in told} == set(range(1000, 1007))
     assert asked.finished and asked.ask() is None
     result = asked.result()
-    compared = actsearch.compare(train=own_trainings.reward, activations=["relu", "gelu"], seeds=7, folder=tmp_path,
-                                 quiet=True, tracking="none", threads=1)  # fmt: skip
+    compared = compare_here(own_trainings.reward, tmp_path, seeds=7)
     mine, theirs = (r.verdicts[0] for r in (result, compared))
     assert {k: mine[k] for k in ("verdict", "difference", "ci_low")} == {
         k: theirs[k] for k in ("verdict", "difference", "ci_low")
@@ -51,10 +51,9 @@ def test_a_loop_gets_each_run_once_and_then_the_verdicts(tmp_path):
 
 
 def test_a_search_by_ask_and_tell_is_the_search(tmp_path):
-    keywords = {"searches": True, "n_trials": 4, "finalists": 1, "finalist_seeds": 3, "study": {"generation": 2},
-                "search_space": {"recipe": {"lr": [0.05, 0.1, 0.2]}}, "seeds": 2}  # fmt: skip
-    asked = study(tmp_path, ["relu", "gelu", "tanh"], **keywords)
-    seen_test = set()
+    activations = ["relu", "gelu", {"elu": {"alpha": [0.5, 1.0]}}]
+    keywords = {"n_trials": 4, "finalists": 1, "finalist_seeds": 3, "study": {"generation": 2}, "seeds": 2}
+    asked, seen_test = study(tmp_path, activations, searches=True, **keywords), set()
     while (run := asked.ask()) is not None:
         rungs = list(own_trainings.peaked(run.activation, run.seed, **run.settings, test=run.test))
         for rung in rungs[:-1]:
@@ -64,10 +63,8 @@ def test_a_search_by_ask_and_tell_is_the_search(tmp_path):
     assert seen_test == {(False, False), (True, True)}
     result = asked.result()
     assert result.best == "gelu" and len(result.rows) == 4
-    keywords.pop("searches")
-    found = actsearch.search(train=own_trainings.peaked, activations=["relu", "gelu", "tanh"], folder=tmp_path,
-                             quiet=True, tracking="none", threads=1, **keywords)  # fmt: skip
-    assert [row["val_accuracy_mean"] for row in found.rows] == [row["val_accuracy_mean"] for row in result.rows]
+    here = Here(job_of(own_trainings.peaked, tmp_path, activations, **keywords)).walk()
+    assert [row["val_accuracy_mean"] for row in here.rows] == [row["val_accuracy_mean"] for row in result.rows]
 
 
 def test_two_hold_it_at_once_and_what_a_dead_one_had_is_handed_out_again(tmp_path):

@@ -100,7 +100,7 @@ def test_a_study_that_is_killed_anywhere_ends_as_if_it_had_not_been(pruner, tmp_
     whole = Here(job("whole"))
     wanted = outcome(whole.walk())
     n = len(whole.trained)
-    for die_at in range(1, n, 19):
+    for die_at in range(1, n, 31):
         folder, killed = f"killed{die_at}", []
         with pytest.raises(Killed):
             first = Here(job(folder), die_at)

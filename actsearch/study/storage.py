@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import logging
 import re
 import time
 from collections.abc import Callable, Iterator
@@ -105,6 +106,10 @@ def sole_leader(url: str, study_name: str) -> AbstractContextManager[Callable[[]
     """
     path = sqlite_path(url)
     return _held_in_database(url, study_name) if path is None else _held_by_file(path, url, study_name)
+
+
+# what a driver cannot close after a Ctrl-C is no news, and without a handler Python would print it with its traceback
+logging.getLogger("sqlalchemy").addHandler(logging.NullHandler())
 
 
 class HeldAlready(ActSearchError):

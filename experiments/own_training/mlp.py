@@ -56,3 +56,12 @@ def train(
     if test:
         accuracy, test_loss = accuracy_and_loss(net, *data().test())  # type: ignore[arg-type]
         yield {"test_accuracy": accuracy, "test_loss": test_loss}
+
+
+def main() -> None:
+    for rung in train("gelu", 1000, test=True):
+        print(rung)
+
+
+if __name__ == "__main__":
+    main()
