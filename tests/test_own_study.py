@@ -137,6 +137,11 @@ def test_objectives_are_any_numbers_that_runs_report(tmp_path):
     assert {float(row["params"]) for row in result.rows} <= {40.0, 80.0, 160.0}
     ranked = [float(row["val_loss_mean"]) for row in result.rows if row["rank"] != ""]
     assert ranked == sorted(ranked)
+    for metric in ("test_acuracy", "val_acuracy"):
+        here = Here(job_of(own_trainings.peaked, tmp_path, confirm={"metric": metric}))
+        with pytest.raises(ActSearchError, match=f"unknown metric in confirm.metric: '{metric}'. Did you mean"):
+            here.walk()
+        assert len(here.trained) <= 1  # after the first run
     for objectives, said in (
         (["val_acc"], "unknown objective in study.objectives: 'val_acc'. Did you mean 'val_accuracy'?"),
         (["test_accuracy"], "test_accuracy is of a test set, which a search does not see"),

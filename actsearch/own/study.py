@@ -183,6 +183,7 @@ class OwnStudy:
         if job.searches or job.axes:
             first = yield from self._first()
             self.objectives = job.training.objectives(job.study.objectives, first)
+            job.training.check_metric(job.confirm.metric, first)
             trials = Trials(self.runs, job.training.settings, self.objectives, first)
             chosen = (yield from self._search(trials)) if job.searches else job.candidates
             if job.axes:

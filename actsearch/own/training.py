@@ -108,6 +108,16 @@ class OwnTraining:
             found.append(self.metric(name))
         return found
 
+    def check_metric(self, metric: str, run: OwnRun) -> None:
+        """Raises ActSearchError if a run shows that the metric of the verdict will not be reported.
+
+        Where a run of the search tells nothing of a test set, its finalists may do so all the same.
+        """
+        unknowable = metric.startswith(TEST) and not run.withheld
+        known = [*_reported(run.last), *run.withheld]
+        if metric not in (OWN_TEST, "seconds", *known) and not unknowable:
+            raise unknown("metric in confirm.metric:", metric, known, see="The runs report these.")
+
     def judged_by(self, options: ConfirmOptions, reported: Collection[str], objective: str | None) -> Metric:
         """The metric of the verdict. reported: the names that runs report. objective: what the search goes by.
 
