@@ -107,6 +107,16 @@ def test_what_cannot_be_told_is_one_line_and_can_be_told_again(tmp_path):
     assert isinstance(asked, Asked)
 
 
+def test_a_first_run_that_fails_is_handed_out_again(tmp_path):
+    asked = study(tmp_path, searches=True, n_trials=2, finalists=1, finalist_seeds=2, seeds=1)
+    with pytest.raises(ActSearchError, match="the first run failed, relu, seed 0: no power"):
+        asked.tell(asked.ask(), error="no power")
+    run = asked.ask()
+    assert (str(run.activation), run.seed) == ("relu", 0)
+    asked.tell(run, {"val_reward": 1.0})
+    assert asked.ask() is not None
+
+
 def test_words_that_do_not_fit_are_one_line(tmp_path):
     for keywords, said in (
         ({"activatoins": []}, "unknown keyword of Study 'activatoins'"),

@@ -210,7 +210,8 @@ class OwnStudy:
             if run.error:
                 raise ActSearchError(f"the first run failed, {run}: {run.error}")
 
-        if self.runs.missing([first]):
+        known = self.runs.get(first)
+        if known is None or known.stopped or known.error:  # without it nothing is known, so it is tried again
             yield RunsWanted("first run", [first], check=check)
         found = self.runs.get(first)
         assert found is not None
